@@ -1,0 +1,33 @@
+"""The model in plain torch: the oracle every fast path is compared with, and the model that training runs on.
+
+Knows nothing of files, native code or the engine. State dict names are the tensor names of ``docs/architecture.md``.
+"""
+
+from .generation import GenerationOptions, GenerationResult, generate
+from .layout import ChatLayout, TrainingBatch
+from .loss import causal_lm_loss
+from .lora import LoraLinear
+from .model import TinyGPTVReference
+from .phi import KVCache, PhiBackbone
+from .projector import Projector
+from .qformer import QFormer
+from .ranking import rank_candidates
+from .vision import VisionTower, interpolate_position_embedding
+
+__all__ = [
+    "ChatLayout",
+    "GenerationOptions",
+    "GenerationResult",
+    "KVCache",
+    "LoraLinear",
+    "PhiBackbone",
+    "Projector",
+    "QFormer",
+    "TinyGPTVReference",
+    "TrainingBatch",
+    "VisionTower",
+    "causal_lm_loss",
+    "generate",
+    "interpolate_position_embedding",
+    "rank_candidates",
+]
