@@ -1,0 +1,42 @@
+// Exceptions of the native core. Nothing in it aborts or exits; bindings/ maps these to
+// tinygptv_fast.errors.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace tgv {
+
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// An argument has the wrong type, shape, range or combination.
+class InvalidArgument : public Error {
+ public:
+  using Error::Error;
+};
+
+// The request is valid, but this build or machine cannot do it; the message says which can.
+class Unsupported : public Error {
+ public:
+  using Error::Error;
+};
+
+// The operating system or the GPU driver refused (out of memory, a failed launch, ...).
+class SystemError : public Error {
+ public:
+  using Error::Error;
+};
+
+// concat("k is ", 3, ", expected 4") -> one string.
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+}  // namespace tgv

@@ -1,0 +1,13 @@
+// The parts of the _native module; each file of bindings/ adds its own functions.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace tgv::bindings {
+
+namespace py = pybind11;
+
+void bind_machine(py::module_& module);  // CPU features, cores, bandwidth, build
+void bind_cuda(py::module_& module);     // what a GPU here can do
+
+}  // namespace tgv::bindings

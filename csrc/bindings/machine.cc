@@ -1,0 +1,70 @@
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include "base/bandwidth.h"
+#include "base/cpu_features.h"
+#include "base/topology.h"
+#include "bindings/bindings.h"
+
+namespace tgv::bindings {
+
+namespace {
+
+using StringDict = py::typing::Dict<py::str, py::str>;
+using BoolDict = py::typing::Dict<py::str, bool>;
+
+StringDict build_info() {
+  StringDict info;
+  info["version"] = TINYGPTV_VERSION;
+  info["compiler"] = __VERSION__;
+  info["cuda"] = TINYGPTV_CUDA_OPTION;
+  return info;
+}
+
+BoolDict cpu_features_dict() {
+  const CpuFeatures& f = cpu_features();
+  BoolDict out;
+  out["avx2"] = f.avx2;
+  out["avx_vnni"] = f.avx_vnni;
+  out["avx512f"] = f.avx512f;
+  out["avx512bw"] = f.avx512bw;
+  out["avx512vl"] = f.avx512vl;
+  out["avx512dq"] = f.avx512dq;
+  out["avx512_vnni"] = f.avx512_vnni;
+  out["avx512_bf16"] = f.avx512_bf16;
+  out["amx_tile"] = f.amx_tile;
+  out["amx_int8"] = f.amx_int8;
+  out["amx_bf16"] = f.amx_bf16;
+  return out;
+}
+
+double read_bandwidth_of(int threads, int64_t bytes, int passes) {
+  return read_bandwidth({threads, bytes > 0 ? static_cast<size_t>(bytes) : 0, passes});
+}
+
+}  // namespace
+
+void bind_machine(py::module_& module) {
+  module.def("build_info", &build_info,
+             "How this core was built: version, compiler, cuda ('off', 'native' or 'all').");
+  module.def("cpu_features", &cpu_features_dict,
+             "Instruction sets this CPU has and the operating system lets it use.");
+  module.def(
+      "cpu_brand", [] { return cpu_features().brand; },
+      "The CPU's own name; empty if it has none.");
+  module.def("affinity_cpus", &affinity_cpus, "Logical CPUs this process may run on.");
+  module.def(
+      "cgroup_cpu_quota", [] { return cgroup_cpu_quota(); },
+      "CPUs' worth of time this process's control group allows; 0.0 when unlimited.");
+  module.def(
+      "physical_cores", [] { return physical_cores(); },
+      "Physical cores in the affinity mask, capped by the control group: what threads=None means.");
+  module.def(
+      "read_bandwidth", &read_bandwidth_of, py::arg("threads") = 0,
+      py::arg("bytes") = int64_t{512} << 20, py::arg("passes") = 7,
+      py::call_guard<py::gil_scoped_release>(),
+      "Median bytes per second that `threads` threads (0: physical_cores()) read together from\n"
+      "`bytes` of huge-page memory. Raises InvalidArgumentError.");
+}
+
+}  // namespace tgv::bindings

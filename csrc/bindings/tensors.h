@@ -1,0 +1,17 @@
+// Python buffers (numpy arrays; torch CPU tensors through .numpy()) as TensorViews, without a copy.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "base/tensor_view.h"
+
+namespace tgv::bindings {
+
+// A view that lives as long as the buffer's memory does: keep `buffer` referenced while the view is
+// used (as an argument of the binding it is). Throws InvalidArgument, naming `argument`, on an
+// element type the core does not know.
+TensorView view_of(const pybind11::buffer& buffer, const std::string& argument);
+
+}  // namespace tgv::bindings
