@@ -1,0 +1,93 @@
+# The verbs of this repository. `make` alone lists them.
+#
+#   PYTHON       the interpreter the virtual environment is made from (3.10 or newer)
+#   CXX          the C++ compiler
+#   TORCH_INDEX  an extra package index, for CPU-only torch: https://download.pytorch.org/whl/cpu
+#   VENV         where the environment lives
+
+PYTHON ?= python3
+ifeq ($(origin CXX),default)
+  CXX := g++
+endif
+export CXX
+TORCH_INDEX ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+NATIVE_SOURCES := $(shell find csrc cmake CMakeLists.txt -type f -not -path 'csrc/tests/*' -not -path 'csrc/simt/*')
+CPP_FILES = $(shell find csrc benchmarks -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
+STUB := python/tinygptv_fast/_native.pyi
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench build stubs sanitize docs clean train-tiny venv install
+
+help:
+	@echo "make demo        ask the shipped demo model about a picture"
+	@echo "make test        the test suite"
+	@echo "make check       lint, format, types, stubs, layers"
+	@echo "make bench       benchmarks of this machine"
+	@echo "make build       compile the native core"
+	@echo "make stubs       regenerate the type stubs of the native core"
+	@echo "make sanitize    C++ tests under ASan+UBSan and TSan"
+	@echo "make docs        check the documentation's links"
+	@echo "make train-tiny  train the demo model again"
+	@echo "make clean       remove what was built (keeps $(VENV))"
+	@echo "options: PYTHON=$(PYTHON) CXX=$(CXX) VENV=$(VENV) TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+
+# --- set-up -------------------------------------------------------------------------------------------------------
+venv: $(BIN)/python
+
+$(BIN)/python:
+	@tools/check_machine.sh "$(PYTHON)" "$(CXX)"
+	$(PYTHON) -m venv $(VENV)
+
+# torch first, so that an index given for it decides which torch; then the build tools, which the package itself
+# needs because it is built without isolation; then the package.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@tools/check_machine.sh "$(BIN)/python" "$(CXX)"
+	$(PIP) install $(INDEX) $$(grep '^torch==' constraints.txt) -c constraints.txt
+	$(PIP) install scikit-build-core pybind11 cmake ninja -c constraints.txt
+	$(PIP) install -e '.[dev]' --no-build-isolation -c constraints.txt
+	@touch $@ $(VENV)/.native
+
+install: $(VENV)/.installed
+
+$(VENV)/.native: $(NATIVE_SOURCES) | $(VENV)/.installed
+	$(PIP) install -q -e . --no-build-isolation --no-deps
+	@touch $@
+
+build: $(VENV)/.installed $(VENV)/.native
+
+# --- verbs --------------------------------------------------------------------------------------------------------
+demo: build
+	@$(BIN)/tinygptv demo
+
+test: build
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+	$(BIN)/python tools/make_stubs.py --check $(STUB)
+	$(BIN)/python tools/check_layers.py
+
+stubs: build
+	$(BIN)/python tools/make_stubs.py $(STUB)
+
+bench: build
+	$(BIN)/python benchmarks/run.py
+
+sanitize: $(VENV)/.installed
+	CMAKE=$(BIN)/cmake CTEST=$(BIN)/ctest tools/sanitize.sh
+
+docs: build
+	$(BIN)/python tools/check_docs.py
+
+train-tiny: build
+	$(BIN)/python -m tinygptv_fast.train.tiny
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache $(VENV)/.native
