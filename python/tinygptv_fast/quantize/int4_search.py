@@ -7,8 +7,10 @@ For one group w of G values (zeros beyond the end of a row change nothing: every
 search minimises E(s, z) = Σ (w − (q−z)·s)² with q the nearest level, over scales that are *already rounded to
 float16*, so that the error minimised is the error stored:
 
-symmetric, z = 8: |s| = f16(max|w| · i/256) for i = 16..37 with both signs: a negative s puts the eighth level on the
-    positive side. i = 32 is llama.cpp's Q4_0 (s = −signed extreme / 8), hence never worse than it.
+symmetric, z = 8: |s| = f16(max|w| · i/256) for i = 16..37, 38, 40..64, with both signs: a negative s puts the eighth
+    level on the positive side. i = 32 is llama.cpp's Q4_0 (s = −signed extreme / 8), hence never worse than it. The
+    spacing moves no level by more than 1/8, so a group that int4 can hold exactly (weights that were quantised before)
+    is found; scales above i = 64 use levels −3..3 at most, and half of them does the same.
 asymmetric: starts from the symmetric winner (turned to s > 0: z = 8 or 7), then s = f16((hi−lo) · i/480), i = 16..35,
     with the two integer zeros around 7.5 − (hi+lo)/2s, where lo ≤ 0 ≤ hi are the extremes.
 
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 import torch
 
 SCALE_MAX = 65504.0  # largest finite float16
-SYMMETRIC_STEPS = range(16, 38)  # |s| = max|w| * i / 256
+SYMMETRIC_STEPS = (*range(16, 38), *range(38, 66, 2))  # |s| = max|w| * i / 256
 ASYMMETRIC_STEPS = range(16, 36)  # s = (hi - lo) * i / 480
 REFINEMENTS = 2
 

@@ -121,7 +121,10 @@ class Receipt:
         fields = tuple(field.name for field in dataclasses.fields(TensorRecord))
         for position, item in enumerate(data["tensors"]):
             _check_keys(f"{where} tensors[{position}]", item, fields)
-        return cls(tuple(TensorRecord(**item) for item in data["tensors"]), data["agreement"])
+        try:
+            return cls(tuple(TensorRecord(**item) for item in data["tensors"]), data["agreement"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from error
 
     def _has(self, kind: str) -> bool:
         return any(record.kind == kind for record in self.tensors)
