@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ def text_state(phi_dir: str, stage: str) -> dict[str, Tensor]:
     return out
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_case(name: str) -> Case:
     info = json.loads((GOLDEN / "golden" / f"{name}.json").read_text())
     arrays = dict(np.load(GOLDEN / "golden" / f"{name}.npz"))

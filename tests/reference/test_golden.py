@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden_support import ATOL, CASES, Case, load_case, sizes
 from torch import Tensor
 
+from golden_support import ATOL, CASES, Case, load_case, sizes
 from tinygptv_fast.reference import (
     ChatLayout,
     GenerationOptions,

@@ -5,8 +5,8 @@ Knows nothing of files, native code or the engine. State dict names are the tens
 
 from .generation import GenerationOptions, GenerationResult, generate
 from .layout import ChatLayout, TrainingBatch
-from .loss import causal_lm_loss
 from .lora import LoraLinear
+from .loss import causal_lm_loss
 from .model import TinyGPTVReference
 from .phi import KVCache, PhiBackbone
 from .projector import Projector

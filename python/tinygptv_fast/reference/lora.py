@@ -20,7 +20,7 @@ class LoraLinear(nn.Linear):
             self.lora_b = nn.Parameter(torch.zeros(out_features, lora.rank))
             nn.init.kaiming_uniform_(self.lora_a, a=5**0.5)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         if self.lora is None:
             return y
