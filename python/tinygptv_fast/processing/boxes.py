@@ -10,6 +10,7 @@ the mean error is halved; the original's demo takes the left edge, ``convention=
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 Convention = Literal["center", "edge"]
 BINS = 100
-_BOX = re.compile(r"\{\s*((?:<-?[0-9]+>\s*)+)\}")
+_BOX = re.compile(r"\{\s*(?:<-?[0-9]+>\s*)+(\}?)")
 _PHRASE = re.compile(r"<p>((?:(?!</?p>).)*)</p>\s*(?=\{)", re.DOTALL)
 _JOINT = re.compile(r"\s*(?:<delim>)?\s*")
 _NUMBER = re.compile(r"-?[0-9]+")
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000", "#808000", "#000075")
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000", "#808000")
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class Boxes(Sequence[Box]):
         import numpy as np
 
         try:
-            import supervision
+            supervision: Any = importlib.import_module("supervision")
         except ImportError:
             raise UnsupportedError("to_supervision() needs the package supervision: pip install supervision") from None
         if not self._boxes:
@@ -234,7 +235,7 @@ def parse_boxes(
     dropped: list[Dropped] = []
     for written, phrase in _groups(text):
         bins = [_bin(number) for number in _NUMBER.findall(written)]
-        reason = _why_not(bins)
+        reason = _why_not(bins) if written.endswith("}") else "no closing brace"
         if reason is not None:
             dropped.append(Dropped(written, reason))
             continue
@@ -270,7 +271,8 @@ def as_box(box: Box | Sequence[float]) -> Box:
         numbers = []
     if len(numbers) != 4 or isinstance(box, (str, bytes)):
         raise InvalidArgumentError(f"box is {box!r}, expected a Box or four numbers x1, y1, x2, y2 in pixels")
-    return Box(*numbers)
+    x1, y1, x2, y2 = numbers
+    return Box(x1, y1, x2, y2)
 
 
 def phrases(text: str) -> str:

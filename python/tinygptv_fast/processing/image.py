@@ -2,8 +2,8 @@
 
 Knows files and Pillow; knows nothing of the model but its side length. torch is imported only by ``pixels``.
 
-Pixels are the original's ``blip2_image_eval`` (minigpt4/processors/blip_processors.py): Pillow's bicubic resize to S x S
-with its antialiasing, aspect ratio not kept, /255, CLIP mean and standard deviation. The original's training
+Pixels are the original's ``blip2_image_eval`` (minigpt4/processors/blip_processors.py): Pillow's bicubic resize to
+S x S with its antialiasing, aspect ratio not kept, /255, CLIP mean and standard deviation. The original's training
 processor is the same.
 """
 

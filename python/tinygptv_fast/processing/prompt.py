@@ -226,9 +226,7 @@ def encode_prompt(prompt: str, tokenizer: Encoder) -> list[list[int]]:
     return [tokenizer.encode(segment) if segment else [] for segment in split_images(prompt)]
 
 
-def _turn(
-    message: Any, where: str, template: Template, task: str | None, pictures: list[Any]
-) -> tuple[str, str]:
+def _turn(message: Any, where: str, template: Template, task: str | None, pictures: list[Any]) -> tuple[str, str]:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise PromptError(f"{where} is {_short(message)}, expected a dict with 'role' and 'content'")
     role, content = message["role"], message["content"]
@@ -255,7 +253,9 @@ def _part(part: Any, where: str, role: str, template: Template, pictures: list[A
         return "" if template.verbatim else IMAGE_MARKUP
     if kind == "image":
         raise PromptError(f"{where} is an image in a {role} message, expected images in user messages only")
-    raise PromptError(f"{where} is {_short(part)}, expected {{'type': 'text', 'text': ...}} or {{'type': 'image', ...}}")
+    raise PromptError(
+        f"{where} is {_short(part)}, expected {{'type': 'text', 'text': ...}} or {{'type': 'image', ...}}"
+    )
 
 
 def _tag_last(words: list[str], parts: Sequence[Mapping[str, Any]], task: str, template: Template) -> None:

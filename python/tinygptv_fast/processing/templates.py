@@ -196,7 +196,7 @@ _ALL = (
         stop=("###",),
         markers=("<s>", "</s>", *_INST_MARKERS),
     ),
-    _human("train-stage3", "training of stages 2-3 (yaml prompt_template): a space before ###Assistant", user_end=" ###"),
+    _human("train-stage3", "training of stages 2-3 (prompt_template): a space before ###Assistant", user_end=" ###"),
     Template(
         "train-stage4",
         "training of stage 4: '[INST] {} [/INST]' around an instruction that ends in a space if it has a picture",

@@ -4,9 +4,9 @@ Knows files and ids; knows nothing of prompts or models. Decoding is done here f
 a stream of ids and the whole list give the same text by construction.
 
 Three facts of the original that matter (its tokenizer is transformers' slow CodeGenTokenizer):
-nothing is added to a text, no BOS either; runs of spaces are single added tokens; and *its decoder puts spaces around
-those added tokens and then removes spaces before punctuation*, so its text is not what was generated. ``decode`` is exact,
-``decode_slow`` is the original's.
+nothing is added to a text, no BOS either; runs of spaces are single added tokens; and its decoder puts spaces around
+those added tokens and then removes spaces before punctuation, so its text is not what was generated. ``decode`` is
+exact, ``decode_slow`` is the original's.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Tokenizer:
         return self._ids.get(token)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``; [] for "". Nothing is added in front or behind. Special tokens in the text are recognised."""
+        """Ids of ``text``; [] for "". Nothing is added at either end. Special tokens in the text are recognised."""
         if not isinstance(text, str):
             raise InvalidArgumentError(f"text is {type(text).__name__}, expected a string")
         try:
@@ -172,7 +172,7 @@ def _token_bytes(token: str) -> bytes:
     try:
         return bytes(_BYTES[character] for character in token)
     except KeyError:
-        raise CheckpointError(f"tokenizer has token {_one_line(token)!r}, expected byte-level characters only") from None
+        raise CheckpointError(f"tokenizer has token {_one_line(token)!r}, expected byte-level characters") from None
 
 
 def _read_text(path: Path) -> str:
@@ -225,9 +225,10 @@ def _byte_level(part: Any) -> bool:
 def _build(path: Path) -> tuple[tokenizers.Tokenizer, dict[int, AddedToken]]:
     vocab = _load_json(_read_text(path / "vocab.json"), str(path / "vocab.json"))
     lines = _read_text(path / "merges.txt").split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    if any(len(pair) != 2 for pair in merges):
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    if any(len(pair) != 2 for pair in pairs):
         raise CheckpointError(f"{str(path / 'merges.txt')!r} has lines that are not two tokens")
+    merges = [(pair[0], pair[1]) for pair in pairs]
     backend = _guarded(str(path), lambda: tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
@@ -244,7 +245,8 @@ def _build(path: Path) -> tuple[tokenizers.Tokenizer, dict[int, AddedToken]]:
 
 def _index(path: Path, token: str, index: Any) -> int:
     if type(index) is not int or index < 0:
-        raise CheckpointError(f"{str(path / 'added_tokens.json')!r}: {token!r} has id {index!r}, expected an integer >= 0")
+        name = str(path / "added_tokens.json")
+        raise CheckpointError(f"{name!r}: {token!r} has id {index!r}, expected an integer >= 0")
     return index
 
 
