@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import QFormerConfig, VisionConfig
@@ -31,13 +31,13 @@ _OTHER = {"img_small", "img_large", "num_query", "proj", "phi", "lora_r", "lora_
 
 @dataclass(frozen=True)
 class Architecture:
-    """Defaults are the released model: EVA ViT-g/14 (39 of the file's 40 blocks), BLIP-2 Q-Former, 4096-wide projection.
+    """Defaults are the released model: EVA ViT-g/14 (39 of 40 blocks), BLIP-2 Q-Former, 4096-wide projection.
 
     ``phi`` holds sizes to check against the Phi directory's config.json; ``lora_rank`` None accepts the file's rank.
     """
 
-    vision: VisionConfig = VisionConfig()
-    qformer: QFormerConfig = QFormerConfig()
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
     projection: int = 4096
     checkpoint_image_size: int = 224
     checkpoint_depth: int = 40

@@ -127,7 +127,7 @@ class ModelDirectory:
         value = self.generation_config.get(TEMPLATE_KEY)
         if isinstance(value, dict):
             try:
-                fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+                fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
                 return Template(**fields)
             except TypeError as error:
                 raise ConfigError(f"{self.path / 'generation_config.json'}: {TEMPLATE_KEY}: {error}") from error
@@ -192,7 +192,8 @@ def open_directory(path: str | os.PathLike[str]) -> ModelDirectory:
         )
     if data.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path / 'config.json'} has format_version {data.get('format_version')!r}, this version reads {FORMAT_VERSION}"
+            f"{path / 'config.json'} has format_version {data.get('format_version')!r}, "
+            f"this version reads {FORMAT_VERSION}"
         )
     try:
         config = ModelConfig.from_dict(data)
@@ -215,7 +216,9 @@ def _match(
     path: Path, config: ModelConfig, weights: SafetensorsFile, shapes: dict[str, tuple[int, ...]]
 ) -> dict[str, str]:
     """Storage kind of each canonical tensor; every fault of the file in one error."""
-    present, faults, kinds, used = set(weights.names()), [], {}, set()
+    present, used = set(weights.names()), set[str]()
+    faults: list[str] = []
+    kinds: dict[str, str] = {}
     for name, shape in shapes.items():
         choices = storage_choices(name, config)
         stored = [(kind, parts(name, shape, kind, config.quantization)) for kind in choices]
@@ -256,5 +259,5 @@ def _tensor_sha256(tensor: torch.Tensor) -> str:
     flat = tensor.contiguous().view(-1).view(torch.uint8)
     digest = hashlib.sha256()
     for start in range(0, flat.numel(), _CHUNK):
-        digest.update(memoryview(flat[start : start + _CHUNK].numpy()))
+        digest.update(flat[start : start + _CHUNK].numpy().data)
     return digest.hexdigest()

@@ -78,7 +78,9 @@ def _open_shards(index: Path) -> TensorTable:
         if shard not in shards:
             shards[shard] = open_table(index.parent / shard)
         if name not in shards[shard]:
-            raise CheckpointError(f"{index}: tensor {name!r} should be in {index.parent / shard}, which has no such tensor")
+            raise CheckpointError(
+                f"{index}: tensor {name!r} should be in {index.parent / shard}, which has no such tensor"
+            )
     table = TensorTable(index, [entry for shard in shards.values() for entry in shard.entries()])
     unlisted = sorted(set(table.names()) - set(weight_map))
     if unlisted:

@@ -10,6 +10,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import ModelConfig, TextConfig
 from ..errors import CheckpointError, InvalidArgumentError
@@ -70,9 +71,7 @@ def make_plan(
     config = _model_config(source, stage, architecture, image_size)
     rank, alpha = _lora(stage, config.text, architecture, ledger)
     recipes = _tower(vision, qformer, config, architecture, ledger)
-    recipes |= stage.projection_recipes(
-        architecture.projection, config.text.width, architecture.qformer.width, ledger
-    )
+    recipes |= stage.projection_recipes(architecture.projection, config.text.width, architecture.qformer.width, ledger)
     recipes |= _text(source, stage, config.text, ledger)
     if rank:
         _fold_lora(recipes, stage, alpha / rank)
@@ -114,7 +113,7 @@ def _model_config(
     )
 
 
-def _token_ids(source: PhiSource) -> dict[str, int | None]:
+def _token_ids(source: PhiSource) -> dict[str, Any]:
     return {f"{name}_token_id": value for name, value in source.config.token_ids.items()}
 
 
@@ -151,7 +150,9 @@ def _text(source: PhiSource, stage: StageSource | None, text: TextConfig, ledger
             recipes[name] = _trained(trained, name, shape, source, ledger)
             continue
         if stage and "norm." in name and name.endswith(".weight"):
-            ledger.problem(f"{stage.path}: the trained weight of {name} {list(shape)} is missing; the file is incomplete")
+            ledger.problem(
+                f"{stage.path}: the trained weight of {name} {list(shape)} is missing; the file is incomplete"
+            )
             continue
         recipe = source.recipe(name, shape, text, ledger)
         if recipe is None and name.endswith(("q_norm.bias", "k_norm.bias")):
@@ -164,9 +165,7 @@ def _text(source: PhiSource, stage: StageSource | None, text: TextConfig, ledger
     return recipes
 
 
-def _trained(
-    entry: TableEntry, name: str, shape: tuple[int, ...], source: PhiSource, ledger: Ledger
-) -> Recipe:
+def _trained(entry: TableEntry, name: str, shape: tuple[int, ...], source: PhiSource, ledger: Ledger) -> Recipe:
     replaced = source.tensors.get(name)
     if replaced is not None and ledger.expect(replaced, shape, name):
         ledger.dropped(replaced, f"replaced by the trained tensor of {entry.path.name}")
@@ -187,7 +186,9 @@ def _finish(recipes: dict[str, Recipe], config: ModelConfig, ledger: Ledger) -> 
     shapes = canonical_shapes(config)
     wrong = [name for name, shape in shapes.items() if name not in recipes or recipes[name].shape != shape]
     if wrong or set(recipes) != set(shapes):
-        raise CheckpointError(f"internal: recipes do not match the model: {wrong or sorted(set(recipes) ^ set(shapes))}")
+        raise CheckpointError(
+            f"internal: recipes do not match the model: {wrong or sorted(set(recipes) ^ set(shapes))}"
+        )
 
 
 def _check_phi_sizes(source: PhiSource, architecture: Architecture) -> None:

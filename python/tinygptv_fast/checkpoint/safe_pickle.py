@@ -32,13 +32,15 @@ _REFUSED_MODULES = frozenset(
 )
 _REFUSED_PREFIXES = ("torch.hub", "torch.jit", "torch.utils.cpp_extension", "torch.serialization.load", "torch.load")
 _PLAIN_BUILTINS: dict[str, Any] = {t.__name__: t for t in (dict, list, tuple, set, frozenset)}
-_INERT_BUILTINS = frozenset({"int", "float", "bool", "str", "bytes", "complex", "slice", "range", "object", "bytearray"})
+_INERT_BUILTINS = frozenset(
+    {"int", "float", "bool", "str", "bytes", "complex", "slice", "range", "object", "bytearray"}
+)
 
 
 class Placeholder:
     """Stands for an object of an unknown class. Keeps what the pickle said about it; does nothing."""
 
-    __slots__ = ("origin", "arguments", "state", "items")
+    __slots__ = ("arguments", "items", "origin", "state")
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
@@ -67,7 +69,9 @@ class Placeholder:
 class Stand:
     """What a global resolves to: callable by the pickle, closed to everything else a pickle can do."""
 
-    __slots__ = ("origin", "_call")
+    __slots__ = ("_call", "origin")
+    origin: str
+    _call: Callable[..., Any]
 
     def __init__(self, origin: str, call: Callable[..., Any]) -> None:
         object.__setattr__(self, "origin", origin)
@@ -144,7 +148,7 @@ def scan(path: object, data: bytes, start: int = 0) -> int:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name in _REFUSED_OPS:
                 raise CheckpointError(f"{path}: pickle opcode {opcode.name} has no place in a checkpoint")
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > len(data):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 raise CheckpointError(f"{path}: pickle memo index {argument} is larger than the pickle")
             tuples += opcode.name in _TUPLE_OPS
             if tuples > MAX_TUPLES:

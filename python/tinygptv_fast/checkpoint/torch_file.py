@@ -150,7 +150,9 @@ class TorchFile:
             count = int.from_bytes(self._file.bytes(position, position + 8), "little")
             position += 8
             if count != storage.count or position + storage.nbytes > self._file.size:
-                raise CheckpointError(f"{self.path}: storage {key!r} of {storage.count} elements is truncated or forged")
+                raise CheckpointError(
+                    f"{self.path}: storage {key!r} of {storage.count} elements is truncated or forged"
+                )
             storage.start = position
             position += storage.nbytes
         if position != self._file.size:
@@ -194,7 +196,9 @@ class TorchFile:
         dtype = storage.dtype if isinstance(storage, _Storage) else None
         return self._lazy(storage, offset, shape, stride, dtype)
 
-    def _rebuild_v3(self, storage: Any, offset: Any, shape: Any, stride: Any, _g: Any, _h: Any, dtype: Any, *_: Any) -> Any:
+    def _rebuild_v3(
+        self, storage: Any, offset: Any, shape: Any, stride: Any, _g: Any, _h: Any, dtype: Any, *_: Any
+    ) -> Any:
         name = dtype.origin if isinstance(dtype, safe_pickle.Stand) else ""
         return self._lazy(storage, offset, shape, stride, _DTYPES.get(name))
 

@@ -45,8 +45,10 @@ class SafetensorsWriter:
         """Append ``rows`` to part ``name``; their shape behind the first dimension and dtype must be the part's."""
         part = self._parts[name]
         if rows.dtype != part.dtype or tuple(rows.shape[1:]) != part.shape[1:]:
-            raise CheckpointError(f"{name}: {list(rows.shape)} {rows.dtype} written, expected {part.shape} {part.dtype}")
-        data = memoryview(rows.detach().contiguous().cpu().view(torch.uint8).numpy()).cast("B")
+            raise CheckpointError(
+                f"{name}: {list(rows.shape)} {rows.dtype} written into {list(part.shape)} {part.dtype}"
+            )
+        data = memoryview(rows.detach().contiguous().cpu().view(torch.uint8).numpy().data).cast("B")
         if self._written[name] + len(data) > part.nbytes:
             raise CheckpointError(f"{name}: more rows written than {list(part.shape)} holds")
         write_all(self._fd, data, self._starts[name] + self._written[name])

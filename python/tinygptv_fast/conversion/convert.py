@@ -121,7 +121,7 @@ def _template(template: str | Template | None, config: ModelConfig, checkpoint: 
         return get_template(template)
     if config.vision is None:
         return get_template("phi")
-    if config.stage not in STAGE_TEMPLATES:
+    if config.stage is None or config.stage not in STAGE_TEMPLATES:
         raise InvalidArgumentError(
             f"template is not given and the name of {checkpoint} does not say its stage (1-4); "
             "expected template='vicuna' for stages 1-3 or 'inst' for stage 4"

@@ -122,8 +122,8 @@ class PhiSource:
             return None
         query, key, value = (entry for entry in split if entry is not None)
         third = (shape[0] // 3, *shape[1:])
-        ok = all([ledger.expect(entry, third, name) for entry in (query, key, value)])
-        made = interleave(name, (query, key, value), text.heads) if ok else zeros(name, shape)
+        fits = [ledger.expect(entry, third, name) for entry in (query, key, value)]  # all three are looked at
+        made = interleave(name, (query, key, value), text.heads) if all(fits) else zeros(name, shape)
         return self._took(ledger, name, (query, key, value), made)
 
     def _took(self, ledger: Ledger, name: str, entries: tuple[TableEntry, ...], recipe: Recipe) -> Recipe:

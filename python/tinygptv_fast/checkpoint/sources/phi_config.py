@@ -94,7 +94,9 @@ def _value(path: Path, data: dict[str, Any], name: str) -> Any:
 def _reject_unsupported(path: Path, data: dict[str, Any], values: dict[str, Any]) -> None:
     rope = data.get("rope_parameters") or {}
     if data.get("rope_scaling") or rope.get("rope_type", "default") != "default":
-        raise UnsupportedError(f"{path} asks for scaled rotary positions ({rope or data['rope_scaling']}); not supported")
+        raise UnsupportedError(
+            f"{path} asks for scaled rotary positions ({rope or data['rope_scaling']}); not supported"
+        )
     if values["hidden_act"] not in ("gelu_new", "gelu_pytorch_tanh"):
         raise UnsupportedError(f"{path}: hidden_act is {values['hidden_act']!r}, expected 'gelu_new'")
     kv_heads = data.get("num_key_value_heads", data.get("n_head_kv"))

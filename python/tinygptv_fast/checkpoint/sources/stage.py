@@ -151,7 +151,9 @@ class StageSource:
 
     def _once(self, place: dict[str, TableEntry], key: str, entry: TableEntry) -> None:
         if key in place:
-            raise CheckpointError(f"{entry.path}: {place[key].key!r} and {entry.key!r} are the same tensor of the model")
+            raise CheckpointError(
+                f"{entry.path}: {place[key].key!r} and {entry.key!r} are the same tensor of the model"
+            )
         place[key] = entry
 
 

@@ -6,13 +6,13 @@ import os
 import re
 
 from ...config import VisionConfig
+from ..files import safetensors_table
 from ..ledger import Ledger
 from ..mapped import element_count
 from ..names import vision_shapes
 from ..recipe import Recipe, direct, qkv_bias, resize_positions
 from ..table import TableEntry, TensorTable
 from ..torch_file import TorchFile
-from ..files import safetensors_table
 
 _DROPPED = (
     (re.compile(r"(norm|fc_norm)\.(weight|bias)"), "the original takes the last block's output without a final norm"),
