@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
 from tinygptv_fast.compat import boxes
 from tinygptv_fast.errors import InvalidArgumentError
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tinygptv_fast.compat.conversation import CONVERSATIONS, Conversation, new_conversation
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden/golden/text.json").read_text())

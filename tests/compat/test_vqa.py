@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tinygptv_fast.compat import vqa
 from tinygptv_fast.compat.caption import blip_caption
 from tinygptv_fast.compat.schedule import WarmupCosine
