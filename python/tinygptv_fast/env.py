@@ -1,0 +1,68 @@
+"""The one module that reads environment variables. Bad values raise; nothing is cached, nothing imports torch.
+
+| variable | meaning |
+|---|---|
+| ``TINYGPTV_THREADS`` | threads for computation, 1..1024; unset means the physical cores this process may use |
+| ``TINYGPTV_LOG`` | log level of the command line: debug, info, warning (the default), error |
+| ``TINYGPTV_TRACEBACK`` | 1 shows the traceback of an unexpected error in the command line; 0 (the default) one line |
+| ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .errors import ConfigError
+
+PREFIX = "TINYGPTV_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+MAX_THREADS = 1024
+_KNOWN = ("TINYGPTV_THREADS", "TINYGPTV_LOG", "TINYGPTV_TRACEBACK")
+_BUILD_ONLY = ("TINYGPTV_CUDA",)  # read by CMake, not by us
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment asks for. ``unknown`` lists variables with our prefix that mean nothing (typing errors)."""
+
+    threads: int | None = None
+    log_level: str = "warning"
+    traceback: bool = False
+    color: bool = True
+    unknown: tuple[str, ...] = ()
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of ``environment`` (default: the process's). Raises ``ConfigError`` naming the variable."""
+    given = os.environ if environment is None else environment
+    return Settings(
+        threads=_threads(given.get("TINYGPTV_THREADS", "")),
+        log_level=_one_of("TINYGPTV_LOG", given.get("TINYGPTV_LOG", ""), LOG_LEVELS, "warning"),
+        traceback=_one_of("TINYGPTV_TRACEBACK", given.get("TINYGPTV_TRACEBACK", ""), ("0", "1"), "0") == "1",
+        color=not given.get("NO_COLOR", ""),
+        unknown=tuple(sorted(n for n in given if n.startswith(PREFIX) and n not in _KNOWN + _BUILD_ONLY)),
+    )
+
+
+def let_torch_wait_passively() -> None:
+    """Keep torch's idle OpenMP threads from spinning. Effective only before torch is imported; a value set by the
+    user stays."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _threads(text: str) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_THREADS and len(text) <= 6):
+        raise ConfigError(f"TINYGPTV_THREADS is {text[:40]!r}, expected an integer 1..{MAX_THREADS}")
+    return int(text)
+
+
+def _one_of(name: str, text: str, allowed: tuple[str, ...], default: str) -> str:
+    if not text:
+        return default
+    if text not in allowed:
+        raise ConfigError(f"{name} is {text[:40]!r}, expected one of {', '.join(allowed)}")
+    return text
