@@ -37,4 +37,5 @@ PYBIND11_MODULE(_native, module) {
   pybind11::register_local_exception_translator(tgv::bindings::translate);
   tgv::bindings::bind_machine(module);
   tgv::bindings::bind_cuda(module);
+  tgv::bindings::bind_quantize(module);
 }

@@ -1,3 +1,13 @@
 # Sources of kernels/cpu. A new op adds its lines here (docs/adding_an_op.md):
 #   target_sources(tgv_kernels PRIVATE ${CMAKE_CURRENT_LIST_DIR}/<op>.cc)
 #   tgv_add_isa_sources(tgv_kernels avx2 cpu/avx2/<op>.cc)
+
+# -Wno-psabi: a vector type never crosses a call that is not inlined, so how one would be passed does not matter.
+set(quantize_int4_files quantize_int4.cc avx2/quantize_int4.cc avx512/quantize_int4.cc)
+list(TRANSFORM quantize_int4_files PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+set_source_files_properties(${quantize_int4_files} PROPERTIES COMPILE_OPTIONS -Wno-psabi)
+target_sources(tgv_kernels PRIVATE ${CMAKE_CURRENT_LIST_DIR}/quantize_int4.cc)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  tgv_add_isa_sources(tgv_kernels avx2 cpu/avx2/quantize_int4.cc)
+  tgv_add_isa_sources(tgv_kernels avx512 cpu/avx512/quantize_int4.cc)
+endif()
