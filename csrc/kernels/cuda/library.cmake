@@ -12,7 +12,8 @@ else()
 endif()
 enable_language(CUDA)
 
-add_library(tinygptv_cuda MODULE cuda/library.cu cuda/instances.cu)
+add_library(tinygptv_cuda MODULE cuda/library.cu cuda/instances.cu cuda/int4_gemv.cc
+  cuda/paged_attention.cc)
 target_include_directories(tinygptv_cuda PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 set_target_properties(tinygptv_cuda PROPERTIES
   CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static

@@ -1,0 +1,24 @@
+// Every kernel instance of the CUDA library, compiled once.
+#include "kernels/cuda/launch.cuh"
+
+namespace tgv::cuda {
+
+template __global__ void int4_gemv<32, true, true>(const Int4GemvParams);
+template __global__ void int4_gemv<32, true, false>(const Int4GemvParams);
+template __global__ void int4_gemv<32, false, true>(const Int4GemvParams);
+template __global__ void int4_gemv<32, false, false>(const Int4GemvParams);
+template __global__ void int4_gemv<64, true, true>(const Int4GemvParams);
+template __global__ void int4_gemv<64, true, false>(const Int4GemvParams);
+template __global__ void int4_gemv<64, false, true>(const Int4GemvParams);
+template __global__ void int4_gemv<64, false, false>(const Int4GemvParams);
+template __global__ void int4_gemv<128, true, true>(const Int4GemvParams);
+template __global__ void int4_gemv<128, true, false>(const Int4GemvParams);
+template __global__ void int4_gemv<128, false, true>(const Int4GemvParams);
+template __global__ void int4_gemv<128, false, false>(const Int4GemvParams);
+
+template __global__ void paged_attention_cuts<64>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<80>(const PagedAttentionParams, int);
+template __global__ void paged_attention_merge<64>(const PagedAttentionParams, int);
+template __global__ void paged_attention_merge<80>(const PagedAttentionParams, int);
+
+}  // namespace tgv::cuda

@@ -1,0 +1,73 @@
+// Starts kernels: on a GPU under nvcc, under the emulation on the host. Selection happens here, once per problem.
+#pragma once
+
+#include "base/errors.h"
+#include "kernels/cuda/int4_gemv.cuh"
+#include "kernels/cuda/paged_attention.cuh"
+
+namespace tgv::cuda {
+
+struct Launch {
+  int blocks = 1;                         // at most; a kernel never needs more than it has work items
+  int64_t shared_bytes_per_block = 49152;  // what the device lets a block have
+#if defined(__CUDACC__)
+  cudaStream_t stream = nullptr;
+#endif
+};
+
+#if defined(__CUDACC__)
+inline void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) throw SystemError(concat(what, " failed: ", cudaGetErrorString(status)));
+}
+#endif
+
+template <class... Parameters, class... Arguments>
+void start(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+           const Launch& launch, Arguments... arguments) {
+  const dim3 grid(static_cast<unsigned>(blocks)), block(static_cast<unsigned>(threads));
+#if defined(__CUDACC__)
+  if (shared_bytes > 32 * 1024) {  // 48 KB without asking, static arrays included
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "raising a kernel's shared memory");
+  }
+  kernel<<<grid, block, static_cast<size_t>(shared_bytes), launch.stream>>>(arguments...);
+  check(cudaGetLastError(), "a kernel launch");
+#else
+  (void)launch;
+  simt::launch(kernel, grid, block, static_cast<size_t>(shared_bytes), /*cooperative=*/false, arguments...);
+#endif
+}
+
+using Int4GemvKernel = void (*)(Int4GemvParams);
+
+template <int kGroup>
+Int4GemvKernel choose_int4_gemv(const Int4GemvParams& p) {
+  if (p.batch == 1) return p.zeros ? int4_gemv<kGroup, true, true> : int4_gemv<kGroup, true, false>;
+  return p.zeros ? int4_gemv<kGroup, false, true> : int4_gemv<kGroup, false, false>;
+}
+
+inline void launch_int4_gemv(const Int4GemvParams& p, const Launch& launch) {
+  const std::string why_not = int4_gemv_why_not(p, launch.shared_bytes_per_block);
+  if (!why_not.empty()) throw InvalidArgument(concat("int4_gemv: ", why_not));
+  const Int4GemvKernel kernel = p.group == 32   ? choose_int4_gemv<32>(p)
+                                : p.group == 64 ? choose_int4_gemv<64>(p)
+                                                : choose_int4_gemv<128>(p);
+  const int64_t tiles = int4_gemv_row_tiles(p.n);
+  start(kernel, tiles < launch.blocks ? tiles : launch.blocks, kInt4GemvWarps * 32,
+        int4_gemv_shared_bytes(p), launch, p);
+}
+
+inline void launch_paged_attention(const PagedAttentionParams& p, const Launch& launch) {
+  const std::string why_not = paged_attention_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("paged_attention: ", why_not));
+  const int max_cuts = paged_attention_max_cuts(p);
+  const int64_t heads = int64_t{p.sequences} * p.heads;
+  const auto blocks = [](int64_t warps) { return (warps + kAttentionWarps - 1) / kAttentionWarps; };
+  const auto cuts = p.head_dim == 80 ? paged_attention_cuts<80> : paged_attention_cuts<64>;
+  const auto merge = p.head_dim == 80 ? paged_attention_merge<80> : paged_attention_merge<64>;
+  start(cuts, blocks(heads * max_cuts), kAttentionWarps * 32, 0, launch, p, max_cuts);
+  start(merge, blocks(heads), kAttentionWarps * 32, 0, launch, p, max_cuts);
+}
+
+}  // namespace tgv::cuda
