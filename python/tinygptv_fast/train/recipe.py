@@ -1,0 +1,124 @@
+"""What the demo model is and how it is trained, as data: sizes, phases, learning rates. No torch import."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig, from_dict
+from ..data.vocabulary import VOCAB_SIZE
+from ..errors import InvalidArgumentError
+
+PHASES = ("see", "read", "join")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with one optimiser and one schedule (linear warm-up, constant, linear to zero).
+
+    ``pictures`` per step; ``questions`` per picture (0 in "see", which has labels instead of words).
+    """
+
+    steps: int
+    pictures: int
+    questions: int
+    muon_lr: float
+    adam_lr: float
+    warmup: int = 50
+    decay: float = 0.5  # the last fraction of the steps, over which the rate falls to zero
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.pictures < 1 or self.questions < 0:
+            raise InvalidArgumentError(
+                f"Phase has steps={self.steps}, pictures={self.pictures}, questions={self.questions}, expected >= 0, 1, 0"
+            )
+
+    def rate(self, step: int) -> float:
+        """The factor 0..1 on both learning rates at ``step``."""
+        up = min(1.0, (step + 1) / max(1, min(self.warmup, self.steps // 4)))
+        down = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return max(0.0, min(up, down))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on, besides the code and ``seed``: two runs with equal recipes are equal."""
+
+    see: Phase = Phase(steps=1500, pictures=64, questions=0, muon_lr=0.02, adam_lr=2e-3)
+    read: Phase = Phase(steps=1400, pictures=16, questions=8, muon_lr=0.02, adam_lr=3e-3)
+    join: Phase = Phase(steps=450, pictures=16, questions=8, muon_lr=0.004, adam_lr=6e-4, warmup=20, decay=1.0)
+    easy_fraction: float = 0.25  # of "see": few, large objects first
+    seed: int = 0
+    vision_width: int = 128
+    vision_layers: int = 4
+    vision_mlp: int = 384
+    qformer_layers: int = 3
+    qformer_mlp: int = 192
+    text_layers: int = 4
+    text_heads: int = 3
+    text_mlp: int = 576
+
+    def phase(self, name: str) -> Phase:
+        if name not in PHASES:
+            raise InvalidArgumentError(f"phase is {name!r}, expected one of {list(PHASES)}")
+        phase = getattr(self, name)
+        assert isinstance(phase, Phase)
+        return phase
+
+    def scaled(self, factor: float) -> Recipe:
+        """The same recipe with every phase's steps multiplied by ``factor`` (at least one step each)."""
+        if not 0 < factor < 1000:
+            raise InvalidArgumentError(f"factor is {factor!r}, expected a number in 0..1000")
+        changed = {n: dataclasses.replace(self.phase(n), steps=max(1, round(self.phase(n).steps * factor))) for n in PHASES}
+        return dataclasses.replace(self, **changed)
+
+    def model_config(self) -> ModelConfig:
+        """The unquantised model. Head dim 80 with 32 rotary dims: those of the real model, so its kernels serve here."""
+        D = 80
+        return ModelConfig(
+            text=TextConfig(
+                width=self.text_heads * D,
+                layers=self.text_layers,
+                heads=self.text_heads,
+                head_dim=D,
+                rotary_dims=32,
+                mlp_width=self.text_mlp,
+                vocab_size=VOCAB_SIZE,
+                max_positions=512,
+            ),
+            vision=VisionConfig(
+                image_size=64,
+                patch_size=8,
+                width=self.vision_width,
+                layers=self.vision_layers,
+                heads=4,
+                mlp_width=self.vision_mlp,
+            ),
+            qformer=QFormerConfig(
+                queries=16,
+                width=128,
+                layers=self.qformer_layers,
+                heads=4,
+                mlp_width=self.qformer_mlp,
+                cross_attention_every=2,
+            ),
+            stage=4,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Recipe:
+        """Strict inverse of ``to_dict``."""
+        data = dict(data)
+        for name in PHASES:
+            data[name] = from_dict(Phase, data[name], f"recipe.{name}")
+        return from_dict(cls, data, "recipe")
+
+
+#: What is shipped: int4 in groups of 32 for the text, int8 for the vision side.
+SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision="int8")
