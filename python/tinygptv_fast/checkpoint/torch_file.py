@@ -109,9 +109,9 @@ class TorchFile:
         if entry.size > safe_pickle.MAX_PICKLE_BYTES:
             raise CheckpointError(f"{self.path}: data.pkl has {entry.size} bytes; limit {safe_pickle.MAX_PICKLE_BYTES}")
         data = self._file.bytes(entry.start, entry.start + entry.size)
-        if safe_pickle.scan(self.path, data) != len(data):
+        root, stop = safe_pickle.load(self.path, data, self._known(), self._storage)
+        if stop != len(data):
             raise CheckpointError(f"{self.path}: bytes follow the end of data.pkl")
-        root = safe_pickle.load(self.path, data, self._known(), self._storage)
         for storage in self._storages.values():
             place = entries.get(f"{prefix}data/{storage.key}")
             if place is None or place.size != storage.nbytes:
@@ -126,19 +126,14 @@ class TorchFile:
         head = self._file.bytes(0, min(self._file.size, safe_pickle.MAX_PICKLE_BYTES))
         if not head.startswith(_LEGACY_MAGIC):
             raise CheckpointError(f"{self.path} is neither a torch zip file nor torch's older layout; truncated?")
-        position = len(_LEGACY_MAGIC)
-        pieces = []
-        for _ in range(4):  # protocol version, system description, the object, the storage keys in file order
-            stop = safe_pickle.scan(self.path, head, position)
-            pieces.append(head[position:stop])
-            position = stop
-        if safe_pickle.load(self.path, pieces[0], {}, _no_storage) != 1001:
+        version, position = safe_pickle.load(self.path, head, {}, _no_storage, len(_LEGACY_MAGIC))
+        if version != 1001:
             raise CheckpointError(f"{self.path}: unknown version of torch's older layout")
-        system = safe_pickle.load(self.path, pieces[1], {}, _no_storage)
+        system, position = safe_pickle.load(self.path, head, {}, _no_storage, position)
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise CheckpointError(f"{self.path} was not written on a little-endian machine; not supported")
-        root = safe_pickle.load(self.path, pieces[2], self._known(), self._storage)
-        keys = safe_pickle.load(self.path, pieces[3], {}, _no_storage)
+        root, position = safe_pickle.load(self.path, head, self._known(), self._storage, position)
+        keys, position = safe_pickle.load(self.path, head, {}, _no_storage, position)
         self._place_legacy(keys, position)
         return root
 
@@ -158,10 +153,10 @@ class TorchFile:
         if position != self._file.size:
             raise CheckpointError(f"{self.path}: {self._file.size - position} bytes follow the last storage")
 
-    def _known(self) -> dict[str, Any]:
+    def _known(self) -> dict[str, safe_pickle.Stand]:
         """Stand-ins for the few torch globals a saved tensor needs."""
         stand = safe_pickle.Stand
-        known: dict[str, Any] = {
+        known: dict[str, safe_pickle.Stand] = {
             "torch._utils._rebuild_tensor": stand("_rebuild_tensor", self._rebuild),
             "torch._utils._rebuild_tensor_v2": stand("_rebuild_tensor_v2", self._rebuild),
             "torch._utils._rebuild_tensor_v3": stand("_rebuild_tensor_v3", self._rebuild_v3),
@@ -171,9 +166,9 @@ class TorchFile:
         }
         for name in _STORAGES:
             for module in ("torch", "torch.cuda", "torch.storage"):
-                known[f"{module}.{name}"] = stand(name, _not_a_constructor)
+                known[f"{module}.{name}"] = stand(name)
         for text in _DTYPES:
-            known[text] = stand(text, _not_a_constructor)
+            known[text] = stand(text)
         return known
 
     def _storage(self, pid: Any) -> _Storage:
@@ -254,10 +249,6 @@ def _first(data: Any, *_: Any) -> Any:
 
 def _size(value: Any = ()) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else ()
-
-
-def _not_a_constructor(*_: Any) -> Any:
-    raise CheckpointError("the pickle calls a storage or dtype, which no checkpoint does")
 
 
 def _no_storage(pid: Any) -> Any:
