@@ -39,7 +39,7 @@ class TextInput:
 
 @torch.no_grad()
 def walk_vision(source: WeightSource, pixels: list[Tensor]) -> Iterator[Step]:
-    """pixels: float32 [3, S, S] each. Yields ('vision.embed', ...), every layer, and last ('projector', [NQ, C] each)."""
+    """pixels: float32 [3, S, S] each. Yields 'vision.embed', every layer, and last 'projector': [NQ, C] each."""
     vision, qformer = source.config.vision, source.config.qformer
     assert vision is not None and qformer is not None  # for the type checker; callers have a vision model
     states = _embed_pictures(source, pixels)

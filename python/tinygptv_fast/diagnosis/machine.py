@@ -1,6 +1,6 @@
 """What this machine is: instruction sets, cores, memory and its limits, read bandwidth, GPU, versions.
 
-Everything is measured or read from the system; predictions are in ``settings``. Needs the native core. Imports no torch.
+Everything is measured or read from the system; predictions are in ``settings``. Needs the native core, not torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a huge number
 @dataclass(frozen=True)
 class Memory:
     """Bytes. ``limit_bytes``: the smallest limit of the control groups this process is in, None without one.
-    ``usable_bytes``: what is free now and inside that limit. ``huge_pages``: the kernel's transparent-huge-page mode."""
+    ``usable_bytes``: what is free now and inside that limit. ``huge_pages``: the kernel's mode for them."""
 
     total_bytes: int
     available_bytes: int

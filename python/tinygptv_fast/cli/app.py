@@ -1,0 +1,56 @@
+"""The command tree. Each command's module is imported here; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from . import ask, convert, demo, doctor, info, verify
+from .examples import epilog
+
+app = typer.Typer(
+    name="tinygptv",
+    help="TinyGPT-V: ask a small vision-language model about pictures, and make and check its files.",
+    epilog="Start with: tinygptv demo",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"tinygptv_fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def _add(name: str, function: Any) -> None:
+    app.command(name, epilog=epilog(name))(function)
+
+
+_add("demo", demo.demo)
+_add("ask", ask.ask)
+_add("caption", ask.caption)
+_add("describe", ask.describe)
+_add("refer", ask.refer)
+_add("detect", ask.detect)
+_add("identify", ask.identify)
+_add("convert", convert.convert)
+_add("verify", verify.verify)
+_add("info", info.info)
+_add("doctor", doctor.doctor)

@@ -1,0 +1,44 @@
+"""The examples of every command's ``--help``. A test runs each through the parser; docs/cli.md quotes them."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "demo": (
+        "tinygptv demo",
+        "tinygptv demo --seed 12 --out shown",
+        'tinygptv demo --image picture.png --question "What colour is the circle?"',
+    ),
+    "ask": (
+        'tinygptv ask picture.png "What colour is the circle?" --model demo --backend reference',
+        'tinygptv ask street.jpg "the red car" --task refer --draw boxes.png --model ./my-model --backend reference',
+        'cat picture.png | tinygptv ask - "How many objects are there?" --json --model demo --backend reference',
+        'tinygptv ask none "What is a triangle?" --model ./phi-2 --backend reference',
+    ),
+    "caption": ("tinygptv caption picture.png --model demo --backend reference",),
+    "describe": ("tinygptv describe picture.png --draw boxes.png --model demo --backend reference",),
+    "refer": ('tinygptv refer picture.png "the red circle" --draw box.png --model demo --backend reference',),
+    "detect": ("tinygptv detect picture.png circle --json --model demo --backend reference",),
+    "identify": ("tinygptv identify picture.png 40,60,180,190 --model demo --backend reference",),
+    "convert": (
+        "tinygptv convert --phi ./phi-2 --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth "
+        "--checkpoint TinyGPT-V_for_Stage4.pth --image-size 448 --out ./tinygptv-int4",
+        "tinygptv convert --phi ./phi-2 --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth "
+        "--checkpoint TinyGPT-V_for_Stage3.pth --image-size 224 --quantization none --out ./tinygptv-exact",
+        "tinygptv convert --phi ./phi-2 --quantization int8 --out ./phi-2-int8",
+    ),
+    "verify": (
+        "tinygptv verify ./tinygptv-int4",
+        "tinygptv verify ./tinygptv-int4 --summary --json",
+        "tinygptv verify ./tinygptv-int4 --phi ./phi-2 --vision eva_vit_g.pth "
+        "--qformer blip2_pretrained_flant5xxl.pth --checkpoint TinyGPT-V_for_Stage4.pth --agreement",
+        "tinygptv verify ./tinygptv-int4 --against ./tinygptv-exact --agreement",
+    ),
+    "doctor": ("tinygptv doctor", "tinygptv doctor --json", "tinygptv doctor --model ./tinygptv-int4"),
+    "info": ("tinygptv info demo", "tinygptv info ./tinygptv-int4 --json"),
+}
+
+
+def epilog(command: str) -> str:
+    """The end of a command's help. Brackets are escaped: help texts are rich markup."""
+    lines = [f"$ {line}" for line in EXAMPLES[command]]
+    return "\n\n".join(["Examples", *lines]).replace("[", r"\[")

@@ -1,0 +1,55 @@
+"""Opening models for the commands: threads, notices, closing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import env
+from .output import progress
+
+if TYPE_CHECKING:
+    from ..generate import TinyGPTV
+
+
+def use_threads(threads: int | None) -> int:
+    """Set torch's threads to ``threads``, else TINYGPTV_THREADS, else the physical cores; returns the number."""
+    import torch
+
+    from .. import _native
+
+    count = threads or env.read_settings().threads or _native.physical_cores()
+    torch.set_num_threads(count)
+    return count
+
+
+@contextmanager
+def loaded(
+    model: str, *, backend: str, dtype: str = "auto", threads: int | None = None, quiet: bool = False
+) -> Iterator[TinyGPTV]:
+    """The model of this name, loaded, and closed at the end of the block."""
+    from ..generate import TinyGPTV
+
+    use_threads(threads)
+    with progress("loading the model", quiet=quiet):
+        opened = TinyGPTV.from_pretrained(model, backend=backend, dtype=dtype)
+    with opened:
+        yield opened
+
+
+def local_directory(model: str) -> Path:
+    """The folder of 'demo' or of a local directory; nothing is downloaded."""
+    if model != "demo":
+        return Path(model)
+    from ..generate.loading import locate
+
+    return locate("demo", revision=None, token=None, cache_dir=None, local_files_only=True)
+
+
+def note(text: str, *, quiet: bool) -> None:
+    """A line for people on stderr, unless quiet."""
+    if not quiet:
+        print(text, file=sys.stderr)
