@@ -226,7 +226,7 @@ def test_random_damage_never_escapes_as_another_error() -> None:
     ids=lambda value: f"{type(value).__name__}-{str(getattr(value, 'shape', value))[:24]!r}",
 )
 def test_what_is_no_picture(value: Any) -> None:
-    with pytest.raises(ImageError, match="^image is") as caught:
+    with pytest.raises(ImageError, match=r"^image is") as caught:
         PROCESSOR.load(value)
     assert "\n" not in str(caught.value)
 
@@ -253,10 +253,9 @@ def test_threads_agree(golden_dir: Path) -> None:
     path = golden_dir / "images/img0.png"
     expected = PROCESSOR.pixels_array(path)
     same: list[bool] = []
-    work = [threading.Thread(target=lambda: same.append(np.array_equal(PROCESSOR.pixels_array(path), expected)))] * 1
-    work += [
+    work = [
         threading.Thread(target=lambda: same.append(np.array_equal(PROCESSOR.pixels_array(path), expected)))
-        for _ in range(7)
+        for _ in range(8)
     ]
     for thread in work:
         thread.start()

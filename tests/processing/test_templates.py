@@ -131,7 +131,7 @@ def test_segments_are_tokenised_apart_and_may_be_empty(golden_dir: Path) -> None
     assert prompts.encode_prompt("<ImageHere><ImageHere>a", tokenizer) == [[], [], tokenizer.encode("a")]
     apart = prompts.encode_prompt("a <ImageHere> b", tokenizer)
     assert apart == [tokenizer.encode("a "), tokenizer.encode(" b")]
-    assert sum(apart, []) != tokenizer.encode("a  b")
+    assert [*apart[0], *apart[1]] != tokenizer.encode("a  b")
 
 
 CONVERSATIONS: list[list[dict[str, Any]]] = [

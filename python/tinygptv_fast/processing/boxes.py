@@ -26,7 +26,7 @@ Convention = Literal["center", "edge"]
 BINS = 100
 _BOX = re.compile(r"\{\s*(?:<-?[0-9]+>\s*)+(\}?)")
 _PHRASE = re.compile(r"<p>((?:(?!</?p>).)*)</p>\s*(?=\{)", re.DOTALL)
-_JOINT = re.compile(r"\s*(?:<delim>)?\s*")
+_JOINT = re.compile(r"\s*(?:<delim>\s*)?")
 _NUMBER = re.compile(r"-?[0-9]+")
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000", "#808000")
 

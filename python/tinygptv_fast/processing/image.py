@@ -31,7 +31,7 @@ DEFAULT_MAX_PIXELS = 178_956_970
 
 MAX_FILE_BYTES = 1 << 30
 # Decoders that run no outside program and read no other file: EPS (Ghostscript) and WMF, for one, are left out.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA", "QOI")
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "QOI")
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError,
                   ZeroDivisionError, OverflowError, MemoryError, struct.error, Image.DecompressionBombError,
                   Image.DecompressionBombWarning)  # fmt: skip  # what Pillow's decoders raise on hostile bytes
@@ -202,16 +202,16 @@ class ImageProcessor:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """EXIF orientation applied; unreadable EXIF data means upright, as every viewer takes it."""
+    """A copy with EXIF orientation applied; unreadable EXIF data means upright, as every viewer takes it."""
     try:
         return ImageOps.exif_transpose(image)
     except _DECODE_ERRORS:
-        return image
+        return image.copy()
 
 
 def _rgb(image: Image.Image, what: str) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
+        return image
     if image.mode.startswith("I"):
         return _grey16(image, what).convert("RGB")
     if image.mode == "F":
