@@ -84,7 +84,7 @@ def demo(
 
 
 def _drawn(seed: int) -> tuple[Image, list[Question]]:
-    """The picture of this seed, and questions: several kinds, one [refer], and one about an object that is not there."""
+    """The picture of this seed, and questions: several kinds, one [refer], and one about something that is not there."""
     import numpy as np
 
     from ..data.demo_scene import DEMO_SIDE, demo_scene
