@@ -103,11 +103,16 @@ def ask_shape(rng: np.random.Generator, scene: Scene) -> Question | None:
 def ask_exist(rng: np.random.Generator, scene: Scene) -> Question | None:
     if rng.random() < 0.5:
         item = scene.objects[int(rng.integers(len(scene.objects)))]
-        (colour, shape), answer = (item.colour, item.shape), "yes"
+        colour, shape, answer = item.colour, item.shape, "yes"
     else:
-        (colour, shape), answer = _absent_pair(rng, scene), "no"
+        colour, shape = _absent_pair(rng, scene)
+        answer = "no"
     a = "an" if colour == "orange" else "a"
-    ways = ("Is there {a} {colour} {shape}?", "Do you see {a} {colour} {shape}?", "Is there {a} {colour} {shape} in the picture?")
+    ways = (
+        "Is there {a} {colour} {shape}?",
+        "Do you see {a} {colour} {shape}?",
+        "Is there {a} {colour} {shape} in the picture?",
+    )
     return Question("exist", "vqa", _phrase(rng, ways, a=a, colour=colour, shape=shape), answer)
 
 
@@ -115,16 +120,20 @@ def ask_count(rng: np.random.Generator, scene: Scene) -> Question | None:
     which = rng.random()
     other = scene.objects[int(rng.integers(len(scene.objects)))]
     if which < 0.34:
-        ways = ("How many objects are there?", "How many shapes are there?", "How many objects do you see?")
-        return Question("count", "vqa", _pick(rng, ways), str(len(scene.objects)))
-    if which < 0.67:
+        prompt = _pick(
+            rng, ("How many objects are there?", "How many shapes are there?", "How many objects do you see?")
+        )
+        count = len(scene.objects)
+    elif which < 0.67:
         shape = other.shape if rng.random() < 0.75 else _pick(rng, SHAPES)
         plural = "crosses" if shape == "cross" else shape + "s"
-        ways = ("How many {plural} are there?", "How many {plural} do you see?")
-        return Question("count", "vqa", _phrase(rng, ways, plural=plural), str(len(scene.find(shape=shape))))
-    colour = other.colour if rng.random() < 0.75 else _pick(rng, list(COLOURS))
-    ways = ("How many {colour} objects are there?", "How many objects are {colour}?")
-    return Question("count", "vqa", _phrase(rng, ways, colour=colour), str(len(scene.find(colour=colour))))
+        prompt = _phrase(rng, ("How many {plural} are there?", "How many {plural} do you see?"), plural=plural)
+        count = len(scene.find(shape=shape))
+    else:
+        colour = other.colour if rng.random() < 0.75 else _pick(rng, list(COLOURS))
+        prompt = _phrase(rng, ("How many {colour} objects are there?", "How many objects are {colour}?"), colour=colour)
+        count = len(scene.find(colour=colour))
+    return Question("count", "vqa", prompt, str(count))
 
 
 def relation_holds(first: SceneObject, word: str, second: SceneObject) -> bool:
@@ -140,12 +149,15 @@ def ask_relation(rng: np.random.Generator, scene: Scene) -> Question | None:
     i, j = rng.permutation(len(items))[:2]
     first, second = items[i], items[j]
     (x1, y1), (x2, y2) = first.centre, second.centre
-    words = (("left of", "right of") if abs(x1 - x2) >= _CLEAR else ()) + (("above", "below") if abs(y1 - y2) >= _CLEAR else ())
+    words = (("left of", "right of") if abs(x1 - x2) >= _CLEAR else ()) + (
+        ("above", "below") if abs(y1 - y2) >= _CLEAR else ()
+    )
     if not words:
         return None
     word = _pick(rng, words)
     answer = "yes" if relation_holds(first, word, second) else "no"
-    prompt = f"Is the {first.name} {'to the ' if word in ('left of', 'right of') and rng.random() < 0.3 else ''}{word} the {second.name}?"
+    to_the = "to the " if word in ("left of", "right of") and rng.random() < 0.3 else ""
+    prompt = f"Is the {first.name} {to_the}{word} the {second.name}?"
     return Question("relation", "vqa", prompt, answer)
 
 
@@ -165,7 +177,13 @@ def ask_position(rng: np.random.Generator, scene: Scene) -> Question | None:
 
 
 def ask_refer(rng: np.random.Generator, scene: Scene) -> Question | None:
-    ways = ("the {name}", "{name}", "give me the location of the {name}", "where is the {name}?", "from this image, tell me the location of the {name}")
+    ways = (
+        "the {name}",
+        "{name}",
+        "give me the location of the {name}",
+        "where is the {name}?",
+        "from this image, tell me the location of the {name}",
+    )
     if rng.random() < 0.1:
         name, answer = " ".join(_absent_pair(rng, scene)), NOT_THERE
     else:
@@ -179,7 +197,13 @@ def ask_refer(rng: np.random.Generator, scene: Scene) -> Question | None:
 
 def ask_identify(rng: np.random.Generator, scene: Scene) -> Question | None:
     item = scene.objects[int(rng.integers(len(scene.objects)))]
-    ways = ("{box}", "what is this {box}", "what object is in this location {box}", "what is it in {box}", "this {box} is")
+    ways = (
+        "{box}",
+        "what is this {box}",
+        "what object is in this location {box}",
+        "what is it in {box}",
+        "this {box} is",
+    )
     return Question("identify", "identify", _pick(rng, ways).replace("{box}", box_text(item)), item.name)
 
 
@@ -193,7 +217,12 @@ def ask_detection(rng: np.random.Generator, scene: Scene) -> Question | None:
 
 
 def ask_caption(rng: np.random.Generator, scene: Scene) -> Question | None:
-    ways = ("please describe this image?", "Describe this picture.", "briefly describe this image", "A short image caption:")
+    ways = (
+        "please describe this image?",
+        "Describe this picture.",
+        "briefly describe this image",
+        "A short image caption:",
+    )
     answer = " and ".join(o.name for o in left_to_right(scene))
     return Question("caption", "caption", _pick(rng, ways), answer)
 

@@ -187,7 +187,9 @@ def _place(
         h = min(spec.max_size, max(spec.min_size, w * rng.uniform(0.85, 1.18)))
         x, y = rng.uniform(_GAP, 1 - _GAP - w), rng.uniform(_GAP, 1 - _GAP - h)
         box = (x, y, x + w, y + h)
-        if all(box[0] > t[2] + _GAP or t[0] > box[2] + _GAP or box[1] > t[3] + _GAP or t[1] > box[3] + _GAP for t in taken):
+        if all(
+            box[0] > t[2] + _GAP or t[0] > box[2] + _GAP or box[1] > t[3] + _GAP or t[1] > box[3] + _GAP for t in taken
+        ):
             return box
     return None
 
@@ -201,9 +203,13 @@ def random_scene(rng: np.random.Generator, spec: SceneSpec = FULL) -> Scene:
         box = _place(rng, spec, taken)
         if box is None:
             break
-        pool = _pairs("held_out" if spec.pairs == "held_out" and index == 0 else "train" if spec.pairs == "train" else "all")
+        pool = _pairs(
+            "held_out" if spec.pairs == "held_out" and index == 0 else "train" if spec.pairs == "train" else "all"
+        )
         colour, shape = pool[int(rng.integers(len(pool)))]
-        if objects and spec.pairs == "train" and rng.random() < 0.25:  # repeats, so that counting has something to count
+        if (
+            objects and spec.pairs == "train" and rng.random() < 0.25
+        ):  # repeats, so that counting has something to count
             colour, shape = _repeat(rng, objects, (colour, shape))
         taken.append(box)
         objects.append(SceneObject(shape, colour, box, _jitter(rng, COLOURS[colour])))
@@ -230,5 +236,3 @@ def _jitter(rng: np.random.Generator, rgb: tuple[int, int, int]) -> tuple[int, i
 def scene_from_seed(seed: int, spec: SceneSpec = FULL) -> Scene:
     """The same scene for the same seed on every machine."""
     return random_scene(np.random.Generator(np.random.PCG64(seed)), spec)
-
-

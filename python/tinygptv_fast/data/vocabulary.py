@@ -8,6 +8,7 @@ than by a library so that the same corpus gives the same file for ever.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections import Counter
@@ -89,7 +90,7 @@ def learn_merges(counts: Counter[str], number: int) -> list[Pair]:
     while len(merges) < number:
         pairs: Counter[Pair] = Counter()
         for piece, word in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in itertools.pairwise(word):
                 pairs[pair] += counts[piece]
         if not pairs:
             break
@@ -100,7 +101,7 @@ def learn_merges(counts: Counter[str], number: int) -> list[Pair]:
 
 
 def build_tokenizer(vocab_size: int = VOCAB_SIZE) -> Tokenizer:
-    """The tokenizer, from nothing but this package's code. At most ``vocab_size`` entries, ``###`` the first of them."""
+    """The tokenizer, from this package's code alone: at most ``vocab_size`` entries, ``###`` the first."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     number_merges = [(str(n)[:-1], str(n)[-1]) for n in NUMBERS if n >= 10]
     room = vocab_size - 1 - len(alphabet) - len(number_merges)

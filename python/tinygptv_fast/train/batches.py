@@ -114,7 +114,7 @@ class RowEncoder:
         assert end is not None
         self.tokenizer = tokenizer
         self.end = end
-        self.numbers = [tokenizer.token_id(str(n)) for n in NUMBERS]
+        self.numbers = [tokenizer.encode(str(n))[0] for n in NUMBERS]  # each is one token of the demo's vocabulary
         self.box_marks = {tokenizer.token_id("{<"), tokenizer.token_id("><")}
 
     def prompt(self, question: Question, tagged: bool = True) -> tuple[list[int], list[int]]:

@@ -62,7 +62,9 @@ def see_all(model: TinyGPTVReference, items: Sequence[ExamItem], grey: bool, bat
     size = model.config.vision.image_size
     out = []
     for start in range(0, len(items), batch):
-        part = [picture(item, grey).resize((size, size), Image.Resampling.BICUBIC) for item in items[start : start + batch]]
+        part = [
+            picture(item, grey).resize((size, size), Image.Resampling.BICUBIC) for item in items[start : start + batch]
+        ]
         out.append(model.encode_image(normalise([np.asarray(image) for image in part])))
     return torch.cat(out)
 
@@ -100,7 +102,13 @@ def score(items: Sequence[ExamItem], answers: Sequence[str]) -> dict[str, Any]:
 
 
 def examine(
-    model: TinyGPTVReference, encoder: RowEncoder, per_kind: int, *, grey: bool = False, spec: SceneSpec = FULL, seed: int = EXAM_SEED
+    model: TinyGPTVReference,
+    encoder: RowEncoder,
+    per_kind: int,
+    *,
+    grey: bool = False,
+    spec: SceneSpec = FULL,
+    seed: int = EXAM_SEED,
 ) -> dict[str, Any]:
     """Make the exam, answer it, score it."""
     items = make_exam(per_kind, seed, spec)

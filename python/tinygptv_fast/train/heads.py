@@ -22,7 +22,7 @@ _BOX_WEIGHT, _OVERLAP_WEIGHT, _PRESENCE_WEIGHT = 5.0, 2.0, 3.0
 
 @dataclass(frozen=True)
 class ObjectLogits:
-    """presence [B, NQ], shape [B, NQ, shapes], colour [B, NQ, colours]: logits; box [B, NQ, 4] in 0..1 (cx, cy, w, h)."""
+    """Logits presence [B, NQ], shape [B, NQ, shapes], colour [B, NQ, colours]; box [B, NQ, 4], cx cy w h in 0..1."""
 
     presence: Tensor
     shape: Tensor
@@ -84,7 +84,9 @@ def match(said: ObjectLogits, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
     cost = cost - said.shape.softmax(-1).gather(2, shape) - said.colour.softmax(-1).gather(2, colour)
     cost = cost + _BOX_WEIGHT * (said.box[:, :, None] - labels.box[:, None]).abs().sum(-1)
     cost = cost - _OVERLAP_WEIGHT * generalised_iou(corners(said.box)[:, :, None], corners(labels.box)[:, None])
-    picture, row, item = [], [], []
+    picture: list[int] = []
+    row: list[int] = []
+    item: list[int] = []
     for index, (table, count) in enumerate(zip(cost.transpose(1, 2).tolist(), labels.counts, strict=True)):
         picture += [index] * count
         row += assign(table[:count])

@@ -15,7 +15,7 @@ from ..processing.tokenizer import Tokenizer
 from ..reference.loss import IGNORE
 from . import losses
 from .batches import Labels, Pictures, RowEncoder, Rows, ask_about, build_rows, draw_pictures, generator, label_pictures
-from .recipe import PHASES, Phase, Recipe
+from .recipe import PHASES, Recipe
 from .state import Run
 
 LOG_EVERY = 25
@@ -62,7 +62,7 @@ def run_step(run: Run, batch: Batch, soft: Tensor) -> dict[str, float]:
 def _see(run: Run, batch: Batch) -> dict[str, float]:
     assert batch.labels is not None
     loss = losses.see(run.model, run.heads, batch.pictures.pixels, batch.labels)
-    loss.total.backward()  # type: ignore[no-untyped-call]
+    loss.total.backward()
     figures = {"shape": loss.shape, "colour": loss.colour, "located": loss.located, "counted": loss.counted}
     return {"loss": loss.total.item(), **figures}
 
@@ -77,10 +77,10 @@ def _answer(run: Run, batch: Batch, soft: Tensor) -> dict[str, float]:
     total = 0.0
     for rows in batch.rows:
         loss = losses.read(run.model, run.model.projector(leaf), rows, soft) / weights
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
-    if join:
-        seen.backward(leaf.grad.to(seen.dtype))  # type: ignore[union-attr, no-untyped-call]
+    if leaf.grad is not None:
+        seen.backward(leaf.grad.to(seen.dtype))
     return {"loss": total}
 
 

@@ -34,7 +34,9 @@ def orthogonalise(G_BNK: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon over 2-D parameters. ``lr`` is per unit of spectral norm, times sqrt(max(1, rows/columns))."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         params = list(params)
         wrong = [list(p.shape) for p in params if p.ndim != 2]
         if wrong:
@@ -68,7 +70,8 @@ class MuonAdamW:
     """Both optimisers behind one ``step(rate)``; ``rate`` 0..1 multiplies the two base learning rates."""
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], muon_lr: float, adam_lr: float) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, p in named:
             # Tables and the two ends of the model are not linear maps between hidden spaces: AdamW suits them better.
             table = any(word in name for word in ("embed", "tokens", "text.head", "heads."))

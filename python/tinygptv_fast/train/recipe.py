@@ -31,7 +31,7 @@ class Phase:
     def __post_init__(self) -> None:
         if self.steps < 0 or self.pictures < 1 or self.questions < 0:
             raise InvalidArgumentError(
-                f"Phase has steps={self.steps}, pictures={self.pictures}, questions={self.questions}, expected >= 0, 1, 0"
+                f"Phase has steps={self.steps}, pictures={self.pictures}, questions={self.questions}, expected >= 0,1,0"
             )
 
     def rate(self, step: int) -> float:
@@ -70,11 +70,13 @@ class Recipe:
         """The same recipe with every phase's steps multiplied by ``factor`` (at least one step each)."""
         if not 0 < factor < 1000:
             raise InvalidArgumentError(f"factor is {factor!r}, expected a number in 0..1000")
-        changed = {n: dataclasses.replace(self.phase(n), steps=max(1, round(self.phase(n).steps * factor))) for n in PHASES}
+        changed: dict[str, Any] = {
+            n: dataclasses.replace(self.phase(n), steps=max(1, round(self.phase(n).steps * factor))) for n in PHASES
+        }
         return dataclasses.replace(self, **changed)
 
     def model_config(self) -> ModelConfig:
-        """The unquantised model. Head dim 80 with 32 rotary dims: those of the real model, so its kernels serve here."""
+        """The unquantised model. Head dim 80 and 32 rotary dims are the real model's: its kernels serve here."""
         D = 80
         return ModelConfig(
             text=TextConfig(

@@ -107,5 +107,7 @@ def load_run(path: Path) -> Run:
         run.optimiser.load_state_dict(data["optimiser"])
         run.step, run.seconds, run.log = int(data["step"]), float(data["seconds"]), list(data["log"])
     except Exception as error:
-        raise CheckpointError(f"{str(path)!r} is not the state of a training run: {type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            f"{str(path)!r} is not the state of a training run: {type(error).__name__}: {error}"
+        ) from error
     return run

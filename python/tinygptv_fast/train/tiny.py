@@ -1,4 +1,4 @@
-"""``python -m tinygptv_fast.train.tiny --out DIR``: train the demo model and write it as a model directory.
+"""``python -m tinygptv_fast.train.tiny [--out DIR]``: train the demo model and write it as a model directory.
 
 The state of the run is kept beside the output (``DIR.run.pt``); the same command continues after Ctrl-C or a crash.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m tinygptv_fast.train.tiny",
         description="Train the demo model on drawn pictures and write it as a model directory.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="directory to write; must not exist unless --overwrite")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="directory to write, a new one (default runs/demo)"
+    )
     parser.add_argument(
         "--minutes", type=float, default=None,
         help=f"scale every phase's steps by this over {RECIPE_MINUTES:g}, the recipe's own minutes on two cores",
@@ -56,7 +59,9 @@ def _start(recipe: Recipe, state: Path, fresh: bool, note: Any) -> Any:
         return new_run(recipe)
     run = load_run(state)
     if run.recipe != recipe:
-        raise InvalidArgumentError(f"{state} is of a run with other settings; give those again, or --fresh to start anew")
+        raise InvalidArgumentError(
+            f"{state} is of a run with other settings; give those again, or --fresh to start anew"
+        )
     note(f"continue from phase {run.phase!r}, step {run.step}")
     return run
 
@@ -97,14 +102,14 @@ def _train_and_ship(options: argparse.Namespace, recipe: Recipe) -> None:
         def report(now: Any, figures: dict[str, float]) -> None:
             progress.update(bars[now.phase], completed=now.step, description=f"{now.phase} loss {figures['loss']:.3f}")
             if now.step % LOG_EVERY == 0 and not console.is_terminal:
-                console.print(now.log[-1], soft_wrap=True)
+                console.print(json.dumps(now.log[-1]), soft_wrap=True, highlight=False)
 
         for name in PHASES[: PHASES.index(run.phase)]:
             progress.update(bars[name], completed=recipe.phase(name).steps)
         train(run, report, lambda now: save_run(now, state))
     figures = ship(run, options.out, options.questions, overwrite=options.overwrite, note=console.print)
     for name, result in figures.items():
-        console.print(name, result)
+        console.print(name, json.dumps(result), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":
