@@ -3,6 +3,7 @@
 | variable | meaning |
 |---|---|
 | ``TINYGPTV_THREADS`` | threads for computation, 1..1024; unset means the physical cores this process may use |
+| ``TINYGPTV_CPU_ISA`` | portable, avx2 or avx512 instead of the widest this CPU has (results are the same) |
 | ``TINYGPTV_LOG`` | log level of the command line: debug, info, warning (the default), error |
 | ``TINYGPTV_TRACEBACK`` | 1 shows the traceback of an unexpected error in the command line; 0 (the default) one line |
 | ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
@@ -19,7 +20,8 @@ from .errors import ConfigError
 PREFIX = "TINYGPTV_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_THREADS = 1024
-_KNOWN = ("TINYGPTV_THREADS", "TINYGPTV_LOG", "TINYGPTV_TRACEBACK")
+CPU_ISAS = ("portable", "avx2", "avx512")
+_KNOWN = ("TINYGPTV_THREADS", "TINYGPTV_CPU_ISA", "TINYGPTV_LOG", "TINYGPTV_TRACEBACK")
 _BUILD_ONLY = ("TINYGPTV_CUDA",)  # read by CMake, not by us
 
 
@@ -28,6 +30,7 @@ class Settings:
     """What the environment asks for. ``unknown`` lists variables with our prefix that mean nothing (typing errors)."""
 
     threads: int | None = None
+    cpu_isa: str = ""  # empty: the widest
     log_level: str = "warning"
     traceback: bool = False
     color: bool = True
@@ -39,6 +42,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     given = os.environ if environment is None else environment
     return Settings(
         threads=_threads(given.get("TINYGPTV_THREADS", "")),
+        cpu_isa=_one_of("TINYGPTV_CPU_ISA", given.get("TINYGPTV_CPU_ISA", ""), CPU_ISAS, ""),
         log_level=_one_of("TINYGPTV_LOG", given.get("TINYGPTV_LOG", ""), LOG_LEVELS, "warning"),
         traceback=_one_of("TINYGPTV_TRACEBACK", given.get("TINYGPTV_TRACEBACK", ""), ("0", "1"), "0") == "1",
         color=not given.get("NO_COLOR", ""),

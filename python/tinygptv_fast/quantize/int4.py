@@ -9,15 +9,18 @@ Knows no names of tensors beyond the one it quotes in errors, and no files.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
-from ..errors import CheckpointError, InvalidArgumentError
+from ..env import read_settings
+from ..errors import CheckpointError, InvalidArgumentError, UnsupportedError
 from .int4_search import SCALE_MAX, levels_of, search_asymmetric, search_symmetric
 from .measure import ErrorSums
 from .packing import pack_nibbles, unpack_nibbles
 
 GROUP_SIZES = (32, 64, 128)
+BACKENDS = ("native", "torch")
 _BLOCK_ELEMENTS = 1 << 20  # bounds the temporaries of the torch paths; results do not depend on it
 
 
@@ -66,20 +69,34 @@ class Int4Tensor:
 
 
 def quantize_int4(
-    weight: torch.Tensor, group_size: int = 32, symmetric: bool = True, *, name: str = "weight"
+    weight: torch.Tensor,
+    group_size: int = 32,
+    symmetric: bool = True,
+    *,
+    name: str = "weight",
+    backend: str = "native",
+    threads: int | None = None,
 ) -> Int4Tensor:
     """Quantise ``weight`` float32 [N, K] (N, K >= 1) to int4 with the error-minimising scale per group.
 
-    Deterministic; each group depends on its own values alone. Raises ``CheckpointError``, naming ``name`` and the
-    place, for NaN or infinity and for a group whose scale would pass float16's 65504 (|w| above 524,032 when
-    symmetric, a span above 982,560 otherwise); ``InvalidArgumentError`` for a wrong shape, dtype or group size.
+    Deterministic; each group depends on its own values alone. ``backend="torch"`` gives the same bytes, far slower.
+    ``threads`` (native only): None means ``TINYGPTV_THREADS``, else the physical cores.
+
+    Raises ``CheckpointError``, naming ``name`` and the place, for NaN or infinity and for a group whose scale would
+    pass float16's 65504 (|w| above 524,032 when symmetric, a span above 982,560 otherwise); ``InvalidArgumentError``
+    for a wrong shape, dtype or group size; ``UnsupportedError`` if the native module is not built or
+    ``TINYGPTV_CPU_ISA`` asks for what this CPU lacks.
     A group too small for float16 scales (below about 2e-7) becomes zero with s = 0; the error record shows it.
     """
     _check_group_size(group_size)
     if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or weight.dtype != torch.float32 or not weight.numel():
         what = f"{list(weight.shape)} {weight.dtype}" if isinstance(weight, torch.Tensor) else type(weight).__name__
         raise InvalidArgumentError(f"{name} is {what}, expected [N, K] torch.float32 with N, K >= 1")
-    return _quantize_torch(weight.detach(), group_size, symmetric, name)
+    if backend not in BACKENDS:
+        raise InvalidArgumentError(f"backend is {backend!r}, expected one of {BACKENDS}")
+    if backend == "torch":
+        return _quantize_torch(weight.detach(), group_size, symmetric, name)
+    return _quantize_native(weight.detach().contiguous(), group_size, symmetric, name, threads)
 
 
 def dequantize_int4(tensor: Int4Tensor) -> torch.Tensor:
@@ -103,6 +120,47 @@ def _dequantize_rows(tensor: Int4Tensor, rows: slice) -> torch.Tensor:
         zero = unpack_nibbles(tensor.zeros[rows], tensor.groups).float()[:, :, None]
     values = (grouped - zero) * tensor.scales[rows].float()[:, :, None]
     return values.view(count, width)[:, : tensor.columns]
+
+
+def _quantize_native(
+    weight: torch.Tensor, group_size: int, symmetric: bool, name: str, threads: int | None
+) -> Int4Tensor:
+    native, settings = _native_module(), read_settings()
+    rows, columns = weight.shape
+    groups = -(-columns // group_size)
+    qweight = torch.empty(rows, (columns + 1) // 2, dtype=torch.uint8)
+    scales = torch.empty(rows, groups, dtype=torch.float16)
+    zeros = None if symmetric else torch.empty(rows, groups, dtype=torch.uint8)
+    error, norm, worst = torch.empty(3, rows, groups)
+    not_finite, overflow = native.quantize_int4(
+        qweight.numpy(),
+        scales.numpy(),
+        None if zeros is None else zeros.numpy(),
+        error.numpy(),
+        norm.numpy(),
+        worst.numpy(),
+        weight.numpy(),
+        group_size,
+        threads or settings.threads or native.physical_cores(),
+        settings.cpu_isa,
+    )
+    if not_finite >= 0:
+        raise _not_finite_error(name, not_finite // groups)
+    if overflow >= 0:
+        raise _scale_error(name, overflow // groups, overflow % groups)
+    sums = ErrorSums(rows * columns, error.double().sum().item(), norm.double().sum().item(), worst.max().item())
+    return Int4Tensor(qweight, scales, None if zeros is None else pack_nibbles(zeros), columns, group_size, sums)
+
+
+def _native_module() -> ModuleType:
+    try:
+        from .. import _native
+    except ImportError as error:
+        raise UnsupportedError(
+            f"tinygptv_fast._native cannot be imported ({error}), expected the compiled core: install the package; "
+            "backend='torch' does the same without it, slowly"
+        ) from error
+    return _native
 
 
 def _quantize_torch(weight: torch.Tensor, group_size: int, symmetric: bool, name: str) -> Int4Tensor:
@@ -135,18 +193,18 @@ def _quantize_torch(weight: torch.Tensor, group_size: int, symmetric: bool, name
 def _check_values(w_Gn: torch.Tensor, groups: int, first_row: int, symmetric: bool, name: str) -> None:
     finite = torch.isfinite(w_Gn).all(0)
     if not bool(finite.all()):
-        raise not_finite_error(name, first_row + int((~finite).nonzero()[0]) // groups)
+        raise _not_finite_error(name, first_row + int((~finite).nonzero()[0]) // groups)
     needed = w_Gn.abs().amax(0) / 8.0 if symmetric else (w_Gn.amax(0).clamp_min(0) - w_Gn.amin(0).clamp_max(0)) / 15.0
     bad = (needed > SCALE_MAX).nonzero()
     if bad.numel():
-        raise scale_error(name, first_row + int(bad[0]) // groups, int(bad[0]) % groups)
+        raise _scale_error(name, first_row + int(bad[0]) // groups, int(bad[0]) % groups)
 
 
-def not_finite_error(name: str, row: int) -> CheckpointError:
+def _not_finite_error(name: str, row: int) -> CheckpointError:
     return CheckpointError(f"{name} holds NaN or infinity in row {row}, expected finite weights")
 
 
-def scale_error(name: str, row: int, group: int) -> CheckpointError:
+def _scale_error(name: str, row: int, group: int) -> CheckpointError:
     return CheckpointError(
         f"{name} row {row}, group {group} needs an int4 scale above 65504, the largest float16; "
         "expected smaller weights (keep this tensor in float32 or int8)"
