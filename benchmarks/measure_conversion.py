@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from make_full_size import PHI, QFORMER, STAGE, VISION
 from rich.progress import Progress
 
+from make_full_size import PHI, QFORMER, STAGE, VISION
 from tinygptv_fast import convert
 from tinygptv_fast.checkpoint.directory import open_directory
 

@@ -142,7 +142,7 @@ class _Machine:
             raise CheckpointError(f"pickle protocol {argument} is unknown")
 
     def _do_frame(self, argument: Any) -> None:
-        pass  # genops has checked that the bytes are there
+        pass  # a hint for buffering; every opcode checks its own length
 
     def _do_mark(self, argument: Any) -> None:
         self._stack.append(_MARK)
