@@ -29,6 +29,17 @@ typedef uint32_t Bits __attribute__((vector_size(4 * kLanes)));
 #define TGV_INLINE inline __attribute__((always_inline))
 
 TGV_INLINE Floats splat(float x) { return x - Floats{}; }
+
+// A constant the compiler does not see through. With a bound it knows, GCC writes a clamp as
+// compare and blend, two instructions in place of one.
+TGV_INLINE Floats bound(float x) {
+  Floats v = splat(x);
+#if defined(__x86_64__)
+  __asm__("" : "+x"(v));
+#endif
+  return v;
+}
+
 TGV_INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 TGV_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 TGV_INLINE Floats magnitude(Floats x) { return (Floats)((Bits)x & 0x7fffffffu); }
@@ -98,12 +109,14 @@ Extremes extremes_of(const Block& block) {
 // Levels of both s and -s at once: they differ in which end has the eighth level.
 TGV_INLINE void offer_pair(Fit& fit, const Block& block, Floats scale) {
   const Floats inv = inverse(scale);
+  const Floats low = bound(-8.0f), high = bound(7.0f), minus_low = bound(-7.0f);
+  const Floats minus_high = bound(8.0f);
   Floats plus = {}, minus = {};
   for (int k = 0; k < block.size; ++k) {
     const Floats w = block.w[k];
-    const Floats p = nearest(smaller(larger(w * inv, splat(-8.0f)), splat(8.0f)));
-    const Floats a = w - smaller(p, splat(7.0f)) * scale;
-    const Floats b = w - larger(p, splat(-7.0f)) * scale;
+    const Floats p = nearest(smaller(larger(w * inv, low), minus_high));
+    const Floats a = w - smaller(p, high) * scale;
+    const Floats b = w - larger(p, minus_low) * scale;
     plus += a * a;
     minus += b * b;
   }
