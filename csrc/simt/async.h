@@ -1,5 +1,5 @@
-// Asynchronous copies into shared memory. With options().lazy_copies they land as late as the rules allow, so that a
-// wait that is missing, or one group short, is seen.
+// Asynchronous copies into shared memory. With options().lazy_copies they land as late as the rules
+// allow, so that a wait that is missing, or one group short, is seen.
 #pragma once
 
 #include <cstring>
@@ -35,8 +35,10 @@ inline void wait_copies(size_t pending) {
   }
 }
 
-// --- mbarrier and 1-D bulk copies ---------------------------------------------------------------------------------
-// The state is kept beside the block, keyed by the mbarrier's address; the 8 bytes in shared memory stay poisoned.
+// --- mbarrier and 1-D bulk copies
+// --------------------------------------------------------------------------------- The state is
+// kept beside the block, keyed by the mbarrier's address; the 8 bytes in shared memory stay
+// poisoned.
 inline MBarrier& find_mbarrier(const void* address) {
   const auto found = block().mbarriers.find(address);
   if (found == block().mbarriers.end()) throw Error("an mbarrier is used before its init");

@@ -100,7 +100,8 @@ void run_block(Block& b, int order) {
     }
     if (b.live && before == b.progress) {
       throw Error("deadlock in block " + std::to_string(b.index.x) + ": " + std::to_string(b.live) +
-                  " threads wait for others that will not come (a barrier or shuffle in a divergent branch?)");
+                  " threads wait for others that will not come (a barrier or shuffle in a "
+                  "divergent branch?)");
     }
   }
 }
@@ -159,7 +160,8 @@ void launch_body(dim3 grid, dim3 size, size_t shared_bytes, bool cooperative,
   const int order = options().order;
   std::vector<unsigned> sequence(blocks);
   std::iota(sequence.begin(), sequence.end(), 0u);
-  if (order) std::shuffle(sequence.begin(), sequence.end(), std::mt19937(static_cast<unsigned>(order)));
+  if (order)
+    std::shuffle(sequence.begin(), sequence.end(), std::mt19937(static_cast<unsigned>(order)));
 
   std::atomic<unsigned> next{0};
   std::atomic<bool> failed{false};
@@ -172,7 +174,8 @@ void launch_body(dim3 grid, dim3 size, size_t shared_bytes, bool cooperative,
     try {
       for (unsigned i; (i = next++) < blocks;) {
         const unsigned q = sequence[i];
-        reset(own, grid, size, {q % grid.x, q / grid.x % grid.y, q / (grid.x * grid.y)}, shared_bytes, body);
+        reset(own, grid, size, {q % grid.x, q / grid.x % grid.y, q / (grid.x * grid.y)},
+              shared_bytes, body);
         run_block(own, order);
       }
     } catch (...) {

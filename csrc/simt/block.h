@@ -1,8 +1,10 @@
-// A CUDA block on one operating-system thread: its threads are fibers, run by a scheduler that can be hostile.
+// A CUDA block on one operating-system thread: its threads are fibers, run by a scheduler that can
+// be hostile.
 //
-// Order 0 runs warps in lockstep from collective to collective and so hides missing barriers. Every other order is a
-// seed: one random warp runs as far as it can before any other moves, its lanes and the blocks in random order too.
-// Kernels are tested under several (simt::options().order, or the environment variable SIMT_ORDER).
+// Order 0 runs warps in lockstep from collective to collective and so hides missing barriers. Every
+// other order is a seed: one random warp runs as far as it can before any other moves, its lanes
+// and the blocks in random order too. Kernels are tested under several (simt::options().order, or
+// the environment variable SIMT_ORDER).
 #pragma once
 
 #include <atomic>
@@ -22,17 +24,20 @@
 
 namespace simt {
 
-// A kernel did what a GPU would not forgive: deadlock, a lane outside its mask, a barrier used before its init.
+// A kernel did what a GPU would not forgive: deadlock, a lane outside its mask, a barrier used
+// before its init.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
 struct Options {
-  int order = 0;            // see above; SIMT_ORDER at start
-  bool lazy_copies = true;  // asynchronous copies land only when waited for; SIMT_LAZY_COPIES=0: at once
-  // Mutations, for tests of tests: every thread skips its n-th block barrier (from 0), or every wait for copies lets one
-  // group more stay under way. A kernel that still gives the right answer under all orders is not being tested.
+  int order = 0;  // see above; SIMT_ORDER at start
+  bool lazy_copies =
+      true;  // asynchronous copies land only when waited for; SIMT_LAZY_COPIES=0: at once
+  // Mutations, for tests of tests: every thread skips its n-th block barrier (from 0), or every
+  // wait for copies lets one group more stay under way. A kernel that still gives the right answer
+  // under all orders is not being tested.
   int skip_barrier = -1;
   bool short_copy_waits = false;
 };
@@ -54,7 +59,7 @@ struct alignas(64) Warp {
 struct Copy {
   void* destination;
   const void* source;
-  size_t bytes;         // copied; the rest up to fill_bytes becomes zero
+  size_t bytes;  // copied; the rest up to fill_bytes becomes zero
   size_t fill_bytes;
 };
 
@@ -93,18 +98,20 @@ struct Block {
   std::atomic<bool>* failed = nullptr;  // of the launch: another block has thrown
 };
 
-Block& block();  // of the running CUDA thread
-void yield();    // lets the other threads of the block run
+Block& block();                             // of the running CUDA thread
+void yield();                               // lets the other threads of the block run
 unsigned block_barrier(bool vote = false);  // returns the votes of all threads
 void spin();  // inside a loop that waits for another block; throws when that block has failed
-void* dynamic_shared();                     // 128-byte aligned, filled with 0xff when the block starts
-void poison_once(void* data, size_t bytes);  // 0xff (NaN in every float kind), by the block's first thread
+void* dynamic_shared();  // 128-byte aligned, filled with 0xff when the block starts
+void poison_once(void* data,
+                 size_t bytes);  // 0xff (NaN in every float kind), by the block's first thread
 
 inline Warp& warp() { return block().warps[static_cast<size_t>(block().current->linear / 32)]; }
 inline int lane() { return block().current->linear % 32; }
 
-// Runs body() as every thread of every block. cooperative: all blocks are resident at once (one OS thread each), as a
-// grid barrier needs; otherwise a few OS threads take blocks in turn. Rethrows the first error of any thread.
+// Runs body() as every thread of every block. cooperative: all blocks are resident at once (one OS
+// thread each), as a grid barrier needs; otherwise a few OS threads take blocks in turn. Rethrows
+// the first error of any thread.
 void launch_body(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative,
                  const std::function<void()>& body);
 

@@ -1,5 +1,5 @@
-// Warp collectives on one primitive: every lane of the mask deposits a value, the last to arrive computes for all, and
-// each takes its own result.
+// Warp collectives on one primitive: every lane of the mask deposits a value, the last to arrive
+// computes for all, and each takes its own result.
 #pragma once
 
 #include <cstring>
@@ -16,7 +16,8 @@ Out warp_collective(unsigned mask, const In& value, Function f) {
   Warp& w = warp();
   const int me = lane();
   if (!(mask >> me & 1)) {
-    throw Error("lane " + std::to_string(me) + " takes part in a warp operation whose mask leaves it out");
+    throw Error("lane " + std::to_string(me) +
+                " takes part in a warp operation whose mask leaves it out");
   }
   Meeting& meeting = w.meetings[__builtin_ctz(mask)];
   if (meeting.arrived && meeting.operation != &operation) {
@@ -50,7 +51,8 @@ void store_slot(unsigned char (&slot)[kSlotBytes], const T& value) {
   std::memcpy(slot, &value, sizeof value);
 }
 
-// Every lane's value from the lane source(l); a source outside the mask is an error, as it is undefined on a GPU.
+// Every lane's value from the lane source(l); a source outside the mask is an error, as it is
+// undefined on a GPU.
 template <class T, class Source>
 T shuffle(unsigned mask, T value, Source source) {
   return warp_collective<T, T>(mask, value, [=](auto in, auto out) {
@@ -78,7 +80,9 @@ inline unsigned ballot(unsigned mask, bool vote) {
 // The names kernels use.
 inline void __syncthreads() { simt::block_barrier(); }
 inline int __syncthreads_or(int vote) { return simt::block_barrier(vote != 0) != 0; }
-inline int __syncthreads_count(int vote) { return static_cast<int>(simt::block_barrier(vote != 0)); }
+inline int __syncthreads_count(int vote) {
+  return static_cast<int>(simt::block_barrier(vote != 0));
+}
 inline void __syncwarp(unsigned mask = ~0u) { simt::ballot(mask, false); }
 inline unsigned __ballot_sync(unsigned mask, int vote) { return simt::ballot(mask, vote != 0); }
 inline int __any_sync(unsigned mask, int vote) { return simt::ballot(mask, vote != 0) != 0; }

@@ -1,5 +1,6 @@
-// Compiles CUDA C++ for the host: the keywords, built-in variables and intrinsics that our kernels use. Included first
-// (the build does it with -include), so that kernels and kernels/cuda/device never name the emulation.
+// Compiles CUDA C++ for the host: the keywords, built-in variables and intrinsics that our kernels
+// use. Included first (the build does it with -include), so that kernels and kernels/cuda/device
+// never name the emulation.
 #pragma once
 
 #define TGV_SIMT 1
@@ -24,9 +25,10 @@
 #define blockDim (::simt::block().block_size)
 #define gridDim (::simt::block().grid_size)
 
-// Statically shared arrays: one per block (thread_local, as a block is an OS thread), poisoned when a block starts.
-#define TGV_SHARED(type, name, extents)            \
-  static thread_local type name extents;           \
+// Statically shared arrays: one per block (thread_local, as a block is an OS thread), poisoned when
+// a block starts.
+#define TGV_SHARED(type, name, extents)  \
+  static thread_local type name extents; \
   ::simt::poison_once(&name, sizeof name)
 #define TGV_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(::simt::dynamic_shared())
 #define TGV_SPIN() ::simt::spin()

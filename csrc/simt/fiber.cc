@@ -18,7 +18,8 @@ thread_local Context* previous = nullptr;  // who was left by the switch that is
 void leave(Context& from, Context& to, bool last) {
   previous = &from;
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack, to.stack_bottom, to.stack_bytes);
+  __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack, to.stack_bottom,
+                                 to.stack_bytes);
 #else
   (void)to;
   (void)last;
@@ -27,7 +28,8 @@ void leave(Context& from, Context& to, bool last) {
 
 void arrive(void* fake_stack) {
 #if defined(__SANITIZE_ADDRESS__)
-  // The stack that was left is reported back: that is how the operating system's own stack becomes known.
+  // The stack that was left is reported back: that is how the operating system's own stack becomes
+  // known.
   __sanitizer_finish_switch_fiber(fake_stack, &previous->stack_bottom, &previous->stack_bytes);
 #else
   (void)fake_stack;
@@ -38,7 +40,8 @@ void arrive(void* fake_stack) {
 
 Stack::Stack() {
   const size_t guard = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  void* mapping = mmap(nullptr, kBytes + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapping =
+      mmap(nullptr, kBytes + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) throw std::bad_alloc();
   mprotect(mapping, guard, PROT_NONE);
   mapping_ = static_cast<char*>(mapping);
@@ -69,7 +72,8 @@ void switch_context(Context& from, Context& to, bool last) {
 
 #else
 
-// Saves the callee-saved registers on the current stack, exchanges stack pointers, restores the other's.
+// Saves the callee-saved registers on the current stack, exchanges stack pointers, restores the
+// other's.
 extern "C" void simt_switch(void** save, void* load);
 asm(R"(
 .text

@@ -1,7 +1,8 @@
 // One CUDA thread as a fiber: a stack of its own and a switch that costs a few nanoseconds.
 //
-// On x86-64 the switch is twenty instructions of our own; elsewhere, or with SIMT_UCONTEXT (ThreadSanitizer understands
-// that one), it is swapcontext, about ten times slower. AddressSanitizer is told of every switch.
+// On x86-64 the switch is twenty instructions of our own; elsewhere, or with SIMT_UCONTEXT
+// (ThreadSanitizer understands that one), it is swapcontext, about ten times slower.
+// AddressSanitizer is told of every switch.
 #pragma once
 
 #include <cstddef>
@@ -42,10 +43,12 @@ class Stack {
   char* bottom_;
 };
 
-// Makes `context` start at `entry` on `stack` when it is first switched to. `entry` must never return.
+// Makes `context` start at `entry` on `stack` when it is first switched to. `entry` must never
+// return.
 void prepare(Context& context, const Stack& stack, void (*entry)());
 
-// Suspends the running flow into `from` and continues `to`; `last` when `from` will never run again.
+// Suspends the running flow into `from` and continues `to`; `last` when `from` will never run
+// again.
 void switch_context(Context& from, Context& to, bool last = false);
 
 // The first thing a new flow does.

@@ -1,7 +1,8 @@
-// The tensor core and its loads, with the fragment layouts of the PTX manual. Groups of four lanes: lane = 4 g + t.
+// The tensor core and its loads, with the fragment layouts of the PTX manual. Groups of four lanes:
+// lane = 4 g + t.
 //
-// Sums are fp32 in ascending k. A tensor core aligns and truncates instead, so results agree within a tolerance, not bit
-// for bit; integer products are exact on both.
+// Sums are fp32 in ascending k. A tensor core aligns and truncates instead, so results agree within
+// a tolerance, not bit for bit; integer products are exact on both.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,10 @@
 
 namespace simt {
 
-// D[16][8] = A[16][K] B[K][8] + C, K / 2 elements per pair of registers; Accumulator is float or int32_t.
-//   a[0..3]: rows g, g+8, g, g+8; the first K/2 columns, then the second;  b[0..1]: first and second K/2 rows, column g
-//   c, d: rows g, g, g+8, g+8, columns 2t, 2t+1, 2t, 2t+1
+// D[16][8] = A[16][K] B[K][8] + C, K / 2 elements per pair of registers; Accumulator is float or
+// int32_t.
+//   a[0..3]: rows g, g+8, g, g+8; the first K/2 columns, then the second;  b[0..1]: first and
+//   second K/2 rows, column g c, d: rows g, g, g+8, g+8, columns 2t, 2t+1, 2t, 2t+1
 template <int K, class Accumulator, class Decode>
 void mma_m16n8(Accumulator (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                const Accumulator (&c)[4], Decode element) {
@@ -60,28 +62,30 @@ inline float bfloat16_element(unsigned word, int e) {
 }
 inline int32_t int8_element(unsigned word, int e) { return static_cast<int8_t>(word >> 8 * e); }
 
-// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. Register i of a lane
-// holds two neighbours of matrix i: (row g, columns 2t, 2t+1), or with `transposed` (rows 2t, 2t+1, column g).
+// Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+// Register i of a lane holds two neighbours of matrix i: (row g, columns 2t, 2t+1), or with
+// `transposed` (rows 2t, 2t+1, column g).
 inline void ldmatrix_x4(unsigned (&out)[4], const void* row, bool transposed) {
   struct Out {
     unsigned r[4];
   };
-  const Out result = warp_collective<const void*, Out>(~0u, row, [=](auto slots_in, auto slots_out) {
-    uint16_t matrix[4][8][8];
-    for (int l = 0; l < 32; ++l) {
-      std::memcpy(matrix[l / 8][l % 8], load_slot<const void*>(slots_in[l]), 16);
-    }
-    for (int l = 0; l < 32; ++l) {
-      const int g = l / 4, t = l % 4;
-      Out y;
-      for (int i = 0; i < 4; ++i) {
-        const unsigned low = transposed ? matrix[i][2 * t][g] : matrix[i][g][2 * t];
-        const unsigned high = transposed ? matrix[i][2 * t + 1][g] : matrix[i][g][2 * t + 1];
-        y.r[i] = low | high << 16;
-      }
-      store_slot(slots_out[l], y);
-    }
-  });
+  const Out result =
+      warp_collective<const void*, Out>(~0u, row, [=](auto slots_in, auto slots_out) {
+        uint16_t matrix[4][8][8];
+        for (int l = 0; l < 32; ++l) {
+          std::memcpy(matrix[l / 8][l % 8], load_slot<const void*>(slots_in[l]), 16);
+        }
+        for (int l = 0; l < 32; ++l) {
+          const int g = l / 4, t = l % 4;
+          Out y;
+          for (int i = 0; i < 4; ++i) {
+            const unsigned low = transposed ? matrix[i][2 * t][g] : matrix[i][g][2 * t];
+            const unsigned high = transposed ? matrix[i][2 * t + 1][g] : matrix[i][g][2 * t + 1];
+            y.r[i] = low | high << 16;
+          }
+          store_slot(slots_out[l], y);
+        }
+      });
   std::memcpy(out, result.r, sizeof out);
 }
 

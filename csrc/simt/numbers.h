@@ -1,5 +1,6 @@
-// Half, bfloat16 and the two fp8 kinds for a host that has no CUDA headers. One rounding routine for all four.
-// tests/native/test_simt.py compares every code and every rounding boundary with torch.
+// Half, bfloat16 and the two fp8 kinds for a host that has no CUDA headers. One rounding routine
+// for all four. tests/native/test_simt.py compares every code and every rounding boundary with
+// torch.
 #pragma once
 
 #include <array>
@@ -15,7 +16,7 @@ struct Format {
   int min_exponent;
   uint32_t max_code;  // the largest finite magnitude
   uint32_t nan_code;
-  bool saturates;     // a larger magnitude becomes max_code; otherwise max_code + 1, which is infinity
+  bool saturates;  // a larger magnitude becomes max_code; otherwise max_code + 1, which is infinity
   uint32_t sign_bit;
 };
 
@@ -33,9 +34,11 @@ inline uint32_t encode(const Format& f, float value) {
   if (std::isinf(magnitude)) return sign | (f.saturates ? f.max_code : f.max_code + 1);
   if (magnitude == 0) return sign;
   int exponent = std::ilogb(magnitude);
-  if (exponent < f.min_exponent) exponent = f.min_exponent;  // subnormals keep the smallest normal's step
+  if (exponent < f.min_exponent)
+    exponent = f.min_exponent;  // subnormals keep the smallest normal's step
   const double steps = std::nearbyint(std::ldexp(magnitude, f.mantissa - exponent));
-  // Codes count steps: one binade further is 2^mantissa codes further, and a carry out of the mantissa is right too.
+  // Codes count steps: one binade further is 2^mantissa codes further, and a carry out of the
+  // mantissa is right too.
   const uint64_t code = (static_cast<uint64_t>(exponent - f.min_exponent) << f.mantissa) +
                         static_cast<uint64_t>(steps);
   if (code > f.max_code) return sign | (f.saturates ? f.max_code : f.max_code + 1);

@@ -1,4 +1,5 @@
-// Level base: shape matching and its messages, topology read from a made-up /sys, the thread pool, the bandwidth probe.
+// Level base: shape matching and its messages, topology read from a made-up /sys, the thread pool,
+// the bandwidth probe.
 #include <stdlib.h>
 
 #include <atomic>
@@ -56,9 +57,10 @@ TEST(a_match_binds_names_and_a_mismatch_names_them) {
   Sizes sizes;
   sizes.match("q", tensor({3, 32, 80}), {"S", "H", "D"}, {DType::kF16});
   CHECK_EQ(sizes["H"], 32);
-  CHECK_THROWS(InvalidArgument,
-               sizes.match("k_pages", tensor({512, 32, 16, 64}), {"NP", "H", "PS", "D"}, {DType::kF16}),
-               "k_pages is [512,32,16,64] f16, expected [NP,H=32,PS,D=80] f16; D was set by q");
+  CHECK_THROWS(
+      InvalidArgument,
+      sizes.match("k_pages", tensor({512, 32, 16, 64}), {"NP", "H", "PS", "D"}, {DType::kF16}),
+      "k_pages is [512,32,16,64] f16, expected [NP,H=32,PS,D=80] f16; D was set by q");
   CHECK(!sizes.has("NP"));  // a failed match binds nothing
   sizes.match("k_pages", tensor({512, 32, 16, 80}), {"NP", "H", "PS", "D"}, {DType::kF16});
   CHECK_EQ(sizes["NP"], 512);
@@ -70,9 +72,11 @@ TEST(a_match_checks_rank_dtype_numbers_layout_and_access) {
                "x is [3] f16, expected [T,K] f16");
   CHECK_THROWS(InvalidArgument, sizes.match("x", tensor({3, 4}), {"T", 5}, {DType::kF16}),
                "x is [3,4] f16, expected [T,5] f16");
-  CHECK_THROWS(InvalidArgument, sizes.match("x", tensor({3}, DType::kI8), {"T"}, {DType::kF32, DType::kF16}),
+  CHECK_THROWS(InvalidArgument,
+               sizes.match("x", tensor({3}, DType::kI8), {"T"}, {DType::kF32, DType::kF16}),
                "x is [3] i8, expected [T] f32 or f16");
-  CHECK_THROWS(InvalidArgument, sizes.match("x", tensor({3, 4}), {"T", "T"}, {DType::kF16}), "T was set by x");
+  CHECK_THROWS(InvalidArgument, sizes.match("x", tensor({3, 4}), {"T", "T"}, {DType::kF16}),
+               "T was set by x");
   TensorView strided = tensor({3, 4});
   strided.strides_elems = {8, 1};
   CHECK_THROWS(InvalidArgument, sizes.match("x", strided, {"T", "K"}, {DType::kF16}),
@@ -80,7 +84,8 @@ TEST(a_match_checks_rank_dtype_numbers_layout_and_access) {
   TensorView constant = tensor({2});
   constant.read_only = true;
   sizes.match("x", constant, {2}, {DType::kF16});
-  CHECK_THROWS(InvalidArgument, sizes.match("out", constant, {2}, {DType::kF16}, tgv::Access::kWrite),
+  CHECK_THROWS(InvalidArgument,
+               sizes.match("out", constant, {2}, {DType::kF16}, tgv::Access::kWrite),
                "out is [2] f16, read-only, expected writable memory");
   TensorView nothing = tensor({2});
   nothing.data = nullptr;
@@ -90,7 +95,8 @@ TEST(a_match_checks_rank_dtype_numbers_layout_and_access) {
 TEST(a_size_set_by_hand_is_held_to) {
   Sizes sizes;
   sizes.set("G", 32, "group_size");
-  CHECK_THROWS(InvalidArgument, sizes.match("s", tensor({16}), {"G"}, {DType::kF16}), "G was set by group_size");
+  CHECK_THROWS(InvalidArgument, sizes.match("s", tensor({16}), {"G"}, {DType::kF16}),
+               "G was set by group_size");
   CHECK_THROWS(InvalidArgument, sizes.set("G", 64, "other"), "expected 32 as set by group_size");
   CHECK_THROWS(InvalidArgument, sizes["K"], "K was asked for before");
 }
@@ -104,7 +110,8 @@ TEST(strides_of_single_elements_do_not_matter) {
 
 TEST(hyperthreads_are_one_core) {
   FakeRoot root;
-  for (int i = 0; i < 8; ++i) root.cpu(i, i / 4, i % 2);  // two packages of two cores of two threads
+  for (int i = 0; i < 8; ++i)
+    root.cpu(i, i / 4, i % 2);  // two packages of two cores of two threads
   CHECK_EQ(tgv::count_physical_cores({0, 1, 2, 3, 4, 5, 6, 7}, root.path()), 4);
   CHECK_EQ(tgv::count_physical_cores({0, 2}, root.path()), 1);
   CHECK_EQ(tgv::count_physical_cores({0, 4}, root.path()), 2);

@@ -1,7 +1,9 @@
-// A test framework in one header: the tests run on devices and under sanitizers, with nothing else installed.
+// A test framework in one header: the tests run on devices and under sanitizers, with nothing else
+// installed.
 //
-//   TEST(name) { CHECK(a == b); CHECK_EQ(a, b); CHECK_THROWS(InvalidArgument, call(), "part of the message"); }
-//   TEST_MAIN()     runs all, or those whose names contain an argument; exit code 1 if one fails
+//   TEST(name) { CHECK(a == b); CHECK_EQ(a, b); CHECK_THROWS(InvalidArgument, call(), "part of the
+//   message"); } TEST_MAIN()     runs all, or those whose names contain an argument; exit code 1 if
+//   one fails
 #pragma once
 
 #include <cstdio>
@@ -55,9 +57,9 @@ inline int run(int count, char** names) {
 
 }  // namespace tgv::test
 
-#define TEST(name)                                                        \
-  static void test_##name();                                              \
-  static const tgv::test::Register register_##name(#name, test_##name);   \
+#define TEST(name)                                                      \
+  static void test_##name();                                            \
+  static const tgv::test::Register register_##name(#name, test_##name); \
   static void test_##name()
 
 #define TEST_MAIN() \
@@ -77,16 +79,17 @@ inline int run(int count, char** names) {
     }                                                                                      \
   } while (0)
 
-#define CHECK_THROWS(type, statement, part)                                                       \
-  do {                                                                                            \
-    bool thrown_ = false;                                                                         \
-    try {                                                                                         \
-      statement;                                                                                  \
-    } catch (const type& error_) {                                                                \
-      thrown_ = true;                                                                             \
-      if (!std::strstr(error_.what(), part)) {                                                    \
-        tgv::test::fail(__FILE__, __LINE__, tgv::concat("'", error_.what(), "' lacks '", part, "'")); \
-      }                                                                                           \
-    }                                                                                             \
-    if (!thrown_) tgv::test::fail(__FILE__, __LINE__, #statement " did not throw " #type);        \
+#define CHECK_THROWS(type, statement, part)                                                \
+  do {                                                                                     \
+    bool thrown_ = false;                                                                  \
+    try {                                                                                  \
+      statement;                                                                           \
+    } catch (const type& error_) {                                                         \
+      thrown_ = true;                                                                      \
+      if (!std::strstr(error_.what(), part)) {                                             \
+        tgv::test::fail(__FILE__, __LINE__,                                                \
+                        tgv::concat("'", error_.what(), "' lacks '", part, "'"));          \
+      }                                                                                    \
+    }                                                                                      \
+    if (!thrown_) tgv::test::fail(__FILE__, __LINE__, #statement " did not throw " #type); \
   } while (0)

@@ -1,5 +1,6 @@
-// Arrays in the memory that kernels see: a GPU's under nvcc, the host's under the emulation. Each lies between two zones
-// of NaN bits, so that reading past an end shows in the result; writing past one is found by guards_intact().
+// Arrays in the memory that kernels see: a GPU's under nvcc, the host's under the emulation. Each
+// lies between two zones of NaN bits, so that reading past an end shows in the result; writing past
+// one is found by guards_intact().
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,9 @@ class DeviceArray {
 
   // Filled with NaN bits: an output before anybody has written it.
   explicit DeviceArray(size_t count) : count_(count) { allocate(nullptr); }
-  explicit DeviceArray(const std::vector<T>& values) : count_(values.size()) { allocate(values.data()); }
+  explicit DeviceArray(const std::vector<T>& values) : count_(values.size()) {
+    allocate(values.data());
+  }
   ~DeviceArray() {
 #if defined(__CUDACC__)
     cudaFree(memory_);
@@ -54,7 +57,8 @@ class DeviceArray {
     if (values) std::memcpy(bytes.data() + kGuardBytes, values, count_ * sizeof(T));
 #if defined(__CUDACC__)
     cuda::check(cudaMalloc(&memory_, bytes.size()), "cudaMalloc");
-    cuda::check(cudaMemcpy(memory_, bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+    cuda::check(cudaMemcpy(memory_, bytes.data(), bytes.size(), cudaMemcpyHostToDevice),
+                "cudaMemcpy");
 #else
     host_.resize(bytes.size() + 64);
     memory_ = host_.data() + (64 - reinterpret_cast<uintptr_t>(host_.data()) % 64) % 64;
@@ -66,7 +70,8 @@ class DeviceArray {
     std::vector<uint8_t> bytes(count_ * sizeof(T) + 2 * kGuardBytes);
 #if defined(__CUDACC__)
     cuda::check(cudaDeviceSynchronize(), "a kernel");
-    cuda::check(cudaMemcpy(bytes.data(), memory_, bytes.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+    cuda::check(cudaMemcpy(bytes.data(), memory_, bytes.size(), cudaMemcpyDeviceToHost),
+                "cudaMemcpy");
 #else
     std::memcpy(bytes.data(), memory_, bytes.size());
 #endif

@@ -1,4 +1,5 @@
-// Half on the host, for test data. Under nvcc the emulation is not there, so this stands alone on simt/numbers.h.
+// Half on the host, for test data. Under nvcc the emulation is not there, so this stands alone on
+// simt/numbers.h.
 #pragma once
 
 #include "kernels/cuda/numbers.h"

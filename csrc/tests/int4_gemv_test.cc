@@ -1,4 +1,5 @@
-// kernels/cuda/int4_gemv against double precision. Compiled for the emulation and, by nvcc, for a GPU.
+// kernels/cuda/int4_gemv against double precision. Compiled for the emulation and, by nvcc, for a
+// GPU.
 #include <cmath>
 #include <limits>
 #include <random>
@@ -20,7 +21,7 @@ struct Problem {
 };
 
 struct Data {
-  std::vector<uint8_t> q;                  // [n, k]
+  std::vector<uint8_t> q;                    // [n, k]
   std::vector<Half> scales, zeros, x, bias;  // [n, groups], [n, groups], [batch, k], [n]
   int64_t groups;
 };
@@ -35,7 +36,8 @@ Data make_data(const Problem& problem, unsigned seed) {
     d.scales.push_back(to_half((random() & 1 ? 1 : -1) * (0.002f + 0.001f * (random() % 16))));
     d.zeros.push_back(to_half(static_cast<float>(problem.asymmetric ? random() % 16 : 8)));
   }
-  for (int64_t i = 0; i < problem.batch * problem.k; ++i) d.x.push_back(to_half(normal(random) + 0.3f));
+  for (int64_t i = 0; i < problem.batch * problem.k; ++i)
+    d.x.push_back(to_half(normal(random) + 0.3f));
   for (int64_t i = 0; i < problem.n; ++i) d.bias.push_back(to_half(normal(random)));
   return d;
 }
@@ -72,7 +74,8 @@ std::vector<float> run(const Problem& problem, const Data& d, int blocks) {
 void check_against_double(const Problem& problem, const Data& d, const std::vector<float>& y) {
   for (int b = 0; b < problem.batch; ++b) {
     for (int64_t row = 0; row < problem.n; ++row) {
-      double expected = problem.bias ? from_half(d.bias[row]) : 0.0, magnitude = std::fabs(expected);
+      double expected = problem.bias ? from_half(d.bias[row]) : 0.0,
+             magnitude = std::fabs(expected);
       for (int64_t k = 0; k < problem.k; ++k) {
         const int64_t g = row * d.groups + k / problem.group;
         const double s = from_half(d.scales[g]), z = from_half(d.zeros[g]);
@@ -82,28 +85,31 @@ void check_against_double(const Problem& problem, const Data& d, const std::vect
         // what the kernel adds up: (16 + q) x and, once per group, (16 + z) S
         magnitude += ((16 + q) + (16 + z)) * std::fabs(s * x);
       }
-      // Chains: a group's columns on the tensor core, the group's sum of x, the groups, the warps and the bias.
+      // Chains: a group's columns on the tensor core, the group's sum of x, the groups, the warps
+      // and the bias.
       const double bound = fp32_sum_bound(problem.group + d.groups + 8.0, magnitude);
       const double error = std::fabs(y[b * problem.n + row] - expected);
       if (!(error <= bound)) {
         fail(__FILE__, __LINE__,
-             concat("y[", b, ",", row, "] is ", y[b * problem.n + row], ", expected ", expected, " within ",
-                    bound, " (N=", problem.n, " K=", problem.k, " batch ", problem.batch, " group ",
-                    problem.group, ")"));
+             concat("y[", b, ",", row, "] is ", y[b * problem.n + row], ", expected ", expected,
+                    " within ", bound, " (N=", problem.n, " K=", problem.k, " batch ",
+                    problem.batch, " group ", problem.group, ")"));
       }
     }
   }
 }
 
 void check_problem(const Problem& problem, int blocks) {
-  const Data data = make_data(problem, static_cast<unsigned>(problem.n * 131 + problem.k + problem.batch));
+  const Data data =
+      make_data(problem, static_cast<unsigned>(problem.n * 131 + problem.k + problem.batch));
   check_against_double(problem, data, run(problem, data, blocks));
 }
 
 TEST(every_group_batch_and_symmetry) {
   for (int group : {32, 64, 128}) {
     for (int batch = 1; batch <= 8; ++batch) {
-      for (bool asymmetric : {false, true}) check_problem({32, 256, batch, group, asymmetric, true}, 2);
+      for (bool asymmetric : {false, true})
+        check_problem({32, 256, batch, group, asymmetric, true}, 2);
     }
   }
 }
@@ -138,8 +144,8 @@ TEST(a_row_does_not_depend_on_batch_or_blocks) {
   }
 }
 
-// Barriers in order: sums cleared, x staged, partials written, partials read (batch > 1); the last one matters only when
-// a block takes a second row tile.
+// Barriers in order: sums cleared, x staged, partials written, partials read (batch > 1); the last
+// one matters only when a block takes a second row tile.
 TEST(schedules_see_every_missing_barrier) {
   for (int barrier = 0; barrier < 4; ++barrier) {
     CHECK(mutation_is_seen(barrier, false, [] { check_problem({64, 640, 3, 32, true, true}, 1); }));
@@ -164,8 +170,9 @@ TEST(why_not_says_what_is_wrong) {
   CHECK_EQ(cuda::int4_gemv_why_not(p, 49152), std::string("batch is 9, expected 1..8"));
   p.batch = 8;
   p.k = 10240;
-  CHECK_EQ(cuda::int4_gemv_why_not(p, 101376),
-           std::string("K=10240 at batch 8 needs 178688 bytes of shared memory, a block has 101376"));
+  CHECK_EQ(
+      cuda::int4_gemv_why_not(p, 101376),
+      std::string("K=10240 at batch 8 needs 178688 bytes of shared memory, a block has 101376"));
   p.group = 48;
   CHECK_EQ(cuda::int4_gemv_why_not(p, 101376), std::string("group is 48, expected 32, 64 or 128"));
   p.group = 32;

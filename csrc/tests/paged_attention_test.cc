@@ -1,4 +1,5 @@
-// kernels/cuda/paged_attention against double precision. Compiled for the emulation and, by nvcc, for a GPU.
+// kernels/cuda/paged_attention against double precision. Compiled for the emulation and, by nvcc,
+// for a GPU.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -16,7 +17,8 @@ namespace {
 
 constexpr int PS = cuda::kPagePositions;
 
-// Sequences of given lengths over pages in random order; every position that no sequence holds is NaN.
+// Sequences of given lengths over pages in random order; every position that no sequence holds is
+// NaN.
 struct Problem {
   int heads, head_dim, max_pages, pages;
   std::vector<int32_t> lengths, table;
@@ -41,7 +43,8 @@ Problem make_problem(int heads, int head_dim, const std::vector<int32_t>& length
   std::vector<int32_t> order(p.pages);
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), random);
-  p.table.assign(static_cast<size_t>(p.max_pages) * p.sequences(), 1 << 30);  // a page that is not there
+  p.table.assign(static_cast<size_t>(p.max_pages) * p.sequences(),
+                 1 << 30);  // a page that is not there
   const size_t elements = static_cast<size_t>(p.pages) * heads * PS * head_dim;
   p.k.assign(elements, Half{0x7fff});
   p.v.assign(elements, Half{0x7fff});
@@ -84,8 +87,9 @@ std::vector<float> run(const Problem& problem) {
   return out.download();
 }
 
-// Exact scores and output of one head, and a bound on the kernel's error: a score is off by at most `score_bound`, so a
-// weight by that factor (twice: in the weight and in the sum), plus the sums of up to `length` terms.
+// Exact scores and output of one head, and a bound on the kernel's error: a score is off by at most
+// `score_bound`, so a weight by that factor (twice: in the weight and in the sum), plus the sums of
+// up to `length` terms.
 void check_head(const Problem& p, const std::vector<float>& out, int s, int h) {
   const size_t row = static_cast<size_t>(s * p.heads + h) * p.head_dim;
   const int length = p.lengths[s];
@@ -118,8 +122,9 @@ void check_head(const Problem& p, const std::vector<float>& out, int s, int h) {
     const double bound = length ? relative * 2 * magnitude[d] / sum : 0;
     const double error = std::fabs(out[row + d] - expected);
     if (!(error <= bound)) {
-      fail(__FILE__, __LINE__, concat("out[", s, ",", h, ",", d, "] is ", out[row + d], ", expected ", expected,
-                                      " within ", bound, " (length ", length, ", D ", p.head_dim, ")"));
+      fail(__FILE__, __LINE__,
+           concat("out[", s, ",", h, ",", d, "] is ", out[row + d], ", expected ", expected,
+                  " within ", bound, " (length ", length, ", D ", p.head_dim, ")"));
     }
   }
 }
@@ -132,7 +137,8 @@ void check_problem(const Problem& problem) {
 }
 
 TEST(lengths_around_pages_and_cuts) {
-  check_problem(make_problem(3, 80, {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129}, 1));
+  check_problem(
+      make_problem(3, 80, {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129}, 1));
 }
 
 TEST(a_long_context) { check_problem(make_problem(2, 80, {1031}, 2)); }
@@ -157,7 +163,8 @@ TEST(a_sequence_does_not_depend_on_the_others) {
   for (int s = 0; s < 3; ++s) {
     Problem one = all;
     one.lengths = {all.lengths[s]};
-    one.table.assign(all.table.begin() + s * all.max_pages, all.table.begin() + (s + 1) * all.max_pages);
+    one.table.assign(all.table.begin() + s * all.max_pages,
+                     all.table.begin() + (s + 1) * all.max_pages);
     const size_t row = static_cast<size_t>(all.heads) * all.head_dim;
     one.q.assign(all.q.begin() + s * row, all.q.begin() + (s + 1) * row);
     const std::vector<float> alone = run(one);
@@ -170,7 +177,8 @@ TEST(why_not_says_what_is_wrong) {
   p.head_dim = 96;
   CHECK_EQ(cuda::paged_attention_why_not(p), std::string("head_dim is 96, expected 64 or 80"));
   p.head_dim = 80;
-  CHECK_EQ(cuda::paged_attention_why_not(p), std::string("S=0, H=0, max_pages=0, expected all >= 1"));
+  CHECK_EQ(cuda::paged_attention_why_not(p),
+           std::string("S=0, H=0, max_pages=0, expected all >= 1"));
   p.sequences = p.heads = p.max_pages = 1;
   CHECK_EQ(cuda::paged_attention_why_not(p), std::string("a pointer is null"));
   CHECK_THROWS(InvalidArgument, cuda::launch_paged_attention(p, {}), "paged_attention: a pointer");

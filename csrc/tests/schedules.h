@@ -1,5 +1,5 @@
-// Runs a test body under several schedules of the emulation, and checks that the schedules see mutations. On a GPU the
-// hardware schedules: the body runs once, and mutations are not possible.
+// Runs a test body under several schedules of the emulation, and checks that the schedules see
+// mutations. On a GPU the hardware schedules: the body runs once, and mutations are not possible.
 #pragma once
 
 #include "tests/check.h"
@@ -41,8 +41,8 @@ void for_each_schedule(Body body) {
 
 inline constexpr bool kCanMutate = true;
 
-// Whether body() throws under some schedule with its `barrier`-th block barrier left out (-1: none), or with waits for
-// copies one group short.
+// Whether body() throws under some schedule with its `barrier`-th block barrier left out (-1:
+// none), or with waits for copies one group short.
 template <class Body>
 bool mutation_is_seen(int barrier, bool short_copy_waits, Body body) {
   RestoreOptions restore;

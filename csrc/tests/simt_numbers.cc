@@ -45,7 +45,8 @@ int main(int count, char** arguments) {
   if (!std::strcmp(arguments[1], "decode")) {
     std::vector<float> out;
     for (uint16_t code : read_all<uint16_t>(arguments[3])) {
-      out.push_back(format == &simt::kHalf ? simt::half_to_float(code) : simt::decode(*format, code));
+      out.push_back(format == &simt::kHalf ? simt::half_to_float(code)
+                                           : simt::decode(*format, code));
     }
     return write_all(arguments[4], out) ? 0 : 1;
   }

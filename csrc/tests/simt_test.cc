@@ -16,7 +16,8 @@
 namespace tgv::test {
 namespace {
 
-// --- warps ----------------------------------------------------------------------------------------------------------
+// --- warps
+// ----------------------------------------------------------------------------------------------------------
 __global__ void shuffles(int* out) {
   const int lane = static_cast<int>(threadIdx.x) & 31;
   int* mine = out + threadIdx.x * 6;
@@ -57,20 +58,27 @@ __global__ void divergent_barrier() {
   if (threadIdx.x < 40) {
     __syncthreads();
   } else {
-    (void)__shfl_xor_sync(~0u, 1, 1);  // lanes 40..63 wait for lanes 32..39, which wait at the barrier
+    (void)__shfl_xor_sync(~0u, 1,
+                          1);  // lanes 40..63 wait for lanes 32..39, which wait at the barrier
   }
 }
 
 TEST(misuse_is_an_error_not_a_hang) {
   std::vector<int> out(64);
-  CHECK_THROWS(simt::Error, simt::launch(divergent_shuffle, dim3(1), dim3(32), 0, false, out.data()), "deadlock");
-  CHECK_THROWS(simt::Error, simt::launch(wrong_mask, dim3(1), dim3(32), 0, false), "mask leaves it out");
-  CHECK_THROWS(simt::Error, simt::launch(different_operations, dim3(1), dim3(32), 0, false, out.data()),
+  CHECK_THROWS(simt::Error,
+               simt::launch(divergent_shuffle, dim3(1), dim3(32), 0, false, out.data()),
+               "deadlock");
+  CHECK_THROWS(simt::Error, simt::launch(wrong_mask, dim3(1), dim3(32), 0, false),
+               "mask leaves it out");
+  CHECK_THROWS(simt::Error,
+               simt::launch(different_operations, dim3(1), dim3(32), 0, false, out.data()),
                "different warp operations");
-  CHECK_THROWS(simt::Error, simt::launch(divergent_barrier, dim3(1), dim3(64), 0, false), "deadlock");
+  CHECK_THROWS(simt::Error, simt::launch(divergent_barrier, dim3(1), dim3(64), 0, false),
+               "deadlock");
 }
 
-// --- block barriers -------------------------------------------------------------------------------------------------
+// --- block barriers
+// -------------------------------------------------------------------------------------------------
 // Every thread writes, then reads a neighbour in another warp; twice, through the same array.
 __global__ void neighbours(int* out) {
   TGV_SHARED(int, cell, [128]);
@@ -88,13 +96,15 @@ __global__ void neighbours(int* out) {
 void check_neighbours() {
   std::vector<int> out(5 * 128, -1);
   simt::launch(neighbours, dim3(5), dim3(128), 0, false, out.data());
-  for (size_t i = 0; i < out.size(); ++i) CHECK_EQ(out[i], static_cast<int>((i % 128 + 37) % 128) * 3);
+  for (size_t i = 0; i < out.size(); ++i)
+    CHECK_EQ(out[i], static_cast<int>((i % 128 + 37) % 128) * 3);
 }
 
 TEST(block_barriers) { for_each_schedule(check_neighbours); }
 
 TEST(a_missing_barrier_is_seen) {
-  for (int barrier = 0; barrier < 3; ++barrier) CHECK(mutation_is_seen(barrier, false, check_neighbours));
+  for (int barrier = 0; barrier < 3; ++barrier)
+    CHECK(mutation_is_seen(barrier, false, check_neighbours));
   CHECK(!mutation_is_seen(-1, false, check_neighbours));
 }
 
@@ -124,8 +134,10 @@ TEST(unwritten_shared_memory_is_nan) {
   for (float value : out) CHECK(std::isnan(value));
 }
 
-// --- asynchronous copies --------------------------------------------------------------------------------------------
-// A three-stage ring: stage s + 2 is on its way while stage s is used, by other threads than copied it.
+// --- asynchronous copies
+// -------------------------------------------------------------------------------------------- A
+// three-stage ring: stage s + 2 is on its way while stage s is used, by other threads than copied
+// it.
 __global__ void ring(const float* in, float* out, int stages) {
   TGV_SHARED(float, slot, [3][256]);
   const int i = static_cast<int>(threadIdx.x);
@@ -148,7 +160,8 @@ void check_ring() {
   const int stages = 9;
   std::vector<float> in(stages * 256), out(64);
   for (size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(i * 37 % 101);
-  simt::launch(ring, dim3(1), dim3(64), 0, false, static_cast<const float*>(in.data()), out.data(), stages);
+  simt::launch(ring, dim3(1), dim3(64), 0, false, static_cast<const float*>(in.data()), out.data(),
+               stages);
   for (int t = 0; t < 64; ++t) {
     float expected = 0;
     for (int s = 0; s < stages; ++s) expected += in[static_cast<size_t>(s * 256 + t * 7 % 256)];
@@ -200,7 +213,8 @@ __global__ void bulk(const float* in, float* out, int rounds, bool wait) {
 void check_bulk(bool wait) {
   std::vector<float> in(5 * 128), out(64);
   std::iota(in.begin(), in.end(), 1.0f);
-  simt::launch(bulk, dim3(1), dim3(64), 0, false, static_cast<const float*>(in.data()), out.data(), 5, wait);
+  simt::launch(bulk, dim3(1), dim3(64), 0, false, static_cast<const float*>(in.data()), out.data(),
+               5, wait);
   for (int t = 0; t < 64; ++t) {
     float expected = 0;
     for (int r = 0; r < 5; ++r) expected += in[static_cast<size_t>(r * 128 + t * 5 % 128)];
@@ -211,10 +225,12 @@ void check_bulk(bool wait) {
 TEST(bulk_copies_and_mbarriers) {
   for_each_schedule([] { check_bulk(true); });
   CHECK(mutation_is_seen(-1, false, [] { check_bulk(false); }));
-  CHECK(mutation_is_seen(0, false, [] { check_bulk(true); }));  // used before its init, or a copy overtaken
+  CHECK(mutation_is_seen(0, false,
+                         [] { check_bulk(true); }));  // used before its init, or a copy overtaken
 }
 
-// --- between blocks -------------------------------------------------------------------------------------------------
+// --- between blocks
+// -------------------------------------------------------------------------------------------------
 __global__ void grid_sums(unsigned* counter, float* slots, float* out, int phases) {
   float total = 0;
   for (int p = 0; p < phases; ++p) {
@@ -231,7 +247,8 @@ TEST(grid_barriers) {
     constexpr int kBlocks = 5, kPhases = 40;
     unsigned counter = 0;
     std::vector<float> slots(2 * kBlocks), out(kBlocks * 64);
-    simt::launch(grid_sums, dim3(kBlocks), dim3(64), 0, true, &counter, slots.data(), out.data(), kPhases);
+    simt::launch(grid_sums, dim3(kBlocks), dim3(64), 0, true, &counter, slots.data(), out.data(),
+                 kPhases);
     float expected = 0;
     for (int p = 0; p < kPhases; ++p) expected += kBlocks * (kBlocks - 1) / 2.0f + kBlocks * p;
     for (float value : out) CHECK_EQ(value, expected);
@@ -245,10 +262,12 @@ __global__ void one_block_fails(unsigned* counter) {
 
 TEST(a_failing_block_releases_the_others) {
   unsigned counter = 0;
-  CHECK_THROWS(simt::Error, simt::launch(one_block_fails, dim3(3), dim3(32), 0, true, &counter), "this block fails");
+  CHECK_THROWS(simt::Error, simt::launch(one_block_fails, dim3(3), dim3(32), 0, true, &counter),
+               "this block fails");
 }
 
-// --- tensor core ----------------------------------------------------------------------------------------------------
+// --- tensor core
+// ----------------------------------------------------------------------------------------------------
 template <class Accumulator>
 struct Operands {
   uint32_t a[32][4], b[32][2];
@@ -257,21 +276,25 @@ struct Operands {
 
 __global__ void multiply_f16(Operands<float>* o) {
   auto& x = *o;
-  cuda::mma_f16(x.d[threadIdx.x], x.a[threadIdx.x], x.b[threadIdx.x][0], x.b[threadIdx.x][1], x.c[threadIdx.x]);
+  cuda::mma_f16(x.d[threadIdx.x], x.a[threadIdx.x], x.b[threadIdx.x][0], x.b[threadIdx.x][1],
+                x.c[threadIdx.x]);
 }
 __global__ void multiply_bf16(Operands<float>* o) {
   auto& x = *o;
-  cuda::mma_bf16(x.d[threadIdx.x], x.a[threadIdx.x], x.b[threadIdx.x][0], x.b[threadIdx.x][1], x.c[threadIdx.x]);
+  cuda::mma_bf16(x.d[threadIdx.x], x.a[threadIdx.x], x.b[threadIdx.x][0], x.b[threadIdx.x][1],
+                 x.c[threadIdx.x]);
 }
 __global__ void multiply_s8(Operands<int32_t>* o) {
   auto& x = *o;
-  cuda::mma_s8(x.d[threadIdx.x], x.a[threadIdx.x], x.b[threadIdx.x][0], x.b[threadIdx.x][1], x.c[threadIdx.x]);
+  cuda::mma_s8(x.d[threadIdx.x], x.a[threadIdx.x], x.b[threadIdx.x][0], x.b[threadIdx.x][1],
+               x.c[threadIdx.x]);
 }
 
-// Element (row, k) of A in the PTX manual's own terms: for f16, a[i] holds row = g (i even) or g + 8, and
-// k = 2t + {0, 1} for i < 2 or that + 8 for i >= 2. For s8, 4t + {0..3} and + 16.
+// Element (row, k) of A in the PTX manual's own terms: for f16, a[i] holds row = g (i even) or g +
+// 8, and k = 2t + {0, 1} for i < 2 or that + 8 for i >= 2. For s8, 4t + {0..3} and + 16.
 template <class Accumulator, class Set>
-void fill(Operands<Accumulator>& o, int k_size, Set set, const std::vector<int>& a, const std::vector<int>& b) {
+void fill(Operands<Accumulator>& o, int k_size, Set set, const std::vector<int>& a,
+          const std::vector<int>& b) {
   const int per_word = k_size / 8;
   std::memset(&o, 0, sizeof o);
   for (int lane = 0; lane < 32; ++lane) {
@@ -294,7 +317,8 @@ template <class Accumulator, class Set>
 void check_mma(void (*kernel)(Operands<Accumulator>*), int k_size, Set set) {
   std::mt19937 random(3);
   std::vector<int> a(static_cast<size_t>(16 * k_size)), b(static_cast<size_t>(k_size * 8));
-  for (int& value : a) value = static_cast<int>(random() % 17) - 8;  // small integers: every sum is exact
+  for (int& value : a)
+    value = static_cast<int>(random() % 17) - 8;  // small integers: every sum is exact
   for (int& value : b) value = static_cast<int>(random() % 17) - 8;
   Operands<Accumulator> o;
   fill(o, k_size, set, a, b);
@@ -304,7 +328,8 @@ void check_mma(void (*kernel)(Operands<Accumulator>*), int k_size, Set set) {
       const int row = lane / 4 + (i / 2) * 8, column = lane % 4 * 2 + i % 2;
       int expected = row * 100 + column;
       for (int k = 0; k < k_size; ++k) {
-        expected += a[static_cast<size_t>(row * k_size + k)] * b[static_cast<size_t>(k * 8 + column)];
+        expected +=
+            a[static_cast<size_t>(row * k_size + k)] * b[static_cast<size_t>(k * 8 + column)];
       }
       CHECK_EQ(o.d[lane][i], static_cast<Accumulator>(expected));
     }
@@ -319,7 +344,8 @@ TEST(tensor_core_products) {
     check_mma<float>(multiply_bf16, 16, [](int v, int e) {
       return static_cast<uint32_t>(simt::float_to_bfloat16(static_cast<float>(v))) << 16 * e;
     });
-    check_mma<int32_t>(multiply_s8, 32, [](int v, int e) { return static_cast<uint32_t>(v & 0xff) << 8 * e; });
+    check_mma<int32_t>(multiply_s8, 32,
+                       [](int v, int e) { return static_cast<uint32_t>(v & 0xff) << 8 * e; });
   });
 }
 
@@ -341,7 +367,8 @@ TEST(matrix_loads) {
     for (uint32_t m = 0; m < 4; ++m) {
       const uint32_t g = lane / 4, t = lane % 4, base = m * 64;
       CHECK_EQ(plain[lane * 4 + m], (base + g * 8 + 2 * t) | (base + g * 8 + 2 * t + 1) << 16);
-      CHECK_EQ(transposed[lane * 4 + m], (base + 2 * t * 8 + g) | (base + (2 * t + 1) * 8 + g) << 16);
+      CHECK_EQ(transposed[lane * 4 + m], (base + 2 * t * 8 + g) | (base + (2 * t + 1) * 8 + g)
+                                                                      << 16);
     }
   }
 }

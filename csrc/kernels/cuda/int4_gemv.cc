@@ -10,8 +10,9 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Where in a word the element (register a, half e) of the A fragment lies. Bits 6-9 / 22-25 and 2-5 / 18-21 of the word
-// serve registers 0 and 1, the same bits of the word rotated right by eight serve registers 2 and 3.
+// Where in a word the element (register a, half e) of the A fragment lies. Bits 6-9 / 22-25 and 2-5
+// / 18-21 of the word serve registers 0 and 1, the same bits of the word rotated right by eight
+// serve registers 2 and 3.
 constexpr int kField[4][2] = {{6, 22}, {2, 18}, {14, 30}, {10, 26}};
 
 uint32_t fragment_word(const uint8_t* q, int64_t n, int64_t k, int64_t row0, int64_t column0) {
@@ -61,7 +62,8 @@ int64_t int4_gemv_bytes(const Int4GemvParams& p) {
 }
 
 std::string int4_gemv_why_not(const Int4GemvParams& p, int64_t shared_bytes_per_block) {
-  if (p.n < 1 || p.k < 1) return concat("the matrix is [N=", p.n, ",K=", p.k, "], expected both >= 1");
+  if (p.n < 1 || p.k < 1)
+    return concat("the matrix is [N=", p.n, ",K=", p.k, "], expected both >= 1");
   if (p.batch < 1 || p.batch > 8) return concat("batch is ", p.batch, ", expected 1..8");
   if (p.group != 32 && p.group != 64 && p.group != 128) {
     return concat("group is ", p.group, ", expected 32, 64 or 128");

@@ -1,25 +1,37 @@
-// What      y[batch, n] = x[batch, k] W^T + bias for an int4 W and a batch of 1..8: the weight phases of decoding.
+// What      y[batch, n] = x[batch, k] W^T + bias for an int4 W and a batch of 1..8: the weight
+// phases of decoding.
 //
-// Math      A tensor core multiplies 16 rows of W by 8 columns of x. A nibble q becomes an f16 by one AND-OR with an
-//           exponent: 16 + q (rows 0-7) or 256 + q (rows 8-15, from which 256 is subtracted, exactly). What is left of
-//           these offsets and the zero point leave with the sum S of x over the group:
+// Math      A tensor core multiplies 16 rows of W by 8 columns of x. A nibble q becomes an f16 by
+// one AND-OR with an
+//           exponent: 16 + q (rows 0-7) or 256 + q (rows 8-15, from which 256 is subtracted,
+//           exactly). What is left of these offsets and the zero point leave with the sum S of x
+//           over the group:
 //               y += scale * (sum (offset + q) x - (offset + zero) S)          offset 16 or 0
-//           so that scales act on the four fp32 accumulators once per group, and zero points cost nothing more.
+//           so that scales act on the four fp32 accumulators once per group, and zero points cost
+//           nothing more.
 //
-// Tensors   Int4GemvParams (int4_gemv.h) and the packing there. One tile of 16 rows x 64 columns is 512 contiguous
+// Tensors   Int4GemvParams (int4_gemv.h) and the packing there. One tile of 16 rows x 64 columns is
+// 512 contiguous
 //           bytes, a row of tiles one contiguous stream.
 //
-// Threads   Blocks take row tiles in turn; the 8 warps of a block take the column tiles of a row tile in turn (pairs of
-//           tiles for groups of 128, so that a group stays with one warp) and their sums meet in shared memory, added in
-//           warp order. x and its group sums are staged in shared memory once per block. With a batch of 1 all eight
-//           columns hold the same x: loads are broadcasts and nothing has to be cleared.
+// Threads   Blocks take row tiles in turn; the 8 warps of a block take the column tiles of a row
+// tile in turn (pairs of
+//           tiles for groups of 128, so that a group stays with one warp) and their sums meet in
+//           shared memory, added in warp order. x and its group sums are staged in shared memory
+//           once per block. With a batch of 1 all eight columns hold the same x: loads are
+//           broadcasts and nothing has to be cleared. Four blocks a multiprocessor (at most 64
+//           registers); left to itself the compiler takes 40 for sm_80 and spills.
 //
-// Traffic   Every packed word once, 16 bytes a lane, past L1; x once per block. int4_gemv_bytes counts it.
+// Traffic   Every packed word once, 16 bytes a lane, past L1; x once per block. int4_gemv_bytes
+// counts it.
 //
-// Limits    int4_gemv_why_not: group 32/64/128, and x with its sums must fit in a block's shared memory.
+// Limits    int4_gemv_why_not: group 32/64/128, and x with its sums must fit in a block's shared
+// memory.
 //
-// Numerics  fp32 accumulation. An output depends on its own row of x alone, in a fixed order of k: never on the batch or
-//           on the number of blocks. Products are exact; the offset of 16 costs about four bits of a group's sum.
+// Numerics  fp32 accumulation. An output depends on its own row of x alone, in a fixed order of k:
+// never on the batch or
+//           on the number of blocks. Products are exact; the offset of 16 costs about four bits of
+//           a group's sum.
 //
 // Oracle    Double precision over the unpacked codes, csrc/tests/int4_gemv_test.cc.
 #pragma once
@@ -32,7 +44,8 @@
 
 namespace tgv::cuda {
 
-// Eight neighbours x[row, column...] as four words; zeros beyond k. One load when the row allows it.
+// Eight neighbours x[row, column...] as four words; zeros beyond k. One load when the row allows
+// it.
 __device__ __forceinline__ uint4 load_eight(const Half* x, int64_t row, int64_t column, int64_t k) {
   const Half* p = x + row * k + column;
   if (k % 8 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0 && column + 8 <= k) {
@@ -54,7 +67,8 @@ __device__ __forceinline__ float sum_eight(uint4 v) {
   return ((a.x + a.y) + (b.x + b.y)) + ((c.x + c.y) + (d.x + d.y));
 }
 
-// Copies x into `staged` [batch][stride] and its group sums into `sums` ([groups][8], or [groups] for one row).
+// Copies x into `staged` [batch][stride] and its group sums into `sums` ([groups][8], or [groups]
+// for one row).
 template <int kGroup, bool kSingle>
 __device__ __forceinline__ void stage_activations(const Int4GemvParams& p, Half* staged, int stride,
                                                   int padded_k, float* sums) {
@@ -64,7 +78,8 @@ __device__ __forceinline__ void stage_activations(const Int4GemvParams& p, Half*
     for (int i = threadIdx.x; i < padded_k / kGroup * 8; i += kInt4GemvWarps * 32) sums[i] = 0.0f;
     __syncthreads();
   }
-  // Whole warps stay in the loop together: the sums are shuffled among the kGroup / 8 lanes of a group.
+  // Whole warps stay in the loop together: the sums are shuffled among the kGroup / 8 lanes of a
+  // group.
   for (int first = threadIdx.x - lane; first < chunks; first += kInt4GemvWarps * 32) {
     const int chunk = first + lane;
     const bool valid = chunk < chunks;
@@ -93,7 +108,8 @@ __device__ __forceinline__ void unpack(uint32_t (&a)[4], uint32_t word) {
   a[3] = half2_subtract(lop3<0xEA>(rotated, kLower, k256), k256);
 }
 
-// Adds a finished group: c holds sums of (offset + q) x for rows g, g, g+8, g+8 and columns 2t, 2t+1.
+// Adds a finished group: c holds sums of (offset + q) x for rows g, g, g+8, g+8 and columns 2t,
+// 2t+1.
 template <bool kAsymmetric>
 __device__ __forceinline__ void finish_group(float (&total)[4], float (&c)[4], float2 sum,
                                              uint32_t scales, uint32_t zeros) {
@@ -155,11 +171,12 @@ __device__ __forceinline__ void multiply_row_tile(float (&total)[4], const Int4G
 }
 
 template <int kGroup, bool kSingle, bool kAsymmetric>
-__global__ void __launch_bounds__(kInt4GemvWarps * 32) int4_gemv(const Int4GemvParams p) {
+__global__ void __launch_bounds__(kInt4GemvWarps * 32, 4) int4_gemv(const Int4GemvParams p) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   constexpr int kUnit = kGroup > kInt4GemvTileColumns ? kGroup : kInt4GemvTileColumns;
   const int padded_k = static_cast<int>((p.k + kUnit - 1) / kUnit) * kUnit;
-  const int stride = padded_k + 32;  // 64 bytes over a multiple of 128: two rows share the banks without conflict
+  const int stride =
+      padded_k + 32;  // 64 bytes over a multiple of 128: two rows share the banks without conflict
   TGV_DYNAMIC_SHARED(Half, staged);
   TGV_SHARED(float, partial, [kInt4GemvWarps][16][8]);
   float* sums = reinterpret_cast<float*>(staged + p.batch * stride);
@@ -168,7 +185,8 @@ __global__ void __launch_bounds__(kInt4GemvWarps * 32) int4_gemv(const Int4GemvP
   const int64_t row_tiles = (p.n + kInt4GemvTileRows - 1) / kInt4GemvTileRows;
   for (int64_t row_tile = blockIdx.x; row_tile < row_tiles; row_tile += gridDim.x) {
     float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    multiply_row_tile<kGroup, kSingle, kAsymmetric>(total, p, row_tile, staged, stride, padded_k, sums);
+    multiply_row_tile<kGroup, kSingle, kAsymmetric>(total, p, row_tile, staged, stride, padded_k,
+                                                    sums);
     partial[warp][g][t * 2] = total[0];
     partial[warp][g][t * 2 + 1] = total[1];
     partial[warp][g + 8][t * 2] = total[2];

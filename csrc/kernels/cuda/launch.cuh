@@ -1,4 +1,5 @@
-// Starts kernels: on a GPU under nvcc, under the emulation on the host. Selection happens here, once per problem.
+// Starts kernels: on a GPU under nvcc, under the emulation on the host. Selection happens here,
+// once per problem.
 #pragma once
 
 #include "base/errors.h"
@@ -8,7 +9,7 @@
 namespace tgv::cuda {
 
 struct Launch {
-  int blocks = 1;                         // at most; a kernel never needs more than it has work items
+  int blocks = 1;  // at most; a kernel never needs more than it has work items
   int64_t shared_bytes_per_block = 49152;  // what the device lets a block have
 #if defined(__CUDACC__)
   cudaStream_t stream = nullptr;
@@ -17,7 +18,8 @@ struct Launch {
 
 #if defined(__CUDACC__)
 inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw SystemError(concat(what, " failed: ", cudaGetErrorString(status)));
+  if (status != cudaSuccess)
+    throw SystemError(concat(what, " failed: ", cudaGetErrorString(status)));
 }
 #endif
 
@@ -35,7 +37,8 @@ void start(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t s
   check(cudaGetLastError(), "a kernel launch");
 #else
   (void)launch;
-  simt::launch(kernel, grid, block, static_cast<size_t>(shared_bytes), /*cooperative=*/false, arguments...);
+  simt::launch(kernel, grid, block, static_cast<size_t>(shared_bytes), /*cooperative=*/false,
+               arguments...);
 #endif
 }
 

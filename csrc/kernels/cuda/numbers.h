@@ -1,4 +1,5 @@
-// 16-bit floats as they lie in memory. Conversions: device/convert.cuh on the device, the caller's on the host.
+// 16-bit floats as they lie in memory. Conversions: device/convert.cuh on the device, the caller's
+// on the host.
 #pragma once
 
 #include <cstdint>

@@ -23,13 +23,15 @@ std::string paged_attention_why_not(const PagedAttentionParams& p) {
     return concat("head_dim is ", p.head_dim, ", expected 64 or 80");
   }
   if (p.sequences < 1 || p.heads < 1 || p.max_pages < 1) {
-    return concat("S=", p.sequences, ", H=", p.heads, ", max_pages=", p.max_pages, ", expected all >= 1");
+    return concat("S=", p.sequences, ", H=", p.heads, ", max_pages=", p.max_pages,
+                  ", expected all >= 1");
   }
   if (!p.out || !p.partial || !p.q || !p.k_pages || !p.v_pages || !p.block_table || !p.lengths) {
     return "a pointer is null";
   }
   for (const Half* pointer : {p.q, p.k_pages, p.v_pages}) {
-    if (reinterpret_cast<uintptr_t>(pointer) % 8) return "q, k_pages or v_pages is not 8-byte aligned";
+    if (reinterpret_cast<uintptr_t>(pointer) % 8)
+      return "q, k_pages or v_pages is not 8-byte aligned";
   }
   return "";
 }

@@ -1,5 +1,5 @@
-// Decode attention over a paged cache: the problem and when the kernels can take it. Host code only; the kernels are in
-// paged_attention.cuh.
+// Decode attention over a paged cache: the problem and when the kernels can take it. Host code
+// only; the kernels are in paged_attention.cuh.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 namespace tgv::cuda {
 
 inline constexpr int kPagePositions = 16;  // PS
-// The context is cut at fixed absolute positions, so that a result never depends on how the work was split.
+// The context is cut at fixed absolute positions, so that a result never depends on how the work
+// was split.
 inline constexpr int kCutPositions = 64;
 
 // out[s, h] = softmax(q[s, h] K^T * scale) V over the first lengths[s] positions of sequence s.
@@ -19,13 +20,14 @@ struct PagedAttentionParams {
   int max_pages = 0;                           // row length of block_table
   float scale = 0;                             // 1 / sqrt(D)
 
-  float* out = nullptr;                  // [S, H, D] f32
-  float* partial = nullptr;              // scratch, paged_attention_partial_elems(p) floats
-  const Half* q = nullptr;               // [S, H, D] f16
-  const Half* k_pages = nullptr;         // [NP, H, PS, D] f16
-  const Half* v_pages = nullptr;         // [NP, H, PS, D] f16
-  const int32_t* block_table = nullptr;  // [S, max_pages], entries beyond a sequence's pages are not read
-  const int32_t* lengths = nullptr;      // [S] in device memory, 1..max_pages * PS; 0 gives zeros
+  float* out = nullptr;           // [S, H, D] f32
+  float* partial = nullptr;       // scratch, paged_attention_partial_elems(p) floats
+  const Half* q = nullptr;        // [S, H, D] f16
+  const Half* k_pages = nullptr;  // [NP, H, PS, D] f16
+  const Half* v_pages = nullptr;  // [NP, H, PS, D] f16
+  const int32_t* block_table =
+      nullptr;  // [S, max_pages], entries beyond a sequence's pages are not read
+  const int32_t* lengths = nullptr;  // [S] in device memory, 1..max_pages * PS; 0 gives zeros
 };
 
 int paged_attention_max_cuts(const PagedAttentionParams& p);

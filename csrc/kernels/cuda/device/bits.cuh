@@ -5,7 +5,8 @@
 
 namespace tgv::cuda {
 
-// Any function of three bits, bitwise: bit (4a + 2b + c) of kTable is the result. 0xEA = (a & b) | c.
+// Any function of three bits, bitwise: bit (4a + 2b + c) of kTable is the result. 0xEA = (a & b) |
+// c.
 template <unsigned kTable>
 __device__ __forceinline__ uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
 #if defined(__CUDACC__)

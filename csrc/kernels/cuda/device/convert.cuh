@@ -32,8 +32,8 @@ __device__ __forceinline__ uint32_t half2_subtract(uint32_t a, uint32_t b) {
   return d;
 #else
   const float2 x = half2_to_float2(a), y = half2_to_float2(b);
-  return simt::float_to_half(x.x - y.x) |
-         static_cast<uint32_t>(simt::float_to_half(x.y - y.y)) << 16;
+  return simt::float_to_half(x.x - y.x) | static_cast<uint32_t>(simt::float_to_half(x.y - y.y))
+                                              << 16;
 #endif
 }
 

@@ -1,14 +1,17 @@
 // Copies from global into shared memory that run while the thread computes.
 //
-// cp.async: each thread copies, commits groups and waits for its own; other threads see the bytes after a further
-// __syncthreads. Bulk copies (sm_90): one thread copies kilobytes and an mbarrier tells all when they have landed.
+// cp.async: each thread copies, commits groups and waits for its own; other threads see the bytes
+// after a further
+// __syncthreads. Bulk copies (sm_90): one thread copies kilobytes and an mbarrier tells all when
+// they have landed.
 #pragma once
 
 #include "kernels/cuda/device/platform.cuh"
 
 namespace tgv::cuda {
 
-// 16 bytes, both addresses 16-byte aligned; only the first `bytes` (0..16) are read, the rest becomes zero.
+// 16 bytes, both addresses 16-byte aligned; only the first `bytes` (0..16) are read, the rest
+// becomes zero.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, int bytes = 16) {
 #if defined(__CUDACC__)
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -40,7 +43,8 @@ __device__ __forceinline__ void wait_copies() {
 
 #if !defined(__CUDACC__) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
-// `barrier` is 8 bytes in shared memory. Init by one thread, then a __syncthreads before anybody else uses it.
+// `barrier` is 8 bytes in shared memory. Init by one thread, then a __syncthreads before anybody
+// else uses it.
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, unsigned arrivals) {
 #if defined(__CUDACC__)
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
@@ -68,8 +72,8 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, unsi
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   const uint32_t tell = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
       "l"(global), "r"(bytes), "r"(tell)
       : "memory");
 #else

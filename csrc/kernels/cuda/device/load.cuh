@@ -1,4 +1,5 @@
-// Loads of data that is read once (weights, old keys and values): past L1, so that they evict nothing of use.
+// Loads of data that is read once (weights, old keys and values): past L1, so that they evict
+// nothing of use.
 #pragma once
 
 #if defined(TGV_SIMT)

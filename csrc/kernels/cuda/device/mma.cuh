@@ -1,4 +1,5 @@
-// Tensor-core products of one warp, and the loads that feed them. Fragment layouts: PTX manual, or simt/mma.h.
+// Tensor-core products of one warp, and the loads that feed them. Fragment layouts: PTX manual, or
+// simt/mma.h.
 #pragma once
 
 #include "kernels/cuda/device/platform.cuh"
@@ -47,7 +48,8 @@ __device__ __forceinline__ void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], 
 #endif
 }
 
-// Four 8x8 matrices of 16-bit elements from shared memory; lane l names row l % 8 of matrix l / 8 (16-byte aligned).
+// Four 8x8 matrices of 16-bit elements from shared memory; lane l names row l % 8 of matrix l / 8
+// (16-byte aligned).
 template <bool kTransposed>
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&out)[4], const void* row) {
 #if defined(__CUDACC__)

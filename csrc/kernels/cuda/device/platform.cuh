@@ -1,5 +1,6 @@
-// What device code stands on: the CUDA runtime under nvcc, or the host emulation the build includes before anything
-// else. The wrappers of this folder are the only place with PTX; each has its host body beside it.
+// What device code stands on: the CUDA runtime under nvcc, or the host emulation the build includes
+// before anything else. The wrappers of this folder are the only place with PTX; each has its host
+// body beside it.
 #pragma once
 
 #include <cstdint>

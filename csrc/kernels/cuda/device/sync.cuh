@@ -14,7 +14,8 @@ __device__ __forceinline__ void add_release(unsigned* word, unsigned value) {
 #endif
 }
 
-// Reads; what the writer did before its release is visible afterwards (through plain loads, not through ld.global.nc).
+// Reads; what the writer did before its release is visible afterwards (through plain loads, not
+// through ld.global.nc).
 __device__ __forceinline__ unsigned load_acquire(const unsigned* word) {
 #if defined(__CUDACC__)
   unsigned value;
@@ -25,8 +26,8 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* word) {
 #endif
 }
 
-// All threads of all blocks; the launch must be cooperative. `counter` starts at 0 and only grows: the n-th barrier of
-// a launch (n from 1) waits for n * blocks.
+// All threads of all blocks; the launch must be cooperative. `counter` starts at 0 and only grows:
+// the n-th barrier of a launch (n from 1) waits for n * blocks.
 __device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned n) {
   __syncthreads();
   if (threadIdx.x == 0) {

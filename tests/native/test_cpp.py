@@ -1,0 +1,40 @@
+"""The C++ tests (csrc/tests): plain executables, CUDA sources included, run here on the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+EXECUTABLES = ("base_test", "cuda_stub_test", "simt_test", "int4_gemv_test", "paged_attention_test")
+
+
+# The first test that needs the build also compiles it.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", EXECUTABLES)
+def test_executable(cpp_build: Path, name: str) -> None:
+    done = subprocess.run([cpp_build / "csrc" / "tests" / name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 failed" in done.stdout
+
+
+def test_every_executable_is_run(repository: Path) -> None:
+    in_tree = {path.stem for path in (repository / "csrc" / "tests").glob("*_test.cc")}
+    assert in_tree == set(EXECUTABLES)
+
+
+def test_a_failing_check_fails_the_executable(cpp_build: Path) -> None:
+    """The environment can ask for a mutation no schedule order 0 would show: the runner must report it."""
+    runner = cpp_build / "csrc" / "tests" / "simt_test"
+    nothing = subprocess.run([runner, "no_test_has_this_name"], capture_output=True, text=True, check=False)
+    assert nothing.returncode == 1
+    assert "0 tests" in nothing.stdout
+
+
+def test_kernels_do_not_depend_on_a_schedule_from_outside(cpp_build: Path) -> None:
+    environment = {**os.environ, "SIMT_ORDER": "77", "SIMT_LAZY_COPIES": "0"}
+    runner = cpp_build / "csrc" / "tests" / "int4_gemv_test"
+    done = subprocess.run([runner, "edge"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,93 @@
+"""The CUDA sources under the real compiler: every instance for every architecture, with no spills.
+
+Skipped where there is no nvcc; the emulation's tests (test_cpp.py) run everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+NVCC = shutil.which("nvcc")
+pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine")
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
+MAX_REGISTERS = 96  # 256 threads a block, two blocks a multiprocessor and room left
+
+
+def nvcc(repository: Path, *arguments: str | Path) -> str:
+    command = [str(NVCC), "-std=c++17", "-O3", f"-I{repository / 'csrc'}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_instance_compiles_without_spills(repository: Path, tmp_path: Path, architecture: str) -> None:
+    source = repository / "csrc/kernels/cuda/instances.cu"
+    report = nvcc(repository, f"-arch={architecture}", "-cubin", "-Xptxas", "-v", source, "-o", tmp_path / "out.cubin")
+    kernels = re.findall(r"Compiling entry function '(\w+)'", report)
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", report)]
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", report)]
+    instances = len(re.findall(r"^template __global__", source.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(kernels) == len(spills) == len(registers) == instances
+    assert spills == [0] * instances
+    assert max(registers) <= MAX_REGISTERS
+
+
+@pytest.mark.parametrize("name", ["int4_gemv", "paged_attention"])
+def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:
+    """The executables that benchmarks/gpu_check.sh runs on a GPU, from the same sources as the emulation's."""
+    test, host = repository / f"csrc/tests/{name}_test.cc", repository / f"csrc/kernels/cuda/{name}.cc"
+    nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", test, "-o", tmp_path / "test.o")
+    nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", host, "-o", tmp_path / "host.o")
+
+
+def test_device_wrappers_compile_in_full(repository: Path, tmp_path: Path) -> None:
+    """Also those that no kernel uses yet: bf16 and s8 products, ldmatrix, bulk copies, the grid barrier."""
+    source = tmp_path / "all.cu"
+    headers = sorted((repository / "csrc/kernels/cuda/device").glob("*.cuh"))
+    includes = "".join(f'#include "kernels/cuda/device/{header.name}"\n' for header in headers)
+    source.write_text(
+        includes
+        + """
+using namespace tgv::cuda;
+__global__ void use(unsigned* counter, const uint4* in, float* out) {
+  __shared__ __align__(128) unsigned char cells[1024];
+  __shared__ __align__(8) uint64_t barrier[1];
+  if (threadIdx.x == 0) mbarrier_init(barrier, 1);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect(barrier, 512);
+    bulk_copy(cells, in, 512, barrier);
+  }
+  mbarrier_wait(barrier, 0);
+  copy_async_16(cells + 512 + threadIdx.x * 16, in + threadIdx.x);
+  commit_copies();
+  wait_copies<0>();
+  __syncthreads();
+  uint32_t a[4], b[4];
+  ldmatrix_x4<false>(a, cells + threadIdx.x * 16);
+  ldmatrix_x4<true>(b, cells + 512 + threadIdx.x * 16);
+  float c[4] = {0, 0, 0, 0};
+  int32_t i[4] = {0, 0, 0, 0};
+  mma_f16(c, a, b[0], b[1], c);
+  mma_bf16(c, a, b[2], b[3], c);
+  mma_s8(i, a, b[0], b[1], i);
+  grid_barrier(counter, 1);
+  out[threadIdx.x] = c[0] + exp2_fast(c[1]) + i[0];
+}
+""",
+        encoding="utf-8",
+    )
+    nvcc(repository, "-arch=sm_90", "-cubin", source, "-o", tmp_path / "all.cubin")
+
+
+def test_no_inline_assembly_outside_the_wrappers(repository: Path) -> None:
+    cuda = repository / "csrc/kernels/cuda"
+    with_assembly = {path.parent.name for path in cuda.rglob("*.cu*") if re.search(r"\basm\b", path.read_text("utf-8"))}
+    assert with_assembly == {"device"}
