@@ -48,7 +48,7 @@ class Settings:
         config = directory.config
         return {
             "path": str(path),
-            "model_id": directory.model_id,
+            "model_id": directory.content_hash,
             "backend": self.backend,
             "device": "cpu",
             "dtype": self.dtype,
@@ -58,7 +58,7 @@ class Settings:
             "vision": vision,
             "vision_dtype": config.quantization.vision if vision else None,
             "image_size": config.vision.image_size if config.vision is not None else None,
-            "template": directory.template,
+            "template": directory.template.name,
             "max_positions": config.text.max_positions,
             "config": config.to_dict(),
         }

@@ -195,6 +195,11 @@ class TinyGPTV:
         """The directory's ``ModelConfig``."""
         return self._directory.config
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Copy the model directory to ``directory`` (new or empty), atomically."""
         target = Path(directory)

@@ -1,0 +1,266 @@
+"""The facade: settings, streaming, choices, boxes, image states, deadlines, errors and closing."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_support import GOLDEN
+from PIL import Image
+from safetensors.torch import save_file
+
+import tinygptv_fast as tgv
+from tinygptv_fast.errors import (
+    CheckpointError,
+    ClosedError,
+    ImageError,
+    InvalidArgumentError,
+    PromptError,
+    UnsupportedError,
+)
+
+from .conftest import convert_case
+
+IMAGE = str(GOLDEN / "images" / "img0.png")
+RAW = "<Img><ImageHere></Img> where?"
+
+
+def test_streamed_pieces_are_the_answer(stage4: tgv.TinyGPTV) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 12}
+    *pieces, last = stage4.stream(IMAGE, "where?", **settings)
+    whole = stage4.generate(IMAGE, "where?", **settings)
+    assert last.answer is not None
+    assert (last.answer.token_ids, last.answer.text) == (whole.token_ids, whole.text)
+    assert "".join(piece.text for piece in [*pieces, last]).strip() == whole.text
+    assert all(piece.answer is None for piece in pieces)
+
+
+def test_image_forms_agree(stage4: tgv.TinyGPTV) -> None:
+    rgb = np.asarray(Image.open(IMAGE).convert("RGB"))
+    golden = stage4.encode_image(IMAGE).embeddings
+    forms = [Path(IMAGE), Path(IMAGE).read_bytes(), Image.open(IMAGE), rgb]
+    for form in forms:
+        assert torch.equal(stage4.encode_image(form).embeddings, golden)
+    assert torch.equal(stage4.encode_image(rgb[..., ::-1].copy(), color="bgr").embeddings, golden)
+
+
+def test_image_state_saved_and_asked_later(stage4: tgv.TinyGPTV, tmp_path: Path) -> None:
+    state = stage4.encode_image(IMAGE)
+    state.save(tmp_path / "x.tgvi")
+    again = tgv.ImageState.load(tmp_path / "x.tgvi")
+    assert (again.width, again.height, again.model_id) == (state.width, state.height, state.model_id)
+    assert stage4.generate(again, "where?", max_new_tokens=6).token_ids == (
+        stage4.generate(IMAGE, "where?", max_new_tokens=6).token_ids
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["x.tgvi"]
+
+
+def test_image_state_of_another_model_is_refused(stage4: tgv.TinyGPTV) -> None:
+    state = stage4.encode_image(IMAGE)
+    foreign = tgv.ImageState(state.embeddings, state.width, state.height, "0" * 64)
+    with pytest.raises(InvalidArgumentError, match="state of model"):
+        stage4.generate(foreign, "where?")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors"),
+    [
+        ({}, {"embeddings": torch.zeros(2, 3)}),
+        ({"kind": "tinygptv_image_state", "version": "2"}, {"embeddings": torch.zeros(2, 3)}),
+        ({"width": "-1", "height": "5"}, {"embeddings": torch.zeros(2, 3)}),
+        ({"width": "9" * 30, "height": "5"}, {"embeddings": torch.zeros(2, 3)}),
+        ({"width": "5", "height": "5"}, {"other": torch.zeros(2, 3)}),
+        ({"width": "5", "height": "5"}, {"embeddings": torch.full((2, 3), math.nan)}),
+        ({"width": "5", "height": "5"}, {"embeddings": torch.zeros(2, 3, dtype=torch.int32)}),
+    ],
+)
+def test_hostile_image_states(metadata: dict[str, str], tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    base = {"kind": "tinygptv_image_state", "version": "1", "model_id": "x"} if "width" in metadata else {}
+    save_file(tensors, tmp_path / "bad.tgvi", base | metadata)
+    with pytest.raises(CheckpointError, match="bad.tgvi"):
+        tgv.ImageState.load(tmp_path / "bad.tgvi")
+
+
+def test_choices_rank_by_likelihood(stage4: tgv.TinyGPTV) -> None:
+    answer = stage4.generate(IMAGE, "where?", choices=["a dog", "near the tree", "none"])
+    everyone = [answer, *answer.alternatives]
+    means = [sum(a.logprobs) / len(a.logprobs) for a in everyone]
+    assert sorted(a.text for a in everyone) == ["a dog", "near the tree", "none"]
+    assert means == sorted(means, reverse=True)
+    assert answer.probability == pytest.approx(math.exp(sum(answer.logprobs)))
+
+
+def test_logprobs_are_of_the_unprocessed_logits(stage4: tgv.TinyGPTV) -> None:
+    answer = stage4.generate(IMAGE, RAW, template="raw", max_new_tokens=5, repetition_penalty=1.5)
+    first = stage4.logits(IMAGE, RAW)[-1].log_softmax(-1)[answer.token_ids[0]]
+    assert answer.logprobs[0] == pytest.approx(float(first), abs=1e-5)
+
+
+def test_sampling_is_seeded_and_beams_return_alternatives(stage4: tgv.TinyGPTV) -> None:
+    one, two = (stage4.generate(IMAGE, "where?", temperature=1.5, seed=3, max_new_tokens=8) for _ in range(2))
+    other = stage4.generate(IMAGE, "where?", temperature=1.5, seed=4, max_new_tokens=8)
+    assert one.token_ids == two.token_ids != other.token_ids
+    beams = stage4.generate(IMAGE, "where?", num_beams=3, num_return_sequences=3, max_new_tokens=6)
+    assert len(beams.alternatives) == 2
+    many = stage4.generate(IMAGE, "where?", temperature=1.0, seed=1, num_return_sequences=4, max_new_tokens=4)
+    assert len(many.alternatives) == 3
+
+
+def test_deadline_returns_what_there_is(stage4: tgv.TinyGPTV) -> None:
+    began = time.perf_counter()
+    answer = stage4.generate(IMAGE, "where?", max_new_tokens=400, deadline_ms=1.0)
+    assert answer.finish_reason == "deadline"
+    assert 1 <= len(answer.token_ids) < 400
+    assert answer.timings.total <= 1e3 * (time.perf_counter() - began)
+
+
+def test_stop_strings_end_an_answer_and_are_not_in_it(stage4: tgv.TinyGPTV) -> None:
+    free = stage4.generate(IMAGE, RAW, template="raw", max_new_tokens=10)
+    stop = free.text[3:5]
+    cut = stage4.generate(IMAGE, RAW, template="raw", max_new_tokens=10, stop=stop)
+    assert cut.finish_reason == "stop"
+    assert cut.text == free.text[: free.text.index(stop)]
+
+
+def test_messages_equal_the_prompt_they_stand_for(stage4: tgv.TinyGPTV) -> None:
+    messages = [{"role": "user", "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "where?"}]}]
+    assert stage4.generate(messages=messages, max_new_tokens=5).token_ids == (
+        stage4.generate(IMAGE, "where?", max_new_tokens=5).token_ids
+    )
+
+
+def test_answer_to_dict_is_json(stage4: tgv.TinyGPTV) -> None:
+    answer = stage4.generate(IMAGE, "where?", max_new_tokens=3)
+    data = json.loads(json.dumps(answer.to_dict()))
+    assert data["schema_version"] == 1
+    assert data["usage"] == {"prompt": answer.usage.prompt, "image": 8, "generated": 3}
+    assert set(data["timings"]) == {"preprocess", "vision", "queue", "prefill", "decode", "first_token", "total"}
+
+
+def test_batch_keeps_order_and_returns_errors_in_place(stage4: tgv.TinyGPTV) -> None:
+    good: dict[str, Any] = {"image": IMAGE, "prompt": "where?", "max_new_tokens": 2}
+    bad = good | {"image": "missing.png"}
+    answers = stage4.generate_batch([good, bad, tgv.Request(**good)], on_error="return")
+    assert isinstance(answers[1], ImageError)
+    assert isinstance(answers[0], tgv.Answer) and isinstance(answers[2], tgv.Answer)
+    with pytest.raises(ImageError):
+        stage4.generate_batch([good, bad])
+
+
+def test_text_only_and_vision_off(stage4: tgv.TinyGPTV, tmp_path: Path) -> None:
+    path = stage4.info["path"]
+    with tgv.TinyGPTV.from_pretrained(path, backend="reference", vision=False) as blind:
+        with pytest.raises(UnsupportedError, match="without its vision tower"):
+            blind.generate(IMAGE, "where?")
+        state = stage4.encode_image(IMAGE)
+        assert blind.generate(state, "where?", max_new_tokens=3).token_ids == (
+            stage4.generate(IMAGE, "where?", max_new_tokens=3).token_ids
+        )
+    assert stage4.generate(None, "hello", max_new_tokens=2).usage.image == 0
+
+
+def test_quantised_directory_loads_and_contradictions_raise(tmp_path: Path) -> None:
+    path = convert_case("A_stage1", tmp_path / "int4", quantization="int4", dtype="auto", vision_dtype="int8")
+    with tgv.TinyGPTV.from_pretrained(path, backend="reference") as model:
+        assert (model.info["quantization"], model.info["vision_dtype"]) == ("int4", "int8")
+        assert len(model.generate(IMAGE, "where?", max_new_tokens=3).token_ids) == 3
+    for contradiction in ({"quantization": "none"}, {"vision_dtype": "float32"}):
+        with pytest.raises(InvalidArgumentError, match="the directory holds"):
+            tgv.TinyGPTV.from_pretrained(path, backend="reference", **contradiction)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"top_p": 0.9}, "top_p is given but decoding is greedy"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p is 1.5"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k is 0"),
+        ({"do_sample": True, "temperature": 0}, "temperature is 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"num_beams": 0}, "num_beams is 0"),
+        ({"num_beams": 2, "do_sample": True}, "num_beams is 2"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3"),
+        ({"num_return_sequences": 2}, "num_return_sequences is 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"stop": ["x"] * 17}, "stop is"),
+        ({"stop": ""}, "stop is"),
+        ({"deadline_ms": 0}, "deadline_ms is 0"),
+        ({"task": "sing"}, "task is 'sing'"),
+        ({"template": "none"}, "template is 'none'"),
+        ({"eos_token_id": -3}, "eos_token_id is -3"),
+        ({"colour": "rgb"}, "unknown keys"),
+        ({"box": (0, 0, 5, 5)}, "box is given"),
+        ({"choices": []}, "candidates"),
+    ],
+)
+def test_bad_settings_name_the_argument(stage4: tgv.TinyGPTV, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        stage4.generate(IMAGE, "where?", **settings)
+
+
+def test_bad_prompts(stage4: tgv.TinyGPTV) -> None:
+    for prompt in ("a ### b", "see <ImageHere>", "[/INST]"):
+        with pytest.raises(PromptError, match="prompt contains"):
+            stage4.generate(IMAGE, prompt)
+    with pytest.raises(PromptError, match="1 image was given"):
+        stage4.generate(IMAGE, "no placeholder", template="raw")
+    with pytest.raises(PromptError, match="prompt is None"):
+        stage4.generate(IMAGE)
+    with pytest.raises(PromptError, match=r"the prompt is \d+ tokens"):
+        stage4.generate(None, "dog " * 600)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"backend": "native"}, UnsupportedError),
+        ({"backend": "fast"}, InvalidArgumentError),
+        ({"backend": "reference", "device": "cuda"}, UnsupportedError),
+        ({"backend": "reference", "device": "tpu"}, InvalidArgumentError),
+        ({"backend": "reference", "dtype": torch.float64}, InvalidArgumentError),
+        ({"backend": "reference", "threads": 0}, InvalidArgumentError),
+        ({"backend": "reference", "adapter": "x"}, UnsupportedError),
+        ({"backend": "reference", "load": "mmap"}, UnsupportedError),
+        ({"backend": "reference", "vision": 1}, InvalidArgumentError),
+    ],
+)
+def test_bad_load_settings(stage4: tgv.TinyGPTV, settings: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(k for k in reversed(settings))):
+        tgv.TinyGPTV.from_pretrained(stage4.info["path"], **settings)
+
+
+def test_missing_directory_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected 'demo', a model directory or a hub id"):
+        tgv.TinyGPTV.from_pretrained(tmp_path / "nowhere", backend="reference")
+
+
+def test_closed_model_refuses_everything(tmp_path: Path) -> None:
+    model = tgv.TinyGPTV.from_pretrained(convert_case("A_stage1", tmp_path / "m"), backend="reference")
+    model.close()
+    model.close()
+    for call in (
+        lambda: model.generate(IMAGE, "where?"),
+        lambda: model.encode_image(IMAGE),
+        lambda: model.logits(None, "x"),
+        lambda: list(model.stream(None, "x")),
+    ):
+        with pytest.raises(ClosedError, match="closed"):
+            call()
+
+
+def test_save_pretrained_copies_and_never_overwrites(stage4: tgv.TinyGPTV, tmp_path: Path) -> None:
+    stage4.save_pretrained(tmp_path / "copy")
+    with tgv.TinyGPTV.from_pretrained(tmp_path / "copy", backend="reference") as copy:
+        assert copy.info["model_id"] == stage4.info["model_id"]
+    with pytest.raises(InvalidArgumentError, match="not empty"):
+        stage4.save_pretrained(tmp_path / "copy")
