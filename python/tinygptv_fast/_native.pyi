@@ -4,10 +4,15 @@ The native core of tinygptv_fast. Computation runs without the GIL.
 """
 from __future__ import annotations
 import typing
-__all__: list[str] = ['affinity_cpus', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'physical_cores', 'read_bandwidth']
+import typing_extensions
+__all__: list[str] = ['affinity_cpus', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'physical_cores', 'quantize_int4', 'read_bandwidth']
 def affinity_cpus() -> list[int]:
     """
     Logical CPUs this process may run on.
+    """
+def best_isa() -> str:
+    """
+    Widest instruction set that kernels run with here: 'portable', 'avx2' or 'avx512'.
     """
 def build_info() -> dict[str, str]:
     """
@@ -44,6 +49,14 @@ def cuda_why_not() -> str:
 def physical_cores() -> int:
     """
     Physical cores in the affinity mask, capped by the control group: what threads=None means.
+    """
+def quantize_int4(qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, zeros: typing_extensions.Buffer | None, error: typing_extensions.Buffer, norm: typing_extensions.Buffer, worst: typing_extensions.Buffer, weight: typing_extensions.Buffer, group_size: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex, isa: str = '') -> tuple[int, int]:
+    """
+    Quantise weight f32 [N, K] in groups of 32, 64 or 128 into qweight u8 [N, ceil(K/2)], scales
+    f16 [N, groups], zeros u8 [N, groups] (unpacked; None: symmetric) and the records error, norm
+    and worst f32 [N, groups]. isa: '' (the widest), 'portable', 'avx2' or 'avx512'. Returns the
+    first group (row * groups + group) that is not finite and the first whose scale passes
+    float16, -1 for none. Raises InvalidArgumentError, UnsupportedError.
     """
 def read_bandwidth(threads: typing.SupportsInt | typing.SupportsIndex = 0, bytes: typing.SupportsInt | typing.SupportsIndex = 536870912, passes: typing.SupportsInt | typing.SupportsIndex = 7) -> float:
     """

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygptv_fast.errors import InvalidArgumentError
@@ -23,6 +23,7 @@ def test_wilson_interval_known_values() -> None:
     assert wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10_000), st.floats(0, 1))
 def test_wilson_interval_holds_the_rate(trials: int, share: float) -> None:
     successes = round(share * trials)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from tinygptv_fast import _native
 from tinygptv_fast.errors import CheckpointError, ConfigError, InvalidArgumentError, UnsupportedError
 from tinygptv_fast.quantize.int4 import GROUP_SIZES, Int4Tensor, quantize_int4
 
-_native = pytest.importorskip("tinygptv_fast._native")
 pytestmark = pytest.mark.native
 
 ISAS = ("portable", "avx2", "avx512")
@@ -69,8 +69,8 @@ def test_equal_to_the_torch_twin(kind: str, symmetric: bool, monkeypatch: pytest
 
 @pytest.mark.parametrize("columns", [*range(1, 18), 31, 32, 33, 63, 64, 65, 80, 127, 128, 129, 257])
 def test_every_size(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for rows in (1, 5, 16, 17):
-        check_every_isa(weights("normal", rows, columns), 32, rows % 2 == 0 or columns % 3 == 0, monkeypatch)
+    for rows in (1, 17):
+        check_every_isa(weights("normal", rows, columns), 32, (rows + columns) % 3 > 0, monkeypatch)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

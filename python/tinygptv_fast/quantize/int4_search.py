@@ -9,8 +9,8 @@ float16*, so that the error minimised is the error stored:
 
 symmetric, z = 8: |s| = f16(max|w| · i/256) for i = 16..37, 38, 40..64, with both signs: a negative s puts the eighth
     level on the positive side. i = 32 is llama.cpp's Q4_0 (s = −signed extreme / 8), hence never worse than it. The
-    spacing moves no level by more than 1/8, so a group that int4 can hold exactly (weights that were quantised before)
-    is found; scales above i = 64 use levels −3..3 at most, and half of them does the same.
+    spacing moves no level by more than 1/4, so the levels of weights that were quantised before are nearly always found
+    again; scales above i = 64 use levels −3..3 at most, and half of them does the same.
 asymmetric: starts from the symmetric winner (turned to s > 0: z = 8 or 7), then s = f16((hi−lo) · i/480), i = 16..35,
     with the two integer zeros around 7.5 − (hi+lo)/2s, where lo ≤ 0 ≤ hi are the extremes.
 
