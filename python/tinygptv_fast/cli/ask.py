@@ -14,7 +14,7 @@ from ..errors import InvalidArgumentError
 from . import options
 from .models import loaded, note
 from .options import check_task, check_template, need_model
-from .output import print_json
+from .output import print_json, printable
 from .pictures import check_target, read_picture, save_picture
 
 if TYPE_CHECKING:
@@ -215,10 +215,10 @@ def _answer(
     if common.json_output:
         sys.stdout.write(json.dumps(answer.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         return
-    print(answer.text)
+    print(printable(answer.text))
     _print_boxes(answer.boxes)
     for other in answer.alternatives:
-        print(f"  or: {other.text}  (probability {other.probability:.3g})")
+        print(f"  or: {printable(other.text)}  (probability {other.probability:.3g})")
     note(
         f"probability {answer.probability:.3g}, {answer.usage.generated} tokens, {answer.finish_reason}, "
         f"{answer.timings.total:.0f} ms (vision {answer.timings.vision:.0f} ms)",
@@ -242,7 +242,7 @@ def _boxes(
 def _print_boxes(boxes: Boxes) -> None:
     for box in boxes:
         corners = " ".join(f"{value:.1f}" for value in box.xyxy)
-        print(f"  {corners}  {box.label}" if box.label else f"  {corners}")
+        print(f"  {corners}  {printable(box.label)}" if box.label else f"  {corners}")
 
 
 def _draw(boxes: Boxes, picture: Image | None, target: Path | None) -> None:

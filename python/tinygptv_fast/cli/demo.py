@@ -12,7 +12,7 @@ import typer
 from ..errors import InvalidArgumentError
 from . import options
 from .models import loaded, note
-from .output import console, print_json
+from .output import console, print_json, printable
 from .pictures import half_blocks, read_picture, save_picture
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def demo(
 
 
 def _drawn(seed: int) -> tuple[Image, list[Question]]:
-    """The picture of this seed, and questions: several kinds, one [refer], and one about something that is not there."""
+    """The picture of this seed, and questions: several kinds, one [refer], one about what is not there."""
     import numpy as np
 
     from ..data.demo_scene import DEMO_SIDE, demo_scene
@@ -138,11 +138,9 @@ def _show(asked: list[_Asked], files: dict[str, str], seed: int, image: Path | N
         mark = {True: "right", False: "WRONG", None: ""}[one.right]
         style = {True: "green", False: "red", None: None}[one.right]
         screen.print(f"{tag}{one.prompt}", style="bold")
-        timings = one.answer.timings
-        screen.print(
-            f"  {one.answer.text or '(nothing)'}   probability {one.answer.probability:.2f}, {timings.total:.0f} ms",
-            style=style,
-        )
+        said = printable(one.answer.text) or "(nothing)"
+        facts = f"probability {one.answer.probability:.2f}, {one.answer.timings.total:.0f} ms"
+        screen.print(f"  {said}   {facts}", style=style)
         if one.expected is not None:
             screen.print(f"  expected {one.expected}   {mark}")
     judged = [one.right for one in asked if one.right is not None]

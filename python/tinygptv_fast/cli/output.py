@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION = 1
-_FILE_WIDTH = 120  # columns when the output is not a terminal
+_FILE_WIDTH = 10_000  # columns when the output is not a terminal: programs that read lines want them whole
 
 
 class Report(Protocol):
@@ -61,6 +61,11 @@ def progress(text: str, *, quiet: bool = False) -> Iterator[Report]:
             bar.update(task, completed=done, total=total, description=text or None)
 
         yield report
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters written as escapes: what a model says must not drive the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def gigabytes(count: float) -> str:

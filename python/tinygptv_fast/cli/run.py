@@ -53,11 +53,15 @@ def _run(argv: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(argv, prog_name="tinygptv", standalone_mode=False)
+    except SystemExit as error:  # typer's answer to a closed pipe, the only one it gives in this mode
+        raise BrokenPipeError from error
     except Exception as error:
         usage = _usage_message(error)
         if usage is None:
             raise
         return _fail(usage, EXIT_BAD_INPUT)
+    if result == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this exit code
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else EXIT_OK
 
 
