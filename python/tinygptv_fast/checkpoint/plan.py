@@ -225,10 +225,9 @@ def _check_phi_sizes(source: PhiSource, architecture: Architecture) -> None:
 
 
 def _tokenizer(directory: Path) -> Path:
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{directory} has no tokenizer.json; a Phi directory of Hugging Face has it (or make it from "
-            "vocab.json and merges.txt with transformers: AutoTokenizer.from_pretrained(dir).save_pretrained(dir))"
-        )
-    return path
+    """``tokenizer.json``, or the directory itself where it holds the older ``vocab.json`` and ``merges.txt``."""
+    if (directory / "tokenizer.json").is_file():
+        return directory / "tokenizer.json"
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return directory
+    raise CheckpointError(f"{directory} has no tokenizer.json, nor vocab.json and merges.txt")

@@ -17,7 +17,7 @@ from ..errors import CheckpointError
 
 MAX_PICKLE_BYTES = 16 * 1024 * 1024  # data.pkl of a full-size checkpoint is far below 1 MB
 _MAX_OPCODES = 4_000_000  # each may cost an object
-_MAX_COPIED = 1 << 24  # elements copied by container constructors, which a memo could repeat without end
+_MAX_COPIED = 1 << 22  # elements copied by container constructors, which a memo could repeat without end
 
 # Modules no checkpoint has business with: naming them is an attack or a corrupt file, so it is an error, not a
 # placeholder. Safety does not rest on this list (nothing is imported either way); clear messages do.

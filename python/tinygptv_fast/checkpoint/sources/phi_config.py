@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import TextConfig
-from ...errors import CheckpointError, UnsupportedError
+from ...errors import CheckpointError, ConfigError, UnsupportedError
 from ..files import read_json_object
 
 _FAMILIES = ("phi", "phi-msft")
@@ -59,26 +59,34 @@ def read_phi_config(directory: Path) -> PhiConfig:
     heads, width = values["num_attention_heads"], values["hidden_size"]
     if type(heads) is not int or type(width) is not int or heads < 1 or width % heads:
         raise CheckpointError(f"{path}: hidden_size {width!r} is not a multiple of num_attention_heads {heads!r}")
-    text = TextConfig(
-        width=width,
-        layers=values["num_hidden_layers"],
-        heads=heads,
-        head_dim=width // heads,
-        rotary_dims=_rotary_dims(path, data, values["partial_rotary_factor"], width // heads),
-        mlp_width=values["intermediate_size"] or 4 * width,
-        vocab_size=values["vocab_size"],
-        max_positions=values["max_position_embeddings"],
-        rope_theta=values["rope_theta"],
-        norm_eps=values["layer_norm_eps"],
-        qk_norm=False,
-        post_attention_norm=False,
-    )
+    text = _text_config(path, data, values)
     return PhiConfig(
         text=text,
         qk_layernorm=bool(data.get("qk_layernorm", False)),
         tied=bool(data.get("tie_word_embeddings", False)),
         token_ids={name: _token_id(path, data, name, text.vocab_size) for name in ("bos", "eos", "pad")},
     )
+
+
+def _text_config(path: Path, data: dict[str, Any], values: dict[str, Any]) -> TextConfig:
+    heads, width = values["num_attention_heads"], values["hidden_size"]
+    try:
+        return TextConfig(
+            width=width,
+            layers=values["num_hidden_layers"],
+            heads=heads,
+            head_dim=width // heads,
+            rotary_dims=_rotary_dims(path, data, values["partial_rotary_factor"], width // heads),
+            mlp_width=values["intermediate_size"] or 4 * width,
+            vocab_size=values["vocab_size"],
+            max_positions=values["max_position_embeddings"],
+            rope_theta=values["rope_theta"],
+            norm_eps=values["layer_norm_eps"],
+            qk_norm=False,
+            post_attention_norm=False,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _value(path: Path, data: dict[str, Any], name: str) -> Any:
