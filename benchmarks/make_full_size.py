@@ -104,7 +104,7 @@ class Sizes:
 
 
 SMALL = Sizes(
-    width=64, layers=2, heads=4, mlp=256, vocab=640, merges=320, positions=256, vit_width=32, vit_blocks=3, vit_heads=2,
+    width=64, layers=3, heads=4, mlp=256, vocab=640, merges=320, positions=256, vit_width=32, vit_blocks=3, vit_heads=2,
     image_small=28, image_large=56, q_width=48, q_layers=2, q_heads=4, q_mlp=96, queries=4, words=50, projection=40,
     rank=4,
 )  # fmt: skip
