@@ -81,7 +81,7 @@ bench: build
 	$(BIN)/python benchmarks/run.py
 
 sanitize: $(VENV)/.installed
-	CMAKE=$(BIN)/cmake CTEST=$(BIN)/ctest tools/sanitize.sh
+	CMAKE=$(BIN)/cmake CTEST=$(BIN)/ctest NINJA=$(abspath $(BIN))/ninja tools/sanitize.sh
 
 docs: build
 	$(BIN)/python tools/check_docs.py
