@@ -6,6 +6,7 @@
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -36,6 +37,16 @@ void arrive(void* fake_stack) {
 #endif
 }
 
+// A thread dropped where it stood leaves its frames' red zones marked; the next use of the memory
+// must not meet them.
+void forget_frames(const Stack& stack) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(stack.bottom(), Stack::kBytes);
+#else
+  (void)stack;
+#endif
+}
+
 }  // namespace
 
 Stack::Stack() {
@@ -48,13 +59,17 @@ Stack::Stack() {
   bottom_ = mapping_ + guard;
 }
 
-Stack::~Stack() { munmap(mapping_, kBytes + static_cast<size_t>(bottom_ - mapping_)); }
+Stack::~Stack() {
+  forget_frames(*this);
+  munmap(mapping_, kBytes + static_cast<size_t>(bottom_ - mapping_));
+}
 
 void entered() { arrive(nullptr); }
 
 #ifdef SIMT_UCONTEXT
 
 void prepare(Context& context, const Stack& stack, void (*entry)()) {
+  forget_frames(stack);
   getcontext(&context.ucontext);
   context.ucontext.uc_stack.ss_sp = stack.bottom();
   context.ucontext.uc_stack.ss_size = Stack::kBytes;
@@ -98,6 +113,7 @@ simt_switch:
 )");
 
 void prepare(Context& context, const Stack& stack, void (*entry)()) {
+  forget_frames(stack);
   void** top = reinterpret_cast<void**>(stack.bottom() + Stack::kBytes - 64);
   *--top = nullptr;                         // a return address for entry, which never returns
   *--top = reinterpret_cast<void*>(entry);  // where the first switch's `ret` goes
