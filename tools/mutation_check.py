@@ -23,8 +23,9 @@ from types import CodeType
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "python" / "tinygptv_fast"
 GOLDEN = "tests/reference/test_golden.py"
-PARITY = "tests/conversion/test_golden_parity.py"
-PIXELS = "tests/processing/test_image.py"
+PARITY = "tests/generate/test_golden_parity.py"
+LAYOUTS = "tests/generate/test_layouts.py"
+BEAMS = "tests/reference/test_beam.py"
 
 
 @dataclass(frozen=True)
@@ -42,43 +43,114 @@ MUTANTS = [
     Mutant("phi-gelu-exact", "reference/phi.py", 'F.gelu(self.fc1(h), approximate="tanh")', "F.gelu(self.fc1(h))"),
     Mutant("phi-norm-eps", "config.py", "norm_eps: float = 1e-5  # LayerNorms", "norm_eps: float = 1e-6  # LayerNorms"),
     Mutant("rms-eps", "config.py", "rms_norm_eps: float = 1e-6", "rms_norm_eps: float = 1e-5"),
-    Mutant("vit-norm-eps", "config.py", "norm_eps: float = 1e-6\n    ln_vision", "norm_eps: float = 1e-5\n    ln_vision"),
+    Mutant(
+        "vit-norm-eps", "config.py", "norm_eps: float = 1e-6\n    ln_vision", "norm_eps: float = 1e-5\n    ln_vision"
+    ),
     Mutant("ln-vision-eps", "config.py", "ln_vision_eps: float = 1e-5", "ln_vision_eps: float = 1e-6"),
     Mutant("qformer-eps", "config.py", "norm_eps: float = 1e-12", "norm_eps: float = 1e-5"),
     Mutant("vit-gelu-tanh", "reference/vision.py", "F.gelu(self.fc1(x))", 'F.gelu(self.fc1(x), approximate="tanh")'),
     Mutant("pos-embed-bilinear", "reference/vision.py", 'mode="bicubic"', 'mode="bilinear"'),
     Mutant("pos-embed-corners", "reference/vision.py", "align_corners=False)", "align_corners=True)"),
     Mutant("vit-q-unscaled", "reference/vision.py", "q = q * (E // self.heads) ** -0.5", "pass"),
-    Mutant("qk-norm-bias", "reference/phi.py", "q, k = self.q_norm(q), self.k_norm(k)",
-           "q, k = self.q_norm(q) - self.q_norm.bias, self.k_norm(k) - self.k_norm.bias"),
-    Mutant("qk-norm-after-rotary", "reference/phi.py", "q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)",
-           "q, k = self.q_norm(apply_rotary(q, *rotary)), self.k_norm(apply_rotary(k, *rotary))"),
-    Mutant("qkv-split-three-way", "reference/phi.py", "view(B, T, self.config.heads, 3, self.config.head_dim).unbind(dim=3)",
-           "view(B, T, 3, self.config.heads, self.config.head_dim).unbind(dim=2)"),
-    Mutant("no-post-norm", "reference/phi.py", "return self.post_norm(y) if self.config.post_attention_norm else y",
-           "return y"),
+    Mutant(
+        "qk-norm-bias",
+        "reference/phi.py",
+        "q, k = self.q_norm(q), self.k_norm(k)",
+        "q, k = self.q_norm(q) - self.q_norm.bias, self.k_norm(k) - self.k_norm.bias",
+    ),
+    Mutant(
+        "qk-norm-after-rotary",
+        "reference/phi.py",
+        "q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)",
+        "q, k = self.q_norm(apply_rotary(q, *rotary)), self.k_norm(apply_rotary(k, *rotary))",
+    ),
+    Mutant(
+        "qkv-split-three-way",
+        "reference/phi.py",
+        "view(B, T, self.config.heads, 3, self.config.head_dim).unbind(dim=3)",
+        "view(B, T, 3, self.config.heads, self.config.head_dim).unbind(dim=2)",
+    ),
+    Mutant(
+        "no-post-norm",
+        "reference/phi.py",
+        "return self.post_norm(y) if self.config.post_attention_norm else y",
+        "return y",
+    ),
     Mutant("mlp-from-residual", "reference/phi.py", "self.mlp(h) + x", "self.mlp(x) + x"),
-    Mutant("rope-interleaved", "reference/phi.py",
-           "torch.cat([-turned[..., R // 2 :], turned[..., : R // 2]], dim=-1)",
-           "torch.stack([-turned[..., 1::2], turned[..., ::2]], dim=-1).flatten(-2)"),
+    Mutant(
+        "rope-interleaved",
+        "reference/phi.py",
+        "torch.cat([-turned[..., R // 2 :], turned[..., : R // 2]], dim=-1)",
+        "torch.stack([-turned[..., 1::2], turned[..., ::2]], dim=-1).flatten(-2)",
+    ),
     Mutant("rope-theta", "config.py", "rope_theta: float = 10000.0", "rope_theta: float = 5000.0"),
-    Mutant("rope-all-dims", "reference/phi.py", "rotary_tables(positions, self.config.rotary_dims,",
-           "rotary_tables(positions, self.config.head_dim,"),
+    Mutant(
+        "rope-all-dims",
+        "reference/phi.py",
+        "rotary_tables(positions, self.config.rotary_dims,",
+        "rotary_tables(positions, self.config.head_dim,",
+    ),
     Mutant("lora-scale", "config.py", "return self.alpha / self.rank", "return self.alpha"),
     Mutant("attention-unscaled", "reference/phi.py", "/ self.config.head_dim**0.5 + mask", "+ mask"),
-    Mutant("head-bias", "reference/phi.py", "return self.head(hidden).float()", "return (self.head(hidden) - self.head.bias).float()"),
-    Mutant("no-bos-in-training", "reference/layout.py", "torch.cat([self._embed([self.bos_id]), prompt,",
-           "torch.cat([0 * self._embed([self.bos_id]), prompt,"),
+    Mutant(
+        "head-bias",
+        "reference/phi.py",
+        "return self.head(hidden).float()",
+        "return (self.head(hidden) - self.head.bias).float()",
+    ),
+    Mutant(
+        "no-bos-in-training",
+        "reference/layout.py",
+        "torch.cat([self._embed([self.bos_id]), prompt,",
+        "torch.cat([0 * self._embed([self.bos_id]), prompt,",
+    ),
     Mutant("conversation-bos-seen", "reference/layout.py", "[int(i != self.pad_id) for i in ids]", "[1 for i in ids]"),
-    Mutant("penalty-direction", "reference/warpers.py", "picked * penalty, picked / penalty", "picked / penalty, picked * penalty"),
+    Mutant(
+        "penalty-direction",
+        "reference/warpers.py",
+        "picked * penalty, picked / penalty",
+        "picked / penalty, picked * penalty",
+    ),
     Mutant("top-p-strict", "reference/warpers.py", "<= 1 - p", "<= p"),
-    Mutant("beam-length", "reference/beam.py", "score = log_probability / length**",
-           "score = log_probability / (length + 1) **"),
-    Mutant("beam-late-eos", "reference/beam.py", "elif rank < self.beams:", "else:"),
-    Mutant("min-length-off-by-one", "reference/generation.py", "seen.shape[1] < options.min_length",
-           "seen.shape[1] <= options.min_length"),
-    Mutant("padding-ignored", "reference/phi.py", "allowed = allowed & attention_mask[:, None, None, :].bool()", "pass"),
-]  # fmt: skip
+    Mutant(
+        "beam-length",
+        "reference/beam.py",
+        "score = log_probability / length**",
+        "score = log_probability / (length + 1) **",
+    ),
+    Mutant("beam-late-eos", "reference/beam.py", "elif rank < self.beams:", "else:", BEAMS),
+    Mutant(
+        "min-length-off-by-one",
+        "reference/generation.py",
+        "seen.shape[1] < options.min_length",
+        "seen.shape[1] <= options.min_length",
+    ),
+    Mutant(
+        "padding-ignored", "reference/phi.py", "allowed = allowed & attention_mask[:, None, None, :].bool()", "pass"
+    ),
+    Mutant(
+        "pixels-bilinear",
+        "processing/image.py",
+        "picture.resize(side, Image.Resampling.BICUBIC)",
+        "picture.resize(side, Image.Resampling.BILINEAR)",
+        PARITY,
+    ),
+    Mutant(
+        "fold-lora-scale",
+        "checkpoint/recipe.py",
+        "base.rows(start, stop) + scale * update",
+        "base.rows(start, stop) + update",
+        PARITY,
+    ),
+    Mutant("convert-pos-embed-bilinear", "checkpoint/recipe.py", 'mode="bicubic"', 'mode="bilinear"', PARITY),
+    Mutant(
+        "convert-split-qkv-chunked",
+        "checkpoint/recipe.py",
+        "lambda part, head, size: (part, head * size)",
+        "lambda part, head, size: (head % 3, part * size)",
+        LAYOUTS,
+    ),
+]
 
 
 class _MutatingLoader(importlib.machinery.SourceFileLoader):

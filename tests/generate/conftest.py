@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from golden_support import CASES, GOLDEN, Case, load_case
 
 import tinygptv_fast as tgv
+from golden_support import CASES, GOLDEN, Case, load_case
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Golden parity through the front door: original files → ``convert`` → ``from_pretrained`` → embeddings, logits, ids."""
+"""Golden parity through the front door: files → ``convert`` → ``from_pretrained`` → embeddings, logits, ids."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden_support import ATOL, GOLDEN
 
 import tinygptv_fast as tgv
+from golden_support import ATOL, GOLDEN
 
 from .conftest import Converted, convert_case
 

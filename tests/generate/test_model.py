@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_support import GOLDEN
 from PIL import Image
 from safetensors.torch import save_file
 
 import tinygptv_fast as tgv
+from golden_support import GOLDEN
 from tinygptv_fast.errors import (
     CheckpointError,
     ClosedError,
@@ -83,7 +83,7 @@ def test_image_state_of_another_model_is_refused(stage4: tgv.TinyGPTV) -> None:
 def test_hostile_image_states(metadata: dict[str, str], tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     base = {"kind": "tinygptv_image_state", "version": "1", "model_id": "x"} if "width" in metadata else {}
     save_file(tensors, tmp_path / "bad.tgvi", base | metadata)
-    with pytest.raises(CheckpointError, match="bad.tgvi"):
+    with pytest.raises(CheckpointError, match=r"bad\.tgvi"):
         tgv.ImageState.load(tmp_path / "bad.tgvi")
 
 
