@@ -35,7 +35,7 @@ def test_both_kinds_of_parameter_learn() -> None:
     torch.manual_seed(2)
     layer = nn.Linear(8, 8)
     target = torch.randn(8, 8)
-    optimiser = MuonAdamW(layer.named_parameters(), muon_lr=0.02, adam_lr=0.01)
+    optimiser = MuonAdamW(layer.named_parameters(), muon_lr=0.1, adam_lr=0.02)  # 200 falling steps can move 10
     x = torch.randn(256, 8)
     losses = []
     for step in range(200):

@@ -136,7 +136,7 @@ def test_command_writes_a_model_and_refuses_other_settings(
 ) -> None:
     monkeypatch.setattr(tiny, "Recipe", lambda: SMALL)
     out = tmp_path / "demo"
-    assert tiny.main(["--out", str(out), "--questions", "2"]) == 0
+    assert tiny.main(["--out", str(out), "--questions", "2", "--threads", "1"]) == 0
     directory = open_directory(out)
     assert directory.config.quantization.text == "int4" and directory.config.quantization.vision == "int8"
     assert directory.quality.agreement is not None
