@@ -29,6 +29,7 @@ from ..quantize.int4 import quantize_int4
 from ..quantize.int8 import quantize_int8
 from ..quantize.measure import ErrorSums, measure
 from ..quantize.receipt import Receipt, TensorRecord, write_receipt
+from .heap import HeapTrimmer
 
 Progress = Callable[[int, int, str], None]
 """``progress(done_bytes, total_bytes, tensor_name)``, called after each block of the output is written."""
@@ -104,13 +105,14 @@ class _Jobs:
         every = [part for stored in self._parts.values() for part in stored]
         writer = SafetensorsWriter(path, every, {"format": "tinygptv", "version": str(self._config.format_version)})
         records: dict[str, TensorRecord] = {}
-        done = 0
+        done, heap = 0, HeapTrimmer()
         try:
             for name, tensor in tensors:
                 if name not in self._shapes or name in records:
                     what = "is given twice" if name in records else "is not a tensor of this model"
                     raise CheckpointError(f"tensor {name!r} {what}")
                 error = ErrorSums()
+                heap.used(4 * _count(self._shapes[name]))
                 for piece, count in self._write(writer, name, tensor):
                     error += piece
                     done += count
