@@ -30,7 +30,7 @@ help:
 	@echo "make build       compile the native core"
 	@echo "make stubs       regenerate the type stubs of the native core"
 	@echo "make sanitize    C++ tests under ASan+UBSan and TSan"
-	@echo "make docs        check the documentation's links"
+	@echo "make docs        check the documentation: links, index, measured figures"
 	@echo "make train-tiny  train the demo model again"
 	@echo "make clean       remove what was built (keeps $(VENV))"
 	@echo "options: PYTHON=$(PYTHON) CXX=$(CXX) VENV=$(VENV) TORCH_INDEX=https://download.pytorch.org/whl/cpu"
@@ -61,7 +61,7 @@ build: $(VENV)/.installed $(VENV)/.native
 
 # --- verbs --------------------------------------------------------------------------------------------------------
 demo: build
-	@$(BIN)/tinygptv demo
+	@$(BIN)/tinygptv demo --out out/demo
 
 test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -78,7 +78,9 @@ stubs: build
 	$(BIN)/python tools/make_stubs.py $(STUB)
 
 bench: build
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/machine.py
+	$(BIN)/python benchmarks/quantize_error.py
+	$(BIN)/python benchmarks/quantize_speed.py
 
 sanitize: $(VENV)/.installed
 	CMAKE=$(BIN)/cmake CTEST=$(BIN)/ctest NINJA=$(abspath $(BIN))/ninja tools/sanitize.sh
