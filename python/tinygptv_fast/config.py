@@ -106,7 +106,7 @@ class TextConfig:
         _positive_float(self, "rope_theta", "norm_eps", "rms_norm_eps")
         if self.heads * self.head_dim != self.width:
             raise ConfigError(f"TextConfig.width is {self.width}, expected heads*head_dim={self.heads * self.head_dim}")
-        if self.rotary_dims < 0 or self.rotary_dims % 2 or self.rotary_dims > self.head_dim:
+        if type(self.rotary_dims) is not int or self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.head_dim:
             raise ConfigError(f"TextConfig.rotary_dims is {self.rotary_dims}, expected an even 0..{self.head_dim}")
 
 
@@ -169,6 +169,8 @@ class ModelConfig:
             raise ConfigError("config has one of 'vision' and 'qformer', expected both or neither")
         if self.model_type != "tinygptv":
             raise ConfigError(f"config.model_type is {self.model_type!r}, expected 'tinygptv'")
+        if self.stage not in (None, 1, 2, 3, 4):
+            raise ConfigError(f"config.stage is {self.stage!r}, expected null or 1..4")
         if self.format_version != FORMAT_VERSION:
             raise ConfigError(f"config.format_version is {self.format_version!r}, expected {FORMAT_VERSION}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
@@ -188,13 +190,18 @@ class ModelConfig:
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
         """Strict inverse of ``to_dict``: unknown keys and wrong types raise ``ConfigError``."""
         data = dict(data)
-        parts = {"text": TextConfig, "vision": VisionConfig, "qformer": QFormerConfig, "quantization": QuantizationConfig}
-        for name, part in parts.items():
-            if data.get(name) is not None:
+        for name, part in _PARTS.items():
+            if data.get(name) is not None or (name in ("text", "quantization") and name in data):
                 data[name] = from_dict(part, data[name], f"config.{name}")
         if "architectures" in data:
-            data["architectures"] = tuple(data["architectures"])
+            names = data["architectures"]
+            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                raise ConfigError(f"config.architectures is {names!r}, expected a list of strings")
+            data["architectures"] = tuple(names)
         return from_dict(cls, data, "config")
+
+
+_PARTS = {"text": TextConfig, "vision": VisionConfig, "qformer": QFormerConfig, "quantization": QuantizationConfig}
 
 
 def from_dict(cls: type[_T], data: Any, where: str) -> _T:
