@@ -46,7 +46,7 @@ class _Asked:
 
 
 def demo(
-    seed: Annotated[int, typer.Option(min=0, help="Which picture to draw.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Which picture to draw.")] = 5,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="Your own picture instead.")] = None,
     question: Annotated[
         list[str] | None, typer.Option("--question", help="Your own question; repeat for more.")
