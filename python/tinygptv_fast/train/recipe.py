@@ -45,7 +45,7 @@ class Phase:
 class Recipe:
     """Everything a run depends on, besides the code and ``seed``: two runs with equal recipes are equal."""
 
-    # These made the shipped model; docs/training_the_demo.md says which of them a next recipe should lower.
+    # These made the shipped model; docs/training_the_demo.md says which of them to lower next.
     see: Phase = Phase(steps=1500, pictures=64, questions=0, muon_lr=0.02, adam_lr=2e-3)
     read: Phase = Phase(steps=1400, pictures=16, questions=8, muon_lr=0.02, adam_lr=3e-3)
     join: Phase = Phase(steps=450, pictures=16, questions=8, muon_lr=0.004, adam_lr=6e-4, warmup=20, decay=1.0)
