@@ -13,7 +13,7 @@ from . import errors
 from .errors import TinyGPTVError
 
 if TYPE_CHECKING:
-    from .conversion import convert
+    from .conversion.convert import convert
     from .generate import Answer, TinyGPTV
     from .processing.boxes import Box, Boxes
 

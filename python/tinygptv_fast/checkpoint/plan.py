@@ -70,7 +70,7 @@ def make_plan(
         raise InvalidArgumentError(f"{', '.join(absent)} not given; expected vision, qformer and checkpoint, or none")
     stage = StageSource.open(checkpoint, ledger)
     config = _model_config(source, stage, architecture, image_size)
-    config = dataclasses.replace(config, **_original_token_ids(config, tokenizer))
+    config = _with_original_token_ids(config, tokenizer)
     rank, alpha = _lora(stage, config.text, architecture, ledger)
     recipes = _tower(vision, qformer, config, architecture, ledger)
     recipes |= stage.projection_recipes(architecture.projection, config.text.width, architecture.qformer.width, ledger)
@@ -119,14 +119,15 @@ def _token_ids(source: PhiSource) -> dict[str, Any]:
     return {f"{name}_token_id": value for name, value in source.config.token_ids.items()}
 
 
-def _original_token_ids(config: ModelConfig, tokenizer: Path) -> dict[str, int | None]:
+def _with_original_token_ids(config: ModelConfig, tokenizer: Path) -> ModelConfig:
     """BOS and pad where the Phi config leaves them open: ``<|endoftext|>``, as the original takes from its tokenizer.
 
     BOS is never fed, but the original's repetition penalty and minimum length count it.
     """
     end_of_text = Tokenizer.from_file(tokenizer).token_id("<|endoftext|>")
     bos = end_of_text if config.bos_token_id is None else config.bos_token_id
-    return {"bos_token_id": bos, "pad_token_id": bos if config.pad_token_id is None else config.pad_token_id}
+    pad = bos if config.pad_token_id is None else config.pad_token_id
+    return dataclasses.replace(config, bos_token_id=bos, pad_token_id=pad)
 
 
 def _lora(stage: StageSource, text: TextConfig, architecture: Architecture, ledger: Ledger) -> tuple[int, float]:

@@ -148,7 +148,7 @@ def locate(
                 path_or_id,
                 revision=revision,
                 token=token,
-                cache_dir=cache_dir,
+                cache_dir=None if cache_dir is None else str(cache_dir),
                 local_files_only=local_files_only,
                 allow_patterns=_HUB_FILES,
             )

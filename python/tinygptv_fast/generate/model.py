@@ -285,12 +285,12 @@ class TinyGPTV:
         if request.messages is not None:
             if request.prompt is not None:
                 raise PromptError("both prompt and messages are given, expected one of them")
-            prompt, named = render_messages(request.messages, template=template, task=request.task)
+            rendered, named = render_messages(request.messages, template=template, task=request.task)
             queue = iter(images)
             pictures = [next(queue, None) if image is None else image for image in named]
             if None in pictures or next(queue, None) is not None:
                 raise PromptError(f"image has {len(images)} entries, expected one per image part that names no picture")
-            return prompt, pictures
+            return rendered, pictures
         prompt = request.prompt
         if request.box is not None:
             prompt = self._with_box(request, images)

@@ -136,8 +136,8 @@ def eos_ids(
         ids = [given] if isinstance(given, int) else list(given)
     else:
         extra = None if template.verbatim else defaults.get("eos_token_id")
-        ids = [config_eos, *([extra] if isinstance(extra, int) else extra or [])]
-    return tuple(dict.fromkeys(_integer("eos_token_id", i, 0) for i in ids if i is not None))
+        ids = [*([] if config_eos is None else [config_eos]), *([extra] if isinstance(extra, int) else extra or [])]
+    return tuple(dict.fromkeys(_integer("eos_token_id", i, 0) for i in ids))
 
 
 def _integer(name: str, value: Any, least: int) -> int:
