@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
+import operator
 import re
 import shlex
 import sys
@@ -13,6 +16,7 @@ import pytest
 import typer
 from PIL import Image
 
+import tinygptv_fast
 from tinygptv_fast.cli import main
 from tinygptv_fast.cli.app import app
 from tinygptv_fast.cli.examples import EXAMPLES
@@ -119,9 +123,23 @@ def test_ci_runs_the_verbs_it_is_said_to_run() -> None:
     assert all(f"make {verb}" in ci for verb in _IN_CI - {"test"})
 
 
-@pytest.mark.parametrize("text", [text for _, text in blocks({"python"})])
-def test_every_python_block_runs(text: str, workplace: Path) -> None:
+PYTHON = [text for _, text in blocks({"python"})]
+
+
+@pytest.mark.parametrize("text", [text for text in PYTHON if ".pth" not in text])
+def test_every_python_block_without_foreign_files_runs(text: str, workplace: Path) -> None:
     exec(compile(text, "documentation", "exec"), {"__name__": "documentation"})
+
+
+@pytest.mark.parametrize("text", [text for text in PYTHON if ".pth" in text])
+def test_calls_on_foreign_files_fit_their_functions(text: str) -> None:
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    ours = [call for call in calls if ast.unparse(call.func).startswith("tgv.")]
+    assert ours
+    for call in ours:
+        function = operator.attrgetter(ast.unparse(call.func).removeprefix("tgv."))(tinygptv_fast)
+        names = {word.arg: None for word in call.keywords if word.arg}
+        inspect.signature(function).bind(*call.args, **names)
 
 
 def test_the_cli_page_has_every_example_and_every_option() -> None:
