@@ -66,12 +66,22 @@ demo: build
 test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: build
+# One rule per tool, so that `make -k check` shows every tool's complaints.
+CHECKS := check-lint check-format check-types check-cpp check-stubs check-layers
+.PHONY: $(CHECKS)
+check: $(CHECKS)
+check-lint: build
 	$(BIN)/ruff check .
+check-format: build
 	$(BIN)/ruff format --check .
+check-types: build
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+check-cpp: build
+	@echo clang-format --dry-run -Werror
+	@$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
+check-stubs: build
 	$(BIN)/python tools/make_stubs.py --check $(STUB)
+check-layers: build
 	$(BIN)/python tools/check_layers.py
 
 stubs: build
