@@ -1,0 +1,55 @@
+"""Environment variables: defaults, good values, and every bad value named."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tinygptv_fast import env
+from tinygptv_fast.errors import ConfigError
+
+
+def test_nothing_set_means_the_defaults() -> None:
+    assert env.read_settings({}) == env.Settings()
+
+
+def test_good_values() -> None:
+    found = env.read_settings(
+        {"TINYGPTV_THREADS": "4", "TINYGPTV_LOG": "debug", "TINYGPTV_TRACEBACK": "1", "NO_COLOR": "1", "PATH": "/bin"}
+    )
+    assert (found.threads, found.log_level, found.traceback, found.color) == (4, "debug", True, False)
+    assert found.unknown == ()
+
+
+def test_an_empty_no_color_is_not_set() -> None:
+    assert env.read_settings({"NO_COLOR": ""}).color
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "many", "1025", "9" * 5000, "٣", " 2"])
+def test_bad_threads(value: str) -> None:
+    with pytest.raises(ConfigError, match="TINYGPTV_THREADS"):
+        env.read_settings({"TINYGPTV_THREADS": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TINYGPTV_LOG", "LOUD"), ("TINYGPTV_TRACEBACK", "yes"), ("TINYGPTV_CPU_ISA", "sse9")],
+)
+def test_other_bad_values(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        env.read_settings({name: value})
+
+
+def test_typing_errors_are_listed_and_build_settings_are_not() -> None:
+    found = env.read_settings({"TINYGPTV_TREADS": "2", "TINYGPTV_CUDA": "all", "OTHER": "x"})
+    assert found.unknown == ("TINYGPTV_TREADS",)
+
+
+def test_torch_waits_passively_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    env.let_torch_wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    env.let_torch_wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
