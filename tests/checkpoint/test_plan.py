@@ -291,6 +291,15 @@ def test_a_phi_directory_alone_is_a_text_model(golden_dir: Path, name: str) -> N
     assert plan.config.eos_token_id is None
 
 
+def test_tied_embeddings_serve_as_the_head(originals: Any) -> None:
+    plan = originals(
+        phi=lambda t: t.pop("lm_head.weight"), phi_config=lambda c: c.update(tie_word_embeddings=True)
+    ).plan()
+    assert torch.equal(plan.recipes["text.head.weight"].all(), plan.recipes["text.embed.weight"].all())
+    lines = [line for (_, key), line in plan.ledger.lines.items() if key == "model.embed_tokens.weight"]
+    assert [line["target"] for line in lines] == ["text.embed.weight"]
+
+
 def test_current_configs_spell_the_rotary_settings_anew(originals: Any) -> None:
     def modern(config: dict[str, Any]) -> None:
         for key in ("rope_theta", "rope_scaling", "partial_rotary_factor"):

@@ -250,6 +250,26 @@ def test_overlapping_entries_are_refused(tmp_path: Path) -> None:
         TorchFile(path)
 
 
+def test_files_beyond_four_gigabytes_use_zip64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wider fields of zip64, forced at a small size: its directory says -1 and keeps the numbers elsewhere."""
+    source = zipfile.ZipFile(io.BytesIO(saved({"w": torch.arange(1000.0), "v": torch.ones(3)})))
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        for info in source.infolist():
+            archive.writestr(info.filename, source.read(info))
+    data = bytearray((tmp_path / "x.pth").read_bytes())
+    data[-6:-2] = b"\xff" * 4  # the offset of the directory: now only the zip64 record has it
+    (tmp_path / "x.pth").write_bytes(bytes(data))
+    root = TorchFile(tmp_path / "x.pth").root
+    assert torch.equal(root["w"].read(), torch.arange(1000.0))
+    assert torch.equal(root["v"].read(), torch.ones(3))
+    at = data.rfind(b"PK\x06\x07")
+    data[at + 3] = 9
+    (tmp_path / "y.pth").write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="zip64"):
+        TorchFile(tmp_path / "y.pth")
+
+
 def test_an_entry_count_that_lies_is_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.pth", pickle.dumps({}, 2))
     data = bytearray(path.read_bytes())

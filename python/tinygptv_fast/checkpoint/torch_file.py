@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -253,7 +252,3 @@ def _size(value: Any = ()) -> tuple[Any, ...]:
 
 def _no_storage(pid: Any) -> Any:
     raise CheckpointError("a storage appears where the file format has none")
-
-
-def open_torch_file(path: str | os.PathLike[str]) -> TorchFile:
-    return TorchFile(Path(path))

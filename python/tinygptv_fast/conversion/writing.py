@@ -18,6 +18,7 @@ import torch
 from ..checkpoint.atomic import atomic_directory, write_text
 from ..checkpoint.directory import HASHES, REPORT, TEMPLATE_KEY, WEIGHTS
 from ..checkpoint.ledger import Ledger
+from ..checkpoint.mapped import element_count
 from ..checkpoint.names import TORCH_DTYPES, Part, canonical_shapes, parts, storage_kind
 from ..checkpoint.recipe import Recipe
 from ..checkpoint.writer import SafetensorsWriter
@@ -112,7 +113,7 @@ class _Jobs:
                     what = "is given twice" if name in records else "is not a tensor of this model"
                     raise CheckpointError(f"tensor {name!r} {what}")
                 error = ErrorSums()
-                heap.used(4 * _count(self._shapes[name]))
+                heap.used(4 * element_count(self._shapes[name]))
                 for piece, count in self._write(writer, name, tensor):
                     error += piece
                     done += count
@@ -145,7 +146,7 @@ class _Jobs:
         shape = self._shapes[name]
         if tuple(tensor.shape) != shape:
             raise CheckpointError(f"tensor {name!r} is {list(tensor.shape)}, expected {list(shape)}")
-        step = max(1, _BLOCK_ELEMENTS * shape[0] // max(1, _count(shape)))
+        step = max(1, _BLOCK_ELEMENTS * shape[0] // max(1, element_count(shape)))
         for start in range(0, shape[0], step):
             rows = _rows(tensor, name, start, min(start + step, shape[0]))
             stored, error = self._store(name, rows)
@@ -186,13 +187,6 @@ def _pairs(
     tensors: Mapping[str, torch.Tensor | Recipe] | Iterable[tuple[str, torch.Tensor | Recipe]],
 ) -> Iterable[tuple[str, torch.Tensor | Recipe]]:
     return tensors.items() if isinstance(tensors, Mapping) else tensors
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _tokenizer_text(path: Path, config: ModelConfig) -> str:

@@ -99,7 +99,9 @@ class PhiSource:
             return self._qkv(name, shape, text, ledger)
         entry = self.tensors.get(name)
         if entry is None and name == "text.head.weight" and self.config.tied:
-            entry = self.tensors.get("text.embed.weight")
+            entry = self.tensors.get("text.embed.weight")  # one tensor, two uses; the account has it as the embedding
+            if entry is not None and ledger.expect(entry, shape, name):
+                return direct(name, entry)
         if entry is None or not ledger.expect(entry, shape, name):
             return None if entry is None else zeros(name, shape)  # the fault is in the ledger already
         ledger.loaded(entry, name)
