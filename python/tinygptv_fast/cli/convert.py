@@ -51,7 +51,7 @@ def convert(
     """Convert the original's files to a model directory.
 
     Every key and shape is checked, LoRA and the two projections are folded, weights are quantised, and the directory
-    appears in one piece or not at all. With --phi alone the result is the text-only Phi. Needs about 3 GB of memory
+    appears in one piece or not at all. With --phi alone the result is the text-only Phi. Needs about 1 GB of memory
     whatever the model's size.
     """
     check_exists("--phi", phi, directory=True)

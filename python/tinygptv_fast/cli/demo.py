@@ -139,7 +139,7 @@ def _show(asked: list[_Asked], files: dict[str, str], seed: int, image: Path | N
         style = {True: "green", False: "red", None: None}[one.right]
         screen.print(f"{tag}{one.prompt}", style="bold")
         said = printable(one.answer.text) or "(nothing)"
-        facts = f"probability {one.answer.probability:.2f}, {one.answer.timings.total:.0f} ms"
+        facts = f"probability {one.answer.probability:.2g}, {one.answer.timings.total:.0f} ms"
         screen.print(f"  {said}   {facts}", style=style)
         if one.expected is not None:
             screen.print(f"  expected {one.expected}   {mark}")

@@ -29,9 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tinygptv: note: {name} is not a setting of tinygptv and is ignored", file=sys.stderr)
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
-    except (KeyboardInterrupt, typer.Abort):
-        print("tinygptv: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except BrokenPipeError:
         # Whoever read our output has gone; point stdout elsewhere so that the interpreter's last flush is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
