@@ -23,6 +23,20 @@ from tinygptv_fast.reference import TinyGPTVReference, interpolate_position_embe
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("A_stage1", "A_stage3", "B_stage4")
 ATOL = 2e-4
+GENERATIONS = [
+    "gen_single",
+    "gen_batch2",
+    "gen_single1",
+    "gen_reppen",
+    "gen_beam3",
+    "gen_beam3_batch2",
+    "gen_eos_batch2",
+    "gen_eos_beam3",
+    "gen_eos_beam3_lp2",
+    "gen_eos_beam3_lpm1",
+    "gen_eos_beam3_batch2",
+    "gen_minlen",
+]
 
 
 @dataclass(frozen=True)

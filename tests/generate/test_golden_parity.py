@@ -9,24 +9,9 @@ import pytest
 import torch
 
 import tinygptv_fast as tgv
-from golden_support import ATOL, GOLDEN
+from golden_support import ATOL, GENERATIONS, GOLDEN
 
 from .conftest import Converted, convert_case
-
-GENERATIONS = [
-    "gen_single",
-    "gen_batch2",
-    "gen_single1",
-    "gen_reppen",
-    "gen_beam3",
-    "gen_beam3_batch2",
-    "gen_eos_batch2",
-    "gen_eos_beam3",
-    "gen_eos_beam3_lp2",
-    "gen_eos_beam3_lpm1",
-    "gen_eos_beam3_batch2",
-    "gen_minlen",
-]
 
 
 def close(actual: torch.Tensor, golden: torch.Tensor) -> None:

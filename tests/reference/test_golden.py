@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from golden_support import ATOL, CASES, Case, load_case, sizes
+from golden_support import ATOL, CASES, GENERATIONS, Case, load_case, sizes
 from tinygptv_fast.reference import (
     ChatLayout,
     GenerationOptions,
@@ -23,20 +23,6 @@ from tinygptv_fast.reference import (
 from tinygptv_fast.reference.generation import decode_steps, process
 
 BOS = PAD = sizes()["bos_eos_pad_id"]
-GENERATIONS = [
-    "gen_single",
-    "gen_batch2",
-    "gen_single1",
-    "gen_reppen",
-    "gen_beam3",
-    "gen_beam3_batch2",
-    "gen_eos_batch2",
-    "gen_eos_beam3",
-    "gen_eos_beam3_lp2",
-    "gen_eos_beam3_lpm1",
-    "gen_eos_beam3_batch2",
-    "gen_minlen",
-]
 LOSSES = [(name, loss) for name in CASES for loss in load_case(name).info["losses"]]
 TAPS = {
     "input_layernorm": "norm",
