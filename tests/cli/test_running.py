@@ -38,11 +38,14 @@ def test_ctrl_c_ends_with_130_and_one_line(tmp_path: Path) -> None:
     fifo = tmp_path / "ready"
     os.mkfifo(fifo)
     code = (
-        "import sys, tinygptv_fast.cli.pictures as p\n"
+        "import signal, sys\n"
+        # A shell starts background jobs with SIGINT ignored, which children inherit; a terminal does not.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from tinygptv_fast.cli import main\n"
         "def wait(source):\n"
         f"    open({str(fifo)!r}, 'w').close()\n"
-        "    while True: sys.stdin.buffer.read(1)\n"
+        "    while sys.stdin.buffer.read(1): pass\n"
+        "    raise SystemExit('never interrupted')\n"
         "import tinygptv_fast.cli.ask as a\n"
         "a.read_picture = wait\n"
         "sys.exit(main(['ask', '-', 'why?', '--model', 'demo']))"
