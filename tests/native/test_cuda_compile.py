@@ -1,6 +1,7 @@
 """The CUDA sources under the real compiler: every instance for every architecture, with no spills.
 
-Skipped where there is no nvcc; the emulation's tests (test_cpp.py) run everywhere.
+nvcc is the one on PATH, or that of the extra cuda-test. Skipped where there is neither; the emulation's tests
+(test_cpp.py) run everywhere.
 """
 
 from __future__ import annotations
@@ -8,11 +9,18 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
 
-NVCC = shutil.which("nvcc")
+
+def find_nvcc() -> str | None:
+    wheels = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin/nvcc"))
+    return shutil.which("nvcc") or (str(wheels[-1]) if wheels else None)
+
+
+NVCC = find_nvcc()
 pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine")
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")

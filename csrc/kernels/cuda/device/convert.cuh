@@ -1,10 +1,6 @@
 // Conversions between packed 16-bit floats and float.
 #pragma once
 
-#if defined(__CUDACC__)
-#include <cuda_fp16.h>
-#endif
-
 #include "kernels/cuda/device/platform.cuh"
 #include "kernels/cuda/numbers.h"
 
@@ -12,7 +8,9 @@ namespace tgv::cuda {
 
 __device__ __forceinline__ float half_to_float(Half h) {
 #if defined(__CUDACC__)
-  return __half2float(__ushort_as_half(h.bits));
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h.bits));
+  return f;
 #else
   return simt::half_to_float(h.bits);
 #endif
