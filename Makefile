@@ -20,12 +20,13 @@ CPP_FILES = $(shell find csrc benchmarks -name '*.h' -o -name '*.cc' -o -name '*
 STUB := python/tinygptv_fast/_native.pyi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench build stubs sanitize docs clean train-tiny venv install
+.PHONY: help demo test check mutants bench build stubs sanitize docs clean train-tiny venv install
 
 help:
 	@echo "make demo        ask the shipped demo model about a picture"
 	@echo "make test        the test suite"
 	@echo "make check       lint, format, types, stubs, layers"
+	@echo "make mutants     plant known mistakes and see that the tests notice"
 	@echo "make bench       benchmarks of this machine"
 	@echo "make build       compile the native core"
 	@echo "make stubs       regenerate the type stubs of the native core"
@@ -79,7 +80,11 @@ check-types: build
 check-cpp: build
 	@echo clang-format --dry-run -Werror
 	@$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
-check-stubs: build
+check-# Plants one known mistake at a time and fails unless a test notices it.
+mutants: build
+	$(BIN)/python tools/mutation_check.py
+
+stubs: build
 	$(BIN)/python tools/make_stubs.py --check $(STUB)
 check-layers: build
 	$(BIN)/python tools/check_layers.py
