@@ -80,14 +80,14 @@ check-types: build
 check-cpp: build
 	@echo clang-format --dry-run -Werror
 	@$(BIN)/clang-format --dry-run -Werror $(CPP_FILES)
-check-# Plants one known mistake at a time and fails unless a test notices it.
-mutants: build
-	$(BIN)/python tools/mutation_check.py
-
-stubs: build
+check-stubs: build
 	$(BIN)/python tools/make_stubs.py --check $(STUB)
 check-layers: build
 	$(BIN)/python tools/check_layers.py
+
+# Plants one known mistake at a time and fails unless a test notices it.
+mutants: build
+	$(BIN)/python tools/mutation_check.py
 
 stubs: build
 	$(BIN)/python tools/make_stubs.py $(STUB)
