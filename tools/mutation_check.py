@@ -208,6 +208,9 @@ def _child(mutant: Mutant, writer: int) -> int:
             if report.failed:
                 os.write(writer, f"{report.nodeid.rpartition('::')[2]}\n".encode())
 
+    # A parent that has imported the package or its tests already (pytest, say) would hide the mistake.
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("tinygptv_fast", "tests")]:
+        del sys.modules[name]
     sys.meta_path.insert(0, _MutatingFinder(mutant))
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
         arguments = ["-x", "-q", "-p", "no:cacheprovider", str(ROOT / mutant.tests), f"--rootdir={ROOT}"]
