@@ -15,7 +15,8 @@ namespace tgv::cpu {
 namespace {
 
 constexpr int64_t kRoundTiles = 16;    // tiles of one block of tokens, rounded at once
-constexpr int64_t kClaimBlocks = 2;    // row blocks claimed at once
+constexpr int64_t kClaimBlocks = 2;    // row blocks claimed at once, at least
+constexpr int64_t kShares = 3;         // per thread, of what is left
 constexpr int64_t kAloneSteps = 4096;  // tile steps, below which waking a thread costs more
 constexpr int64_t kMaxSize = int64_t{1} << 31;  // keeps every product of sizes inside 64 bits
 
@@ -53,6 +54,7 @@ struct Work {
   const Int4MatmulParams& p;
   const Body body;
   Int4Pass pass;
+  const int threads;
   std::atomic<int64_t> next{0};
 
   void round_all() {
@@ -66,8 +68,15 @@ struct Work {
 
   void multiply_all() {
     const int64_t blocks = p.shape.row_blocks();
-    for (int64_t i; (i = next.fetch_add(kClaimBlocks, std::memory_order_relaxed)) < blocks;) {
-      body.rows(p, pass, i, std::min(i + kClaimBlocks, blocks));
+    int64_t begin = next.load(std::memory_order_relaxed);
+    while (begin < blocks) {
+      // A share of what is left: long runs for the memory, short ones at the end, where threads
+      // would wait for each other. Even, so that pairs of blocks stay together.
+      const int64_t share = (blocks - begin) / (kShares * threads) / 2 * 2;
+      const int64_t end = std::min(begin + std::max(share, kClaimBlocks), blocks);
+      if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      body.rows(p, pass, begin, end);
+      begin = next.load(std::memory_order_relaxed);
     }
   }
 
@@ -112,17 +121,20 @@ void pack_block(const Int4PackParams& p, int64_t block) {
   const Int4Shape& shape = p.shape;
   uint8_t* base = p.packed + block * shape.block_bytes();
   std::memset(base, 0, static_cast<size_t>(shape.block_bytes()));
-  for (int64_t t = 0; t < shape.tiles(); ++t) pack_tile(base + 256 * t, p, block, t);
-  const int64_t groups = shape.groups();
+  const int64_t groups = shape.groups(), tiles_of_group = shape.group_size / 32;
   const int64_t rows = std::min<int64_t>(16, shape.rows - 16 * block);
   for (int64_t g = 0; g < groups; ++g) {
+    uint8_t* head = base + g * shape.group_bytes();
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = 16 * block + r;
-      std::memcpy(base + shape.scales_offset_bytes() + 2 * (16 * g + r),
-                  p.scales + row * groups + g, 2);
+      std::memcpy(head + 2 * r, p.scales + row * groups + g, 2);
       if (shape.symmetric) continue;
       const uint8_t both = p.zeros[row * ((groups + 1) / 2) + g / 2];
-      base[shape.zeros_offset_bytes() + 16 * g + r] = g % 2 ? both >> 4 : both & 15;
+      head[32 + r] = g % 2 ? both >> 4 : both & 15;
+    }
+    const int64_t last = std::min((g + 1) * tiles_of_group, shape.tiles());
+    for (int64_t t = g * tiles_of_group; t < last; ++t) {
+      pack_tile(head + shape.head_bytes() + 256 * (t - g * tiles_of_group), p, block, t);
     }
   }
 }
@@ -186,7 +198,7 @@ void int4_matmul(const Int4MatmulParams& params, ThreadPool& pool, Isa isa) {
   pass.rounded = static_cast<Int4Activations*>(params.scratch);
   for (; pass.first < params.tokens; pass.first += pass.tokens) {
     pass.tokens = std::min<int64_t>(kInt4PassTokens, params.tokens - pass.first);
-    Work work{params, body_of(isa), pass};
+    Work work{params, body_of(isa), pass, pool.threads()};
     work.run(pool);
   }
 }

@@ -6,9 +6,9 @@
 //          d = sum (q - z) xq, an exact integer. A block whose max|x| is below 2^-100 counts as
 //          zeros; one that holds NaN or infinity makes its whole row of y NaN, and no other.
 // Tensors  x [M, K] f32, weights as int4_pack writes them (below), bias [N] f32; y [M, N] f32.
-// Packed   Blocks of 16 rows, one after another, N and K padded. A block holds tiles of 16 rows by
-//          32 k, 256 bytes each; then [groups, 16] float16 scales; then, when asymmetric,
-//          [groups, 16] zeros of one byte; padded to 64 bytes. Byte 64 i + 4 r + j of a tile is
+// Packed   Blocks of 16 rows, one after another, N and K padded. A block holds for each group of
+//          its rows 16 float16 scales, when asymmetric 16 zeros of one byte, and tiles of 16 rows
+//          by 32 k, 256 bytes each: one stream, read in order. Byte 64 i + 4 r + j of a tile is
 //          k = 4 i + j of row r in the low nibble and k = 16 + 4 i + j in the high one, so that a
 //          32-bit lane of any vector is four k of one row.
 // Threads  Split N alone. Activations are rounded first, tokens split between threads.
@@ -40,13 +40,12 @@ struct Int4Shape {
   bool symmetric = true;
 
   int64_t groups() const { return (columns + group_size - 1) / group_size; }
-  int64_t tiles() const { return (columns + 31) / 32; }          // in k
-  int64_t row_blocks() const { return (rows + 15) / 16; }        // of 16 rows
-  int64_t scales_offset_bytes() const { return 256 * tiles(); }  // inside a block of rows
-  int64_t zeros_offset_bytes() const { return scales_offset_bytes() + 32 * groups(); }
-  int64_t block_bytes() const {
-    const int64_t used = zeros_offset_bytes() + (symmetric ? 0 : 16 * groups());
-    return (used + 63) / 64 * 64;
+  int64_t tiles() const { return (columns + 31) / 32; }       // in k
+  int64_t row_blocks() const { return (rows + 15) / 16; }     // of 16 rows
+  int64_t head_bytes() const { return symmetric ? 32 : 48; }  // before the tiles of a group
+  int64_t group_bytes() const { return head_bytes() + 256 * (group_size / 32); }
+  int64_t block_bytes() const {  // so that every block starts a cache line
+    return (head_bytes() * groups() + 256 * tiles() + 63) / 64 * 64;
   }
   int64_t packed_bytes() const { return row_blocks() * block_bytes(); }
 };

@@ -7,7 +7,7 @@
 //   Levels            what a tile of kLanes rows is unpacked to
 //   unpack(tile)      -> Levels; the four chunks of the tile are 64 bytes apart
 //   dot(levels, x, start)  start + sum over 32 k of level * x[k], one int32 per lane
-//   scales(p), zeros(p)    kLanes float16 -> Floats, bytes -> Ints
+//   scales(p), zeros(p)    kLanes float16 -> Floats, bytes -> Ints; p at any address
 //   splat, multiply, to_float, fma(a, b, c) = a b + c rounded once, load, store
 //
 // Nothing of the standard library is called (cmake/isa.cmake says why). Accumulators of a block of
@@ -23,6 +23,7 @@ namespace {
 #define TGV_INLINE inline __attribute__((always_inline))
 
 constexpr int64_t kPrefetchBytes = 2048;  // ahead of the tile in work
+constexpr int64_t kOneStreamTokens = 4;
 
 // --- activations ------------------------------------------------------------------------------
 // 32 floats at x to int8. Integer maximum of the bits: it orders magnitudes as floats do, puts NaN
@@ -119,19 +120,19 @@ TGV_INLINE void finish(const Int4MatmulParams& p, int64_t token, int64_t first_r
 }
 
 // --- product ----------------------------------------------------------------------------------
-// One tile step of kStep vectors for `count` tokens. sums is [token][stride] float.
+// One tile step of kStep vectors for `count` tokens. heads[v]: scales, then zeros, of the vector's
+// rows; sums is [token][stride] float.
 template <int kStep, bool kSymmetric>
 TGV_INLINE void tile_step(const uint8_t* const (&tiles)[kStep],
-                          const uint16_t* const (&scale_rows)[kStep],
-                          const uint8_t* const (&zero_rows)[kStep], const Int4Activations* x,
-                          int64_t count, float* sums, int stride) {
+                          const uint8_t* const (&heads)[kStep], const int (&rows)[kStep],
+                          const Int4Activations* x, int64_t count, float* sums, int stride) {
   Levels levels[kStep];
   Floats weight_scales[kStep];
   Ints weight_zeros[kStep];
   for (int v = 0; v < kStep; ++v) {
     levels[v] = unpack(tiles[v]);
-    weight_scales[v] = scales(scale_rows[v]);
-    if (!kSymmetric) weight_zeros[v] = zeros(zero_rows[v]);
+    weight_scales[v] = scales(heads[v] + 2 * rows[v]);
+    if (!kSymmetric) weight_zeros[v] = zeros(heads[v] + 32 + rows[v]);
   }
   for (int64_t m = 0; m < count; ++m) {
     const Floats x_scale = splat(x[m].scale);
@@ -152,39 +153,36 @@ TGV_INLINE void strip(const Int4MatmulParams& p, const Int4Activations* x, int64
   constexpr int kAll = kCount * 16 / kLanes;  // vectors of the strip
   constexpr int kStep = kVectors < kAll ? kVectors : kAll;
   constexpr int kStride = 16 * kCount;
-  const Int4Shape& shape = p.shape;
-  const int64_t tiles = shape.tiles(), tiles_of_group = shape.group_size / 32;
-  const uint8_t* blocks[kCount];
-  for (int b = 0; b < kCount; ++b) blocks[b] = p.packed + (block + b) * shape.block_bytes();
+  constexpr int64_t kHead = kSymmetric ? 32 : 48;
+  const int64_t tiles = p.shape.tiles(), tiles_of_group = p.shape.group_size / 32;
+  const int64_t block_bytes = p.shape.block_bytes();
+  const uint8_t* head = p.packed + block * block_bytes;  // of the first block
 
   alignas(64) float sums[kInt4Tokens * kStride];
   __builtin_memset(sums, 0, static_cast<size_t>(count) * kStride * sizeof(float));
-  int64_t group = 0, next_group = tiles_of_group;
-  for (int64_t t = 0; t < tiles; ++t) {
-    if (t == next_group) {
-      ++group;
-      next_group += tiles_of_group;
-    }
-    for (int b = 0; b < kCount; ++b) {
-      for (int i = 0; i < 4; ++i) {
-        __builtin_prefetch(blocks[b] + 256 * t + 64 * i + kPrefetchBytes);
+  for (int64_t begin = 0; begin < tiles; begin += tiles_of_group) {
+    const int64_t end = begin + tiles_of_group < tiles ? begin + tiles_of_group : tiles;
+    for (int64_t t = begin; t < end; ++t) {
+      const uint8_t* tile = head + kHead + 256 * (t - begin);
+      for (int b = 0; b < kCount; ++b) {
+        for (int line = 0; line < 5; ++line) {  // four and a head
+          __builtin_prefetch(tile + b * block_bytes + 64 * line + kPrefetchBytes);
+        }
+      }
+      for (int first = 0; first < kAll; first += kStep) {
+        const uint8_t *vector_tiles[kStep], *heads[kStep];
+        int rows[kStep];
+        for (int v = 0; v < kStep; ++v) {
+          const int row = (first + v) * kLanes, b = row / 16;
+          rows[v] = row % 16;
+          heads[v] = head + b * block_bytes;
+          vector_tiles[v] = tile + b * block_bytes + 4 * rows[v];
+        }
+        tile_step<kStep, kSymmetric>(vector_tiles, heads, rows, x + t * count, count,
+                                     sums + first * kLanes, kStride);
       }
     }
-    for (int first = 0; first < kAll; first += kStep) {
-      const uint8_t* tile[kStep];
-      const uint16_t* scale_rows[kStep];
-      const uint8_t* zero_rows[kStep];
-      for (int v = 0; v < kStep; ++v) {
-        const int row = (first + v) * kLanes;  // of the strip
-        const uint8_t* base = blocks[row / 16];
-        tile[v] = base + 256 * t + 4 * (row % 16);
-        scale_rows[v] = reinterpret_cast<const uint16_t*>(base + shape.scales_offset_bytes()) +
-                        16 * group + row % 16;
-        zero_rows[v] = base + shape.zeros_offset_bytes() + 16 * group + row % 16;
-      }
-      tile_step<kStep, kSymmetric>(tile, scale_rows, zero_rows, x + t * count, count,
-                                   sums + first * kLanes, kStride);
-    }
+    head += kHead + 256 * (end - begin);
   }
   for (int64_t m = 0; m < count; ++m) {
     for (int b = 0; b < kCount; ++b) {
@@ -197,7 +195,8 @@ template <bool kSymmetric>
 TGV_INLINE void rows_of(const Int4MatmulParams& p, const Int4Pass& pass, int64_t begin,
                         int64_t end) {
   for (int64_t block = begin; block < end;) {
-    const bool together = block + kBlocks <= end;
+    // Few tokens leave the memory to wait for, and one stream is what it serves best.
+    const bool together = pass.tokens > kOneStreamTokens && block + kBlocks <= end;
     for (int64_t first = 0; first < pass.tokens; first += kInt4Tokens) {
       const int64_t left = pass.tokens - first, count = left < kInt4Tokens ? left : kInt4Tokens;
       const Int4Activations* x = pass.rounded + first * p.shape.tiles();

@@ -59,9 +59,13 @@ inline float from_half(uint16_t half) {
   return __builtin_bit_cast(float, sign | bits);
 }
 
-inline Floats scales(const uint16_t* p) {
+inline Floats scales(const uint8_t* p) {
   Floats out;
-  for (int r = 0; r < kLanes; ++r) out.lane[r] = from_half(p[r]);
+  for (int r = 0; r < kLanes; ++r) {
+    uint16_t half;
+    __builtin_memcpy(&half, p + 2 * r, 2);
+    out.lane[r] = from_half(half);
+  }
   return out;
 }
 inline Ints zeros(const uint8_t* p) {

@@ -21,7 +21,7 @@ inline Levels unpack(const uint8_t* tile) {
   const __m256i low = _mm256_set1_epi8(15);
   Levels out;
   for (int i = 0; i < 4; ++i) {
-    const __m256i bytes = _mm256_load_si256(reinterpret_cast<const __m256i*>(tile + 64 * i));
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + 64 * i));
     out.chunk[i] = _mm256_and_si256(bytes, low);
     out.chunk[i + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
   }
@@ -49,7 +49,7 @@ inline Ints dot(const Levels& levels, const int8_t* x, Ints start) {
 #endif
 }
 
-inline Floats scales(const uint16_t* p) {
+inline Floats scales(const uint8_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline Ints zeros(const uint8_t* p) {

@@ -18,23 +18,27 @@ inline Levels unpack(const uint8_t* tile) {
   const __m512i low = _mm512_set1_epi8(15);
   Levels out;
   for (int i = 0; i < 4; ++i) {
-    const __m512i bytes = _mm512_load_si512(tile + 64 * i);
+    const __m512i bytes = _mm512_loadu_si512(tile + 64 * i);
     out.chunk[i] = _mm512_and_si512(bytes, low);
     out.chunk[i + 4] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low);
   }
   return out;
 }
 
+inline Ints four_of(const int8_t* x, int c) {
+  int32_t four;
+  __builtin_memcpy(&four, x + 4 * c, 4);
+  return _mm512_set1_epi32(four);
+}
+
 inline Ints dot(const Levels& levels, const int8_t* x, Ints start) {
   for (int c = 0; c < 8; ++c) {
-    int32_t four;
-    __builtin_memcpy(&four, x + 4 * c, 4);
-    start = _mm512_dpbusd_epi32(start, levels.chunk[c], _mm512_set1_epi32(four));
+    start = _mm512_dpbusd_epi32(start, levels.chunk[c], four_of(x, c));
   }
   return start;
 }
 
-inline Floats scales(const uint16_t* p) {
+inline Floats scales(const uint8_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline Ints zeros(const uint8_t* p) {
