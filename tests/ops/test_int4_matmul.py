@@ -76,7 +76,7 @@ def on_every_isa(x: torch.Tensor, w: Int4Tensor, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("TINYGPTV_CPU_ISA", isa)
         out = torch.full((x.shape[0], w.rows), torch.nan)
         results.append(int4_matmul(x, packed, out=out, **options))
-        assert torch.equal(results[0], results[-1]), f"{isa} differs from {HERE[0]}"
+        assert torch.equal(results[0].nan_to_num(12345.0), results[-1].nan_to_num(12345.0)), f"{isa} differs from {HERE[0]}"
     return results[0]
 
 
@@ -368,7 +368,7 @@ BAD_ARGUMENTS: list[tuple[str, Any, str]] = [
     ("w", PackedInt4(PACKED.data, 0, 40, 32, True), "N and K are"),
     ("w", PackedInt4(PACKED.data, -1, 40, 32, True), "N and K are"),
     ("w", PackedInt4(PACKED.data, 20, 2**62, 32, True), "N and K are"),
-    ("w", PackedInt4(PACKED.data.view(torch.int8), 20, 40, 32, True), "w.data is .* int8"),
+    ("w", PackedInt4(PACKED.data.view(torch.int8), 20, 40, 32, True), r"w.data is \[1152\] torch.int8"),
     ("bias", vector(21), r"bias is \[21\] f32, expected \[N=20\] f32; N was set by w"),
     ("bias", vector(1, 20), r"bias is \[1,20\] f32"),
     ("bias", vector(20).half(), "float16"),
@@ -459,7 +459,7 @@ class Parts:
         ({"scales": torch.zeros(19, 2).half()}, InvalidArgumentError, "N was set by qweight"),
         ({"scales": torch.zeros(20, 2)}, InvalidArgumentError, "float32"),
         ({"zeros": torch.zeros(20, 2, dtype=torch.uint8)}, InvalidArgumentError, r"zeros is \[20,2\] u8"),
-        ({"zeros": torch.zeros(2, 20, dtype=torch.uint8).t()[:, :1]}, InvalidArgumentError, "strided"),
+        ({"zeros": torch.zeros(20, 2, dtype=torch.uint8)[:, :1]}, InvalidArgumentError, "strided"),
         ({"columns": 0}, InvalidArgumentError, "N and K are"),
         ({"group_size": 16}, InvalidArgumentError, "groups are of"),
         ({"scales": torch.full((20, 2), torch.nan).half()}, CheckpointError, "scales"),

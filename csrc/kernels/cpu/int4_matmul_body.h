@@ -77,11 +77,12 @@ TGV_INLINE void round_tokens(const Int4MatmulParams& p, const Int4Pass& pass, in
 
 // --- epilogue ---------------------------------------------------------------------------------
 // gelu_tanh(v) = v / (1 + exp(-2 u)), u = sqrt(2/pi) (v + 0.044715 v^3). exp by 2^n p(r), relative
-// error below 3 * 2^-24; the argument is kept where 2^n is a normal number.
+// error below 3 * 2^-24; the argument is kept where 2^n is a normal number, and below -10, where
+// the result is no more than 2e-37, it is 0.
 TGV_INLINE float gelu_tanh(float v) {
   const float u = 0.7978845608028654f * (v + 0.044715f * v * v * v);
-  float e = -2.0f * u;
-  e = e > 87.0f ? 87.0f : e;
+  const float wanted = -2.0f * u;
+  float e = wanted > 87.0f ? 87.0f : wanted;
   e = e < -87.0f ? -87.0f : e;
   const float shifted = e * 1.4426950408889634f + 12582912.0f;
   const float n = shifted - 12582912.0f;
@@ -96,7 +97,7 @@ TGV_INLINE float gelu_tanh(float v) {
   poly = poly * r + 1.0f;
   const uint32_t exponent = (__builtin_bit_cast(uint32_t, shifted) - 0x4b400000u) << 23;
   const float power = __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, poly) + exponent);
-  return v / (1.0f + power);
+  return wanted > 87.0f ? -0.0f : v / (1.0f + power);
 }
 
 // sums: 16 accumulators of one token; rows first_row .. first_row + 15, those below N are written.

@@ -119,7 +119,7 @@ def _run(
     count = thread_count(threads, settings)
     x_buffer = buffer_of("x", x, torch.float32)
     if out is None:
-        out = torch.empty(x.shape[0] if x.dim() else 0, w.rows)
+        out = torch.empty(x.shape[0] if x.dim() else 0, max(w.rows, 0))  # sizes are judged in C++
     native.int4_matmul(
         buffer_of("out", out, torch.float32),
         x_buffer,

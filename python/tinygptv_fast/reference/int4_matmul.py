@@ -26,7 +26,8 @@ def round_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest = padded.abs().amax(-1, keepdim=True)
     good = torch.isfinite(largest) & (largest >= _TINY)
     safe = torch.where(good, largest, 1.0)
-    levels = torch.where(good, (padded * (127.0 / safe)).round(), 0.0).to(torch.int8)
+    inverse = torch.full_like(safe, 127.0) / safe  # a number / tensor would be reciprocal and product: rounded twice
+    levels = torch.where(good, (padded * inverse).round(), 0.0).to(torch.int8)
     scales = torch.where(good, safe / 127.0, torch.where(torch.isfinite(largest), 0.0, torch.nan))
     return levels, scales.squeeze(-1)
 
