@@ -76,7 +76,9 @@ def on_every_isa(x: torch.Tensor, w: Int4Tensor, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("TINYGPTV_CPU_ISA", isa)
         out = torch.full((x.shape[0], w.rows), torch.nan)
         results.append(int4_matmul(x, packed, out=out, **options))
-        assert torch.equal(results[0].nan_to_num(12345.0), results[-1].nan_to_num(12345.0)), f"{isa} differs from {HERE[0]}"
+        assert torch.equal(results[0].nan_to_num(12345.0), results[-1].nan_to_num(12345.0)), (
+            f"{isa} differs from {HERE[0]}"
+        )
     return results[0]
 
 
