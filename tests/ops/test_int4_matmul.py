@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -270,18 +271,25 @@ def test_callers_on_several_threads() -> None:
     assert results == [True] * 60
 
 
-def test_after_a_fork() -> None:
-    """The child's copy of the pool has no threads: it must make its own, and end."""
-    w, x = pack_int4(matrix(1500, 700)), vector(4, 700)
-    truth = int4_matmul(x, w, threads=2)
-    child = os.fork()
-    if child == 0:
-        try:
-            code = 0 if torch.equal(int4_matmul(x, w, threads=2), truth) else 1
-        except BaseException:
-            code = 2
-        os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+FORK = """
+import os, sys, torch
+from tinygptv_fast.ops import PackedInt4, int4_matmul
+w = PackedInt4(torch.randint(0, 100, (96 * 46 * 288,), dtype=torch.uint8), 1536, 1472, 32, True)
+x = torch.ones(4, 1472)
+truth = int4_matmul(x, w, threads=2)
+child = os.fork()
+if child == 0:
+    same = sys.argv[1] == "idle" or torch.equal(int4_matmul(x, w, threads=2), truth)
+    sys.exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("child", ["works", "idle"])
+def test_after_a_fork(child: str) -> None:
+    """The child's copy of the pool has no threads: it must make its own, not wait for them, and end as it should."""
+    done = subprocess.run([sys.executable, "-c", FORK, child], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # --- out, packing -----------------------------------------------------------------------------------------------------
