@@ -3,6 +3,7 @@
 
 #include "base/bandwidth.h"
 #include "base/cpu_features.h"
+#include "base/isa.h"
 #include "base/topology.h"
 #include "bindings/bindings.h"
 
@@ -38,6 +39,12 @@ BoolDict cpu_features_dict() {
   return out;
 }
 
+std::vector<std::string> isa_names() {
+  std::vector<std::string> out;
+  for (const Isa isa : available_isas()) out.push_back(isa_name(isa));
+  return out;
+}
+
 double read_bandwidth_of(int threads, int64_t bytes, int passes) {
   return read_bandwidth({threads, bytes > 0 ? static_cast<size_t>(bytes) : 0, passes});
 }
@@ -49,6 +56,11 @@ void bind_machine(py::module_& module) {
              "How this core was built: version, compiler, cuda ('off', 'native' or 'all').");
   module.def("cpu_features", &cpu_features_dict,
              "Instruction sets this CPU has and the operating system lets it use.");
+  module.def(
+      "isas", &isa_names,
+      "Instruction sets kernels can run with here, the one they prefer last: of 'portable',\n"
+      "'avx2', 'avxvnni', 'avx512' and 'avx512vnni'.");
+  module.def("best_isa", [] { return std::string(isa_name(best_isa())); }, "The last of isas().");
   module.def(
       "cpu_brand", [] { return cpu_features().brand; },
       "The CPU's own name; empty if it has none.");

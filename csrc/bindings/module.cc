@@ -38,4 +38,5 @@ PYBIND11_MODULE(_native, module) {
   tgv::bindings::bind_machine(module);
   tgv::bindings::bind_cuda(module);
   tgv::bindings::bind_quantize(module);
+  tgv::bindings::bind_int4_matmul(module);
 }

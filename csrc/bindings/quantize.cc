@@ -70,13 +70,10 @@ void bind_quantize(py::module_& module) {
       "scales\n"
       "f16 [N, groups], zeros u8 [N, groups] (unpacked; None: symmetric) and the records error, "
       "norm\n"
-      "and worst f32 [N, groups]. isa: '' (the widest), 'portable', 'avx2' or 'avx512'. Returns "
+      "and worst f32 [N, groups]. isa: '' (the widest) or a name of isas(). Returns "
       "the\n"
       "first group (row * groups + group) that is not finite and the first whose scale passes\n"
       "float16, -1 for none. Raises InvalidArgumentError, UnsupportedError.");
-  module.def(
-      "best_isa", [] { return std::string(isa_name(best_isa())); },
-      "Widest instruction set that kernels run with here: 'portable', 'avx2' or 'avx512'.");
 }
 
 }  // namespace tgv::bindings

@@ -28,7 +28,7 @@ _LAZY = {
     "TinyGPTV": "generate",
     "convert": "conversion",
 }
-_MODULES = ("checkpoint", "compat", "config", "conversion", "generate", "processing", "quantize", "reference")
+_MODULES = ("checkpoint", "compat", "config", "conversion", "generate", "ops", "processing", "quantize", "reference")
 
 __all__ = ["Answer", "Box", "Boxes", "TinyGPTV", "TinyGPTVError", "convert", "errors"]
 

@@ -5,14 +5,20 @@ The native core of tinygptv_fast. Computation runs without the GIL.
 from __future__ import annotations
 import typing
 import typing_extensions
-__all__: list[str] = ['affinity_cpus', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['HugeBuffer', 'affinity_cpus', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+class HugeBuffer:
+    """
+    Zeroed memory on huge pages where the system grants them, as a buffer of uint8.
+    """
+    def __init__(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 def affinity_cpus() -> list[int]:
     """
     Logical CPUs this process may run on.
     """
 def best_isa() -> str:
     """
-    Widest instruction set that kernels run with here: 'portable', 'avx2' or 'avx512'.
+    The last of isas().
     """
 def build_info() -> dict[str, str]:
     """
@@ -46,6 +52,26 @@ def cuda_why_not() -> str:
     """
     Why no GPU can be used here, as a sentence; empty if one can.
     """
+def int4_matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, symmetric: bool, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    out f32 [M, N] = act(x f32 [M, K] times the packed matrix, transposed, + bias f32 [N]
+    or None). activation: '' or 'gelu_tanh'; isa: '' (the widest) or a name of isas().
+    Raises InvalidArgumentError, UnsupportedError.
+    """
+def int4_pack(packed: typing_extensions.Buffer, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, zeros: typing_extensions.Buffer | None, columns: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+    """
+    Reorder qweight u8 [N, ceil(K/2)], scales f16 [N, ceil(K/G)] and zeros (None or u8
+    [N, ceil(ceil(K/G)/2)]) into packed u8 [int4_packed_bytes]. Raises InvalidArgumentError.
+    """
+def int4_packed_bytes(rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, symmetric: bool) -> int:
+    """
+    Bytes of a packed int4 matrix. Raises InvalidArgumentError.
+    """
+def isas() -> list[str]:
+    """
+    Instruction sets kernels can run with here, the one they prefer last: of 'portable',
+    'avx2', 'avxvnni', 'avx512' and 'avx512vnni'.
+    """
 def physical_cores() -> int:
     """
     Physical cores in the affinity mask, capped by the control group: what threads=None means.
@@ -54,7 +80,7 @@ def quantize_int4(qweight: typing_extensions.Buffer, scales: typing_extensions.B
     """
     Quantise weight f32 [N, K] in groups of 32, 64 or 128 into qweight u8 [N, ceil(K/2)], scales
     f16 [N, groups], zeros u8 [N, groups] (unpacked; None: symmetric) and the records error, norm
-    and worst f32 [N, groups]. isa: '' (the widest), 'portable', 'avx2' or 'avx512'. Returns the
+    and worst f32 [N, groups]. isa: '' (the widest) or a name of isas(). Returns the
     first group (row * groups + group) that is not finite and the first whose scale passes
     float16, -1 for none. Raises InvalidArgumentError, UnsupportedError.
     """

@@ -3,7 +3,7 @@
 | variable | meaning |
 |---|---|
 | ``TINYGPTV_THREADS`` | threads for computation, 1..1024; unset means the physical cores this process may use |
-| ``TINYGPTV_CPU_ISA`` | portable, avx2 or avx512 instead of the widest this CPU has (results are the same) |
+| ``TINYGPTV_CPU_ISA`` | portable, avx2, avxvnni, avx512 or avx512vnni instead of the widest this CPU has |
 | ``TINYGPTV_LOG`` | log level of the command line: debug, info, warning (the default), error |
 | ``TINYGPTV_TRACEBACK`` | 1 shows the traceback of an unexpected error in the command line; 0 (the default) one line |
 | ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
@@ -20,7 +20,7 @@ from .errors import ConfigError
 PREFIX = "TINYGPTV_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_THREADS = 1024
-CPU_ISAS = ("portable", "avx2", "avx512")
+CPU_ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vnni")
 _KNOWN = ("TINYGPTV_THREADS", "TINYGPTV_CPU_ISA", "TINYGPTV_LOG", "TINYGPTV_TRACEBACK")
 _BUILD_ONLY = ("TINYGPTV_CUDA",)  # read by CMake, not by us
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tinygptv_fast import _native
+from tinygptv_fast.env import CPU_ISAS
 from tinygptv_fast.errors import CheckpointError, ConfigError, InvalidArgumentError, UnsupportedError
 from tinygptv_fast.quantize.int4 import GROUP_SIZES, Int4Tensor, quantize_int4
 
 pytestmark = pytest.mark.native
 
-ISAS = ("portable", "avx2", "avx512")
-HERE = ISAS[: ISAS.index(_native.best_isa()) + 1]
+HERE = _native.isas()
 
 
 def weights(kind: str, rows: int, columns: int) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_unknown_and_missing_instruction_sets(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TINYGPTV_CPU_ISA", "sse9")
     with pytest.raises(ConfigError, match="TINYGPTV_CPU_ISA"):
         quantize_int4(torch.zeros(1, 4))
-    missing = [isa for isa in ISAS if isa not in HERE]
+    missing = [isa for isa in CPU_ISAS if isa not in HERE]
     for isa in missing:
         monkeypatch.setenv("TINYGPTV_CPU_ISA", isa)
         with pytest.raises(UnsupportedError, match=isa):

@@ -28,8 +28,8 @@ void check(const QuantizeInt4Params& p) {
 
 QuantizeInt4Groups* groups_of(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return quantize_int4_avx512;
-  if (isa == Isa::kAvx2) return quantize_int4_avx2;
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Vnni) return quantize_int4_avx512;
+  if (isa == Isa::kAvx2 || isa == Isa::kAvxVnni) return quantize_int4_avx2;
 #endif
   (void)isa;
   return quantize_int4_portable;

@@ -4,6 +4,7 @@ Knows nothing of files, native code or the engine. State dict names are the tens
 """
 
 from .generation import GenerationOptions, GenerationResult, generate
+from .int4_matmul import int4_matmul
 from .layout import ChatLayout, TrainingBatch
 from .lora import LoraLinear
 from .loss import causal_lm_loss
@@ -28,6 +29,7 @@ __all__ = [
     "VisionTower",
     "causal_lm_loss",
     "generate",
+    "int4_matmul",
     "interpolate_position_embedding",
     "rank_candidates",
 ]

@@ -1,0 +1,68 @@
+// 256-bit vectors for int4_matmul_body.h: eight rows of a block at a time. With AVX-VNNI a dot
+// product is one instruction per four k; without, pairs are added in 16 bits: 16 products of at
+// most 15 * 127 come to 30,480, so a block of 32 k needs one widening at its end.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/cpu/int4_matmul_isa.h"
+
+namespace tgv::cpu {
+namespace {
+
+constexpr int kLanes = 8, kBlocks = 1, kVectors = 1;
+using Ints = __m256i;
+using Floats = __m256;
+struct Levels {
+  __m256i chunk[8];  // chunk c: k = 4 c .. 4 c + 3 of each row
+};
+
+inline Levels unpack(const uint8_t* tile) {
+  const __m256i low = _mm256_set1_epi8(15);
+  Levels out;
+  for (int i = 0; i < 4; ++i) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + 64 * i));
+    out.chunk[i] = _mm256_and_si256(bytes, low);
+    out.chunk[i + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low);
+  }
+  return out;
+}
+
+inline __m256i four_of(const int8_t* x, int c) {
+  int32_t four;
+  __builtin_memcpy(&four, x + 4 * c, 4);
+  return _mm256_set1_epi32(four);
+}
+
+inline Ints dot(const Levels& levels, const int8_t* x, Ints start) {
+#if defined(__AVXVNNI__)
+  for (int c = 0; c < 8; ++c) {
+    start = _mm256_dpbusd_avx_epi32(start, levels.chunk[c], four_of(x, c));
+  }
+  return start;
+#else
+  __m256i pairs = _mm256_maddubs_epi16(levels.chunk[0], four_of(x, 0));
+  for (int c = 1; c < 8; ++c) {
+    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(levels.chunk[c], four_of(x, c)));
+  }
+  return _mm256_add_epi32(start, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#endif
+}
+
+inline Floats scales(const uint8_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline Ints zeros(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+inline Ints splat(int32_t x) { return _mm256_set1_epi32(x); }
+inline Floats splat(float x) { return _mm256_set1_ps(x); }
+inline Ints multiply(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
+inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+inline Floats to_float(Ints x) { return _mm256_cvtepi32_ps(x); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats load(const float* p) { return _mm256_load_ps(p); }
+inline void store(float* p, Floats x) { _mm256_store_ps(p, x); }
+
+}  // namespace
+}  // namespace tgv::cpu

@@ -1,0 +1,177 @@
+"""Products with int4 weights: ``pack_int4`` reorders a matrix once, ``int4_matmul`` multiplies by it.
+
+Activations are rounded to int8 per row and 32 columns, dot products of 32 are exact integers, and their sum is one
+chain of float32 FMAs: row m of the result depends on row m of x and on the weights alone, bit for bit, whatever the
+other rows, the threads or the instruction set. csrc/kernels/cpu/int4_matmul.h has the arithmetic and the layout,
+``reference.int4_matmul`` the slow twin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ..env import read_settings
+from ..errors import CheckpointError, InvalidArgumentError
+from .tensors import buffer_of, native_module, thread_count
+
+ACTIVATIONS = ("gelu_tanh",)
+_HUGE_BYTES = 2 << 20  # from here on packed weights go to huge pages
+
+
+class Int4Matrix(Protocol):
+    """What ``quantize.int4.Int4Tensor`` has: value = (q − z)·s, q two to a byte."""
+
+    @property
+    def qweight(self) -> torch.Tensor: ...
+    @property
+    def scales(self) -> torch.Tensor: ...
+    @property
+    def zeros(self) -> torch.Tensor | None: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def group_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class PackedInt4:
+    """A matrix [N=rows, K=columns] in the order the kernels stream: ``data`` uint8, one run of bytes, the same for
+    every instruction set."""
+
+    data: torch.Tensor
+    rows: int
+    columns: int
+    group_size: int
+    symmetric: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes a product reads, padding of N and K included."""
+        return self.data.numel()
+
+
+def pack_int4(matrix: Int4Matrix, *, threads: int | None = None) -> PackedInt4:
+    """``matrix`` (an ``Int4Tensor``: qweight uint8 [N, ceil(K/2)], scales float16, zeros or None) in streamed order.
+
+    N is padded to 16 and K to 32. Raises ``InvalidArgumentError`` for parts of a wrong shape, dtype or device and
+    ``CheckpointError`` for a scale that is not finite.
+    """
+    for name in ("qweight", "scales", "zeros", "columns", "group_size"):
+        if not hasattr(matrix, name):
+            raise InvalidArgumentError(f"matrix is {type(matrix).__name__}, expected an Int4Tensor")
+    native = native_module()
+    count = thread_count(threads, read_settings())
+    qweight = buffer_of("qweight", matrix.qweight, torch.uint8)
+    scales = buffer_of("scales", matrix.scales, torch.float16)
+    zeros = None if matrix.zeros is None else buffer_of("zeros", matrix.zeros, torch.uint8)
+    if not bool(torch.isfinite(matrix.scales).all()):
+        raise CheckpointError("scales of an int4 matrix hold NaN or infinity, expected finite float16")
+    rows = qweight.shape[0] if qweight.ndim else 0
+    symmetric = zeros is None
+    size = native.int4_packed_bytes(rows, matrix.columns, matrix.group_size, symmetric)
+    data = _allocate(size)
+    native.int4_pack(data.numpy(), qweight, scales, zeros, matrix.columns, matrix.group_size, count)
+    return PackedInt4(data, rows, matrix.columns, matrix.group_size, symmetric)
+
+
+def int4_matmul(
+    x: torch.Tensor,
+    w: PackedInt4,
+    bias: torch.Tensor | None = None,
+    *,
+    activation: str | None = None,
+    out: torch.Tensor | None = None,
+    threads: int | None = None,
+) -> torch.Tensor:
+    """``act(x Wᵀ + bias)`` float32 [M, N] of x float32 [M, K] (M >= 0) and packed int4 W [N, K]; bias float32 [N].
+
+    activation: None or "gelu_tanh" (torch's ``gelu(approximate="tanh")``). ``out`` float32 [M, N], contiguous and
+    apart from the inputs, is written and returned. ``threads``: None means ``TINYGPTV_THREADS``, else the physical
+    cores. All tensors are contiguous and on the CPU; there is no gradient. A row of x that holds NaN or infinity gives
+    a row of NaN; 32 activations all below 2^-100 count as zeros.
+
+    Raises ``InvalidArgumentError`` for a wrong type, dtype, device, shape or stride, ``UnsupportedError`` for an
+    instruction set (``TINYGPTV_CPU_ISA``) this CPU lacks or a tensor that requires a gradient.
+    """
+    if not isinstance(w, PackedInt4):
+        raise InvalidArgumentError(f"w is {type(w).__name__}, expected a PackedInt4 (pack_int4 makes one)")
+    if activation is not None and activation not in ACTIVATIONS:
+        raise InvalidArgumentError(f"activation is {activation!r}, expected None or one of {ACTIVATIONS}")
+    if torch.compiler.is_compiling() and out is None:
+        return torch.ops.tinygptv_fast.int4_matmul(
+            x, w.data, bias, w.rows, w.columns, w.group_size, w.symmetric, activation, threads
+        )
+    return _run(x, w, bias, activation, out, threads)
+
+
+def _run(
+    x: torch.Tensor,
+    w: PackedInt4,
+    bias: torch.Tensor | None,
+    activation: str | None,
+    out: torch.Tensor | None,
+    threads: int | None,
+) -> torch.Tensor:
+    native, settings = native_module(), read_settings()
+    count = thread_count(threads, settings)
+    x_buffer = buffer_of("x", x, torch.float32)
+    if out is None:
+        out = torch.empty(x.shape[0] if x.dim() else 0, max(w.rows, 0))  # sizes are judged in C++
+    native.int4_matmul(
+        buffer_of("out", out, torch.float32),
+        x_buffer,
+        buffer_of("w.data", w.data, torch.uint8),
+        None if bias is None else buffer_of("bias", bias, torch.float32),
+        w.rows,
+        w.columns,
+        w.group_size,
+        w.symmetric,
+        activation or "",
+        count,
+        settings.cpu_isa,
+    )
+    return out
+
+
+@torch.library.custom_op("tinygptv_fast::int4_matmul", mutates_args=(), device_types="cpu")
+def _int4_matmul_op(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    bias: torch.Tensor | None,
+    rows: int,
+    columns: int,
+    group_size: int,
+    symmetric: bool,
+    activation: str | None = None,
+    threads: int | None = None,
+) -> torch.Tensor:
+    """``int4_matmul`` over the parts of a ``PackedInt4``: what torch.compile calls."""
+    return _run(x, PackedInt4(packed, rows, columns, group_size, symmetric), bias, activation, None, threads)
+
+
+@_int4_matmul_op.register_fake
+def _int4_matmul_fake(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    bias: torch.Tensor | None,
+    rows: int,
+    columns: int,
+    group_size: int,
+    symmetric: bool,
+    activation: str | None = None,
+    threads: int | None = None,
+) -> torch.Tensor:
+    if x.dim() != 2 or x.dtype != torch.float32:
+        raise InvalidArgumentError(f"x is {list(x.shape)} {x.dtype}, expected [M, K] torch.float32")
+    torch._check(x.shape[1] == columns, lambda: f"x is {list(x.shape)}, expected [M, K={columns}]")
+    return x.new_empty(x.shape[0], rows)
+
+
+def _allocate(size: int) -> torch.Tensor:
+    """uint8 [size] at a multiple of 64 bytes."""
+    if size < _HUGE_BYTES:
+        return torch.empty(size, dtype=torch.uint8)  # torch's CPU allocator aligns to 64 bytes
+    return torch.frombuffer(native_module().HugeBuffer(size), dtype=torch.uint8)

@@ -1,0 +1,60 @@
+"""torch tensors as the native core takes them: a buffer without a copy. Shapes are matched there, in C++.
+
+Knows devices, dtypes and gradients, because the buffer protocol knows none of them; no op.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ..env import MAX_THREADS, Settings
+from ..errors import InvalidArgumentError, UnsupportedError
+
+
+def buffer_of(name: str, tensor: Any, dtype: torch.dtype) -> Any:
+    """``tensor`` as a numpy array over the same memory (strides kept).
+
+    Raises ``InvalidArgumentError`` naming ``name`` unless it is a dense CPU tensor of ``dtype``, and
+    ``UnsupportedError`` if it asks for a gradient that no op of this package has.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise InvalidArgumentError(f"{name} is {type(tensor).__name__}, expected a torch.Tensor of {dtype}")
+    if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.layout != torch.strided or tensor.is_neg():
+        raise InvalidArgumentError(
+            f"{name} is {list(tensor.shape)} {tensor.dtype} on {tensor.device} ({tensor.layout}), "
+            f"expected a dense {dtype} tensor on cpu"
+        )
+    if tensor.requires_grad:
+        if torch.is_grad_enabled():
+            raise UnsupportedError(f"{name} requires a gradient, which this op has not; call it under torch.no_grad()")
+        tensor = tensor.detach()
+    return tensor.numpy()
+
+
+def native_module() -> ModuleType:
+    """The compiled core, or ``UnsupportedError`` that says what is missing."""
+    try:
+        from .. import _native
+    except ImportError as error:
+        raise UnsupportedError(
+            f"tinygptv_fast._native cannot be imported ({error}), expected the compiled core: install the package"
+        ) from error
+    return _native
+
+
+def thread_count(threads: int | None, settings: Settings) -> int:
+    """``threads``, else ``TINYGPTV_THREADS``, else the physical cores (asked once per process)."""
+    if threads is None:
+        return settings.threads or _physical_cores()
+    if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
+        raise InvalidArgumentError(f"threads is {threads!r}, expected None or an integer 1..{MAX_THREADS}")
+    return threads
+
+
+@lru_cache(maxsize=1)
+def _physical_cores() -> int:
+    return int(native_module().physical_cores())
