@@ -51,8 +51,9 @@ uint32_t Gate::spin(uint32_t old, int64_t spin_ns) const {
   return value();
 }
 
-uint32_t Gate::wait(uint32_t old, int64_t spin_ns) {
-  uint32_t now = spin(old, spin_ns);
+uint32_t Gate::wait(uint32_t old, Patience& patience) {
+  uint32_t now = spin(old, patience.spin_ns());
+  patience.learn(now == old);
   if (now != old) return now;
   parked_.fetch_add(1);
   // The kernel looks once more at the word and returns at once if it has changed; interruptions and

@@ -48,6 +48,7 @@ ThreadPool::ThreadPool(int threads, int64_t spin_ns)
     : threads_(checked_threads(threads)),
       spin_ns_(chosen_spin(threads, spin_ns)),
       forks_at_birth_(forks_so_far()),
+      at_barrier_(static_cast<size_t>(threads), Patience(spin_ns_)),
       workers_(std::make_unique<std::vector<std::thread>>()) {
   try {
     for (int i = 1; i < threads; ++i) workers_->emplace_back([this, i] { work(i); });
@@ -87,8 +88,9 @@ void ThreadPool::refuse_bad_caller() const {
 
 void ThreadPool::work(int worker) {
   uint32_t seen = 0;
+  Patience patience(spin_ns_);
   while (true) {
-    seen = start_.wait(seen, spin_ns_);
+    seen = start_.wait(seen, patience);
     if (stopping_) return;
     run_all_as(worker);
   }
@@ -100,7 +102,7 @@ void ThreadPool::run_all_as(int worker) {
   const int phases = phases_;
   for (int phase = 0; phase < phases; ++phase) {
     call(body, phase, worker);
-    if (!end_phase()) return;
+    if (!end_phase(worker)) return;
   }
 }
 
@@ -116,10 +118,10 @@ void ThreadPool::call(const Body& body, int phase, int worker) {
   inside = outer;
 }
 
-bool ThreadPool::end_phase() {
+bool ThreadPool::end_phase(int worker) {
   const uint32_t old = barrier_.value();  // cannot change before this thread has arrived
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < threads_) {
-    return (barrier_.wait(old, spin_ns_) & 1) == 0;
+    return (barrier_.wait(old, at_barrier_[static_cast<size_t>(worker)]) & 1) == 0;
   }
   // The last one decides for all whether there is a next phase: a flag that each read for itself
   // could be set by a fast thread's next phase.

@@ -24,7 +24,8 @@ class ThreadPool {
   static constexpr int64_t kSpinAuto = -1;
   static constexpr int64_t kDefaultSpinNs = 20'000;
 
-  // threads >= 1, the caller included. spin_ns: how long to spin before parking, 0..1e9; kSpinAuto
+  // threads >= 1, the caller included. spin_ns: how long to spin before parking, at most (see
+  // Patience), 0..1e9; kSpinAuto
   // is kDefaultSpinNs, and 0 where there are more threads than CPUs to run them (who spins would
   // keep the one waited for from running). Throws InvalidArgument; SystemError if the threads
   // cannot be had.
@@ -64,11 +65,12 @@ class ThreadPool {
   void work(int worker);                               // a thread's life
   void run_all_as(int worker);                         // its part in one run_phases
   void call(const Body& body, int phase, int worker);  // keeps the first exception
-  bool end_phase();                                    // the barrier; false: no further phase
+  bool end_phase(int worker);                          // the barrier; false: no further phase
 
   const int threads_;
   const int64_t spin_ns_;
   const uint32_t forks_at_birth_;
+  std::vector<Patience> at_barrier_;  // by worker
   std::unique_ptr<std::vector<std::thread>> workers_;
 
   std::mutex turn_;  // held by the caller of run; guards, with start_ and barrier_, what follows
