@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/errors.h"
 #include "kv/storage.h"
 
 namespace tgv::kv {
@@ -21,6 +22,13 @@ void absorb(PageHash& hash, uint64_t value) {
   hash.high = mix(hash.high + 0xd1342543de82ef95u + (value ^ hash.low));
 }
 
+uint64_t mask_of(int hash_bits) {
+  if (hash_bits < 1 || hash_bits > 64) {
+    throw InvalidArgument(concat("hash_bits is ", hash_bits, ", expected 1..64"));
+  }
+  return ~uint64_t{0} >> (64 - hash_bits);
+}
+
 }  // namespace
 
 PageHash root_hash(std::string_view identity) {
@@ -38,7 +46,7 @@ PageHash chain_hash(const PageHash& before, std::span<const int64_t> keys) {
 
 PrefixIndex::PrefixIndex(int64_t pages, std::string_view identity, int hash_bits)
     : root_(root_hash(identity)),
-      mask_(hash_bits >= 64 ? ~uint64_t{0} : (uint64_t{1} << hash_bits) - 1),
+      mask_(mask_of(hash_bits)),
       nodes_(static_cast<size_t>(pages)),
       keys_(static_cast<size_t>(pages * kPageTokens)) {
   pages_.reserve(static_cast<size_t>(pages));

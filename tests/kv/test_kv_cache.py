@@ -77,6 +77,7 @@ def test_numbers_that_do_not_fit_are_named(bad: float) -> None:
         ({"heads": 0}, "heads is 0"),
         ({"dim": 82}, "head_dim is 82, expected a multiple of 4"),
         ({"dim": 260}, "head_dim is 260"),
+        ({"hash_bits": 0}, "hash_bits is 0"),
         ({"kind": "fp8"}, "kind is 'fp8', expected f32, f16, bf16 or int8"),
         ({"pages": 2**31 - 1, "heads": 1024, "dim": 256}, "larger than any address space"),
     ],

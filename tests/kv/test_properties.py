@@ -196,7 +196,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 def test_random_operations_agree_with_the_plain_model() -> None:
     run_state_machine_as_test(
-        CacheMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None, print_blob=True)
+        CacheMachine, settings=settings(max_examples=200, stateful_step_count=40, deadline=None, print_blob=True)
     )
 
 
