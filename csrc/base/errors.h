@@ -25,6 +25,12 @@ class Unsupported : public Error {
   using Error::Error;
 };
 
+// The request is valid and this process could do it, but something of bounded size is full.
+class CapacityError : public Error {
+ public:
+  using Error::Error;
+};
+
 // The operating system or the GPU driver refused (out of memory, a failed launch, ...).
 class SystemError : public Error {
  public:

@@ -2,6 +2,7 @@
 #include <pybind11/typing.h>
 
 #include "base/bandwidth.h"
+#include "base/barrier_probe.h"
 #include "base/cpu_features.h"
 #include "base/isa.h"
 #include "base/topology.h"
@@ -49,6 +50,11 @@ double read_bandwidth_of(int threads, int64_t bytes, int passes) {
   return read_bandwidth({threads, bytes > 0 ? static_cast<size_t>(bytes) : 0, passes});
 }
 
+std::vector<double> barrier_times_of(int threads, int64_t spin_ns, int phases, int rounds,
+                                     int64_t pause_ns) {
+  return barrier_times({threads, spin_ns, phases, rounds, pause_ns});
+}
+
 }  // namespace
 
 void bind_machine(py::module_& module) {
@@ -77,6 +83,14 @@ void bind_machine(py::module_& module) {
       py::call_guard<py::gil_scoped_release>(),
       "Median bytes per second that `threads` threads (0: physical_cores()) read together from\n"
       "`bytes` of huge-page memory. Raises InvalidArgumentError.");
+  module.def("barrier_times", &barrier_times_of, py::arg("threads"), py::arg("spin_ns") = -1,
+             py::arg("phases") = 96, py::arg("rounds") = 1000, py::arg("pause_ns") = 0,
+             py::call_guard<py::gil_scoped_release>(),
+             "Nanoseconds per phase of each of `rounds` runs of `phases` empty phases on the "
+             "thread pool,\n"
+             "with an idle time of pause_ns before each. spin_ns: how long waiting threads spin "
+             "before they\n"
+             "park, -1 for the pool's own choice. Raises InvalidArgumentError.");
 }
 
 }  // namespace tgv::bindings

@@ -23,6 +23,8 @@ void translate(std::exception_ptr pointer) {
     raise("InvalidArgumentError", error);
   } catch (const Unsupported& error) {
     raise("UnsupportedError", error);
+  } catch (const CapacityError& error) {
+    raise("CapacityError", error);
   } catch (const Error& error) {
     raise("TinyGPTVError", error);
   }
@@ -37,6 +39,7 @@ PYBIND11_MODULE(_native, module) {
   pybind11::register_local_exception_translator(tgv::bindings::translate);
   tgv::bindings::bind_machine(module);
   tgv::bindings::bind_cuda(module);
+  tgv::bindings::bind_kv(module);
   tgv::bindings::bind_quantize(module);
   tgv::bindings::bind_int4_matmul(module);
 }

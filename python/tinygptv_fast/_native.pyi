@@ -3,9 +3,87 @@
 The native core of tinygptv_fast. Computation runs without the GIL.
 """
 from __future__ import annotations
+import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['HugeBuffer', 'affinity_cpus', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+class KVCache:
+    """
+    The paged KV cache, for tests and tools; internal, it may change without notice.
+    Keys are ints, one per position. See docs/kv_cache.md. Raises InvalidArgumentError for an
+    unknown sequence and for anything out of range.
+    """
+    def __init__(self, *, pages: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex, heads: typing.SupportsInt | typing.SupportsIndex, head_dim: typing.SupportsInt | typing.SupportsIndex, kind: str = 'int8', model_id: str = '', hash_bits: typing.SupportsInt | typing.SupportsIndex = 64) -> None:
+        ...
+    def admission(self, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_new_tokens: typing.SupportsInt | typing.SupportsIndex, forks: typing.SupportsInt | typing.SupportsIndex = 1) -> str:
+        """
+        Whether reserve would succeed: 'now', 'later' or 'never'.
+        """
+    def append(self, sequence: typing.SupportsInt | typing.SupportsIndex, keys: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        Places for more positions.
+        """
+    def block_table(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+        """
+        Its pages, in order.
+        """
+    def check(self) -> None:
+        """
+        Raises TinyGPTVError if the cache broke one of its rules.
+        """
+    def commit(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        All positions appended so far are written.
+        """
+    def committed(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Positions that are written.
+        """
+    def counts(self) -> dict[str, int]:
+        """
+        Pages by state, what is promised, sequences, pages evicted so far.
+        """
+    def find_prefix(self, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> list[int]:
+        """
+        The pages a prompt would begin with now.
+        """
+    def fork(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        A sequence that shares all pages. Raises CapacityError.
+        """
+    def is_indexed(self, page: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Whether a prefix can find a page.
+        """
+    def length(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Positions of the sequence.
+        """
+    def read(self, k: typing_extensions.Buffer, v: typing_extensions.Buffer, sequence: typing.SupportsInt | typing.SupportsIndex, layer: typing.SupportsInt | typing.SupportsIndex, first: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Read positions first .. first+T-1 into k, v f32 [T, H, D].
+        """
+    def references(self, page: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Block tables a page is in.
+        """
+    def release(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Give everything back.
+        """
+    def reserve(self, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_new_tokens: typing.SupportsInt | typing.SupportsIndex, forks: typing.SupportsInt | typing.SupportsIndex = 1) -> int:
+        """
+        A new sequence with room for prompt and answer, beginning with the pages found for the
+        prompt. Raises CapacityError.
+        """
+    def truncate(self, sequence: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Forget positions from `length` on. Raises CapacityError.
+        """
+    def write(self, sequence: typing.SupportsInt | typing.SupportsIndex, layer: typing.SupportsInt | typing.SupportsIndex, first: typing.SupportsInt | typing.SupportsIndex, k: typing_extensions.Buffer, v: typing_extensions.Buffer) -> None:
+        """
+        Write k, v f32 [T, H, D] at positions first .. first+T-1, not committed.
+        """
 class HugeBuffer:
     """
     Zeroed memory on huge pages where the system grants them, as a buffer of uint8.
@@ -15,6 +93,12 @@ class HugeBuffer:
 def affinity_cpus() -> list[int]:
     """
     Logical CPUs this process may run on.
+    """
+def barrier_times(threads: typing.SupportsInt | typing.SupportsIndex, spin_ns: typing.SupportsInt | typing.SupportsIndex = -1, phases: typing.SupportsInt | typing.SupportsIndex = 96, rounds: typing.SupportsInt | typing.SupportsIndex = 1000, pause_ns: typing.SupportsInt | typing.SupportsIndex = 0) -> list[float]:
+    """
+    Nanoseconds per phase of each of `rounds` runs of `phases` empty phases on the thread pool,
+    with an idle time of pause_ns before each. spin_ns: how long waiting threads spin before they
+    park, -1 for the pool's own choice. Raises InvalidArgumentError.
     """
 def best_isa() -> str:
     """

@@ -35,5 +35,9 @@ class UnsupportedError(TinyGPTVError, NotImplementedError):
     """The request is valid, but this build, backend or machine cannot do it; the message says which can."""
 
 
+class CapacityError(TinyGPTVError, RuntimeError):
+    """The request is valid, but something of bounded size is full; the message says whether waiting helps."""
+
+
 class ClosedError(TinyGPTVError, RuntimeError):
     """The model was closed and is used again."""

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-EXECUTABLES = ("base_test", "cuda_stub_test", "int4_matmul_test", "simt_test", "int4_gemv_test", "paged_attention_test")
+EXECUTABLES = (
+    "base_test",
+    "thread_pool_test",
+    "kv_test",
+    "int4_matmul_test",
+    "cuda_stub_test",
+    "simt_test",
+    "int4_gemv_test",
+    "paged_attention_test",
+)
 
 
 # The first test that needs the build also compiles it.
