@@ -96,6 +96,8 @@ bench: build
 	$(BIN)/python benchmarks/machine.py
 	$(BIN)/python benchmarks/quantize_error.py
 	$(BIN)/python benchmarks/quantize_speed.py
+	$(BIN)/python benchmarks/int4_matmul.py
+	$(BIN)/python benchmarks/thread_pool.py
 
 sanitize: $(VENV)/.installed
 	CMAKE=$(BIN)/cmake CTEST=$(BIN)/ctest NINJA=$(abspath $(BIN))/ninja tools/sanitize.sh
