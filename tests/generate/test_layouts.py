@@ -49,7 +49,7 @@ def write_one(folder: Path, state: dict[str, Tensor]) -> None:
 
 
 def convert(phi: Path, out: Path) -> str:
-    """The sha256 of the converted weights: comparing the bytes themselves, pytest would explain a difference for ever."""
+    """The sha256 of the converted weights: over bytes that differ, pytest would write an explanation for minutes."""
     tgv.convert(
         phi=phi,
         vision=GOLDEN / "eva_vit_g.pth",
