@@ -175,8 +175,7 @@ class TinyGPTV:
 
     def encode_image(self, image: Any, *, color: str = "rgb") -> ImageState:
         """Run the vision side once; ask about the result as often as you like."""
-        state, _ = self._encode(image, color, Timings())
-        return state
+        return self._encode(image, color, Timings())
 
     def logits(self, images: Any, prompt: str, template: str | Template = "raw") -> Tensor:
         """Float32 [T, V]: the logits at every position of the prompt, visual tokens included."""
@@ -256,7 +255,7 @@ class TinyGPTV:
             bos_id=config.bos_token_id,
             pad_id=config.pad_token_id,
         )
-        states = [self._encode(image, request.color, timings)[0] for image in images]
+        states = [self._encode(image, request.color, timings) for image in images]
         segments = encode_prompt(prompt, self._tokenizer)
         if not states and not any(segments):
             raise PromptError("prompt is empty and there is no image, expected at least one token")
@@ -323,20 +322,19 @@ class TinyGPTV:
             raise UnsupportedError("this model is text-only: it takes no image")
         return self._images
 
-    def _encode(self, image: Any, color: str, timings: Timings) -> tuple[ImageState, float]:
+    def _encode(self, image: Any, color: str, timings: Timings) -> ImageState:
         backend, began = self._running(), time.perf_counter()
         if isinstance(image, ImageState):
             self._check_state(image)
-            return image, 0.0
+            return image
         pictures = self._pictures()
         picture = pictures.load(image, color)  # type: ignore[arg-type]
         pixels = pictures.pixels(picture)
         decoded = time.perf_counter()
         embeddings = backend.encode_image(pixels)
-        finished = time.perf_counter()
         timings.preprocess += 1e3 * (decoded - began)
-        timings.vision += 1e3 * (finished - decoded)
-        return ImageState(embeddings, *picture.size, model_id=self._info["model_id"]), finished
+        timings.vision += 1e3 * (time.perf_counter() - decoded)
+        return ImageState(embeddings, *picture.size, model_id=self._info["model_id"])
 
     def _check_state(self, state: ImageState) -> None:
         if state.model_id != self._info["model_id"]:
