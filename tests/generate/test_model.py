@@ -135,6 +135,17 @@ def test_messages_equal_the_prompt_they_stand_for(stage4: tgv.TinyGPTV) -> None:
     )
 
 
+def test_identify_writes_the_box_into_the_question(stage4: tgv.TinyGPTV) -> None:
+    picture = Image.open(IMAGE).convert("RGB")
+    width, height = picture.size
+    box = (0.1 * width + 0.1, 0.2 * height + 0.1, 0.5 * width + 0.1, height)
+    asked = stage4.generate(IMAGE, "[identify] what object is in this location {<10><20><50><100>}", max_new_tokens=4)
+    bgr = np.asarray(picture)[..., ::-1].copy()
+    for image, settings in ((IMAGE, {}), (bgr, {"color": "bgr"}), (stage4.encode_image(IMAGE), {})):
+        found = stage4.identify(image, box, max_new_tokens=4, **settings)
+        assert (found.token_ids, found.usage) == (asked.token_ids, asked.usage)
+
+
 def test_answer_to_dict_is_json(stage4: tgv.TinyGPTV) -> None:
     answer = stage4.generate(IMAGE, "where?", max_new_tokens=3)
     data = json.loads(json.dumps(answer.to_dict()))

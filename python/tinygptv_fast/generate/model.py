@@ -246,7 +246,7 @@ class TinyGPTV:
     def _prepare(self, request: Request, label: str | None = None) -> Prepared:
         backend, started, timings = self._running(), time.perf_counter(), Timings()
         template = get_template(self._directory.template if request.template is None else request.template)
-        prompt, images = self._prompt(request, template)
+        prompt, images = self._prompt(request, template, timings)
         defaults, config = self._directory.generation_config, self._directory.config
         options = resolve_options(
             request,
@@ -277,7 +277,7 @@ class TinyGPTV:
             deadline=deadline,
         )
 
-    def _prompt(self, request: Request, template: Template) -> tuple[str, list[Any]]:
+    def _prompt(self, request: Request, template: Template, timings: Timings) -> tuple[str, list[Any]]:
         """The prompt string and its pictures, in order."""
         given = request.image if isinstance(request.image, (list, tuple)) else [request.image]
         images = [image for image in given if image is not None]
@@ -292,28 +292,19 @@ class TinyGPTV:
             return rendered, pictures
         prompt = request.prompt
         if request.box is not None:
-            prompt = self._with_box(request, images)
+            prompt = self._with_box(request, images, timings)
         if prompt is None:
             if request.task is None:
                 raise PromptError("prompt is None, expected text (or messages, or a task with its own question)")
             prompt = ""
         return render(prompt, images=len(images), template=template, task=request.task), images
 
-    def _with_box(self, request: Request, images: list[Any]) -> str:
+    def _with_box(self, request: Request, images: list[Any], timings: Timings) -> str:
+        """The question with the box written into it; puts the encoded picture in ``images``, so it is opened once."""
         if request.task != "identify" or len(images) != 1:
             raise InvalidArgumentError("box is given, expected task='identify' and exactly one image with it")
-        state = images[0]
-        size = (
-            (state.width, state.height)
-            if isinstance(state, ImageState)
-            else self._pictures()
-            .load(
-                state,
-                request.color,  # type: ignore[arg-type]
-            )
-            .size
-        )
-        written = format_box(request.box, *size)
+        images[0] = state = self._encode(images[0], request.color, timings)
+        written = format_box(request.box, state.width, state.height)
         question = request.prompt
         return default_question("identify", written) if question is None else f"{question} {written}"
 
