@@ -1,0 +1,137 @@
+// One step of the decoder: new positions of any number of sequences in, K and V into their pages,
+// logits of the rows that want them out.
+//
+// What     For each layer: h = LayerNorm(x); [q,k,v] = h Wqkv + b; mixed = attention(rotary(norm(q)),
+//          pages); x += RMSNorm(mixed Wo + bo) + gelu_tanh(h W1 + b1) W2 + b2. Then final LayerNorm
+//          and head, for the rows that want logits. (Original: modeling_phi.py.)
+// Phases   Three read weights or the cache: [Wqkv | W1], attention, [Wo | W2]; between them rows are
+//          normed and rounded. All phases of all layers are one ThreadPool::run_phases: threads are
+//          woken once a step, work is claimed from a counter, and a barrier costs some 0.1 us.
+// Memory   One arena, sized at construction. A step allocates nothing.
+// Numerics A row's results depend on its own inputs, its pages and the weights alone: the same bits
+//          whatever else is in the step, however a prompt is cut into steps, for any thread count.
+// Threads  One step at a time; step() returns when all of it is done.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/huge_buffer.h"
+#include "base/isa.h"
+#include "base/thread_pool.h"
+#include "kernels/cpu/linear.h"
+#include "kernels/cpu/paged_attention.h"
+#include "kernels/cpu/qkv_append.h"
+#include "kv/kv_cache.h"
+#include "model/weights.h"
+
+namespace tgv::model {
+
+// What goes in at one position: a token's embedding, or a given vector.
+struct StepToken {
+  int32_t id = 0;                    // in [0, V); not read if embedding is given
+  const float* embedding = nullptr;  // [C]
+};
+
+// New positions of one sequence. The cache has appended them (KVCache::append) and not committed
+// them; the caller commits after a step that returned true.
+struct Segment {
+  std::span<const int32_t> block_table;  // covers first_position + tokens.size() positions
+  int64_t first_position = 0;
+  std::span<const StepToken> tokens;
+  int64_t logit_rows = 0;  // logits are wanted for this many of its last tokens
+};
+
+struct DecoderOptions {
+  int64_t max_tokens = 256;     // in a step, all segments together
+  int64_t max_logit_rows = 16;  // in a step
+  Isa isa = best_isa();
+};
+
+class Decoder {
+ public:
+  // The cache's shape must be the model's. Weights, cache and pool outlive the decoder. Throws
+  // InvalidArgument, SystemError.
+  Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cache, ThreadPool& pool,
+          const DecoderOptions& options);
+
+  const Architecture& architecture() const { return weights_->plan().architecture(); }
+  const DecoderOptions& options() const { return options_; }
+  size_t arena_bytes() const { return arena_.bytes(); }
+
+  // Runs the segments. `stop` (may be null) is looked at in every phase; false: it was set and the
+  // step was given up, K, V and logits of its tokens are worthless. Put long segments first: they
+  // are begun first. Throws InvalidArgument if the step does not fit the options or the model.
+  bool step(std::span<const Segment> segments, const std::atomic<bool>* stop = nullptr);
+
+  // [V] of logit row `row` of the last step; rows are in the order of the segments.
+  const float* logits(int64_t row) const;
+  int64_t logit_rows() const { return logit_count_; }
+
+ private:
+  struct Layer {
+    cpu::Linear qkv, fc1, out, fc2;
+    const float *norm_weight, *norm_bias;
+    const float *q_weight, *q_bias, *k_weight, *k_bias;  // null without q/k norm
+    const float* post_weight;                            // null without the norm after attention
+    cpu::KvPages pages;
+  };
+  enum Phase : int { kNorm, kRound, kIn, kMix, kRoundMixed, kOut, kLayerPhases };
+  enum Tail : int { kFinalNorm, kRoundFinal, kHead, kTailPhases };
+
+  void read_layers(const kv::KVCache& cache);
+  void make_rotary();
+  void carve_arena();
+  void begin(std::span<const Segment> segments);
+  void check(std::span<const Segment> segments) const;
+
+  void run_phase(int phase, int worker);
+  void run_layer(const Layer& layer, const Layer* before, Phase phase, int worker);
+  void run_tail(Tail phase);
+
+  void embed_rows(int64_t begin, int64_t end);
+  void norm_rows(const Layer& layer, const Layer* before, int64_t begin, int64_t end);
+  void final_rows(int64_t begin, int64_t end);
+  void mix(const Layer& layer, int worker);
+  void attend(const Layer& layer, int64_t item, int worker);
+  void round(const cpu::LinearInput& input);
+  void multiply(const cpu::Linear* const* matrices, float* const* outputs, int count,
+                const cpu::LinearInput& input);
+  bool merges_rounding() const { return tokens_ == 1; }
+
+  struct Part {  // of the step, per segment
+    Segment segment;
+    int64_t first_row = 0;
+  };
+
+  std::shared_ptr<const Weights> weights_;
+  ThreadPool& pool_;
+  const DecoderOptions options_;
+  const Architecture architecture_;
+  std::vector<Layer> layers_;
+  cpu::Linear head_;
+  cpu::EmbeddingTable embedding_;
+  const float *final_weight_, *final_bias_;
+  std::vector<float> cosines_, sines_;  // [max_positions, R/2]
+  bool body_rounds_ = false, head_rounds_ = false;
+
+  HugeBuffer arena_;
+  float *x_, *h_, *qkv_, *q_, *mixed_, *gelu_, *attention_, *mlp_, *last_, *logits_;
+  void *rounded_h_, *rounded_mixed_, *rounded_gelu_, *rounded_last_;
+  uint8_t* attention_scratch_;
+  size_t attention_scratch_stride_ = 0;
+
+  // of the step that runs
+  std::vector<Part> parts_;
+  std::vector<const StepToken*> inputs_;  // [T]
+  std::vector<int64_t> logit_from_;       // row of x for each logit row
+  int64_t tokens_ = 0;
+  int64_t logit_count_ = 0;
+  const std::atomic<bool>* stop_ = nullptr;
+  std::atomic<bool> given_up_{false};
+};
+
+}  // namespace tgv::model

@@ -1,0 +1,33 @@
+// A block of memory that is either ours, on huge pages, or a file's, mapped for reading.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "base/huge_buffer.h"
+
+namespace tgv::model {
+
+class Memory {
+ public:
+  explicit Memory(size_t bytes);  // zero-filled; throws SystemError
+  // `bytes` of the file from `offset` (a multiple of 4096) on, shared with all who map it, read-only.
+  Memory(int descriptor, size_t offset, size_t bytes);
+  ~Memory();
+  Memory(Memory&& other) noexcept;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  Memory& operator=(Memory&&) = delete;
+
+  const uint8_t* data() const { return data_; }
+  uint8_t* writable() const { return own_ ? own_->data() : nullptr; }  // null when mapped
+  size_t bytes() const { return bytes_; }
+  bool is_mapped() const { return !own_; }
+
+ private:
+  std::unique_ptr<HugeBuffer> own_;
+  const uint8_t* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace tgv::model
