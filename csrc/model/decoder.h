@@ -58,7 +58,9 @@ class Decoder {
   Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cache, ThreadPool& pool,
           const DecoderOptions& options);
 
-  const Architecture& architecture() const { return weights_->plan().architecture(); }
+  ~Decoder();
+
+  const Architecture& architecture() const { return architecture_; }
   const DecoderOptions& options() const { return options_; }
   size_t arena_bytes() const { return arena_.bytes(); }
 
@@ -79,33 +81,41 @@ class Decoder {
     const float* post_weight;                            // null without the norm after attention
     cpu::KvPages pages;
   };
-  enum Phase : int { kNorm, kRound, kIn, kMix, kRoundMixed, kOut, kLayerPhases };
-  enum Tail : int { kFinalNorm, kRoundFinal, kHead, kTailPhases };
-
-  void read_layers(const kv::KVCache& cache);
-  void make_rotary();
-  void carve_arena();
-  void begin(std::span<const Segment> segments);
-  void check(std::span<const Segment> segments) const;
-
-  void run_phase(int phase, int worker);
-  void run_layer(const Layer& layer, const Layer* before, Phase phase, int worker);
-  void run_tail(Tail phase);
-
-  void embed_rows(int64_t begin, int64_t end);
-  void norm_rows(const Layer& layer, const Layer* before, int64_t begin, int64_t end);
-  void final_rows(int64_t begin, int64_t end);
-  void mix(const Layer& layer, int worker);
-  void attend(const Layer& layer, int64_t item, int worker);
-  void round(const cpu::LinearInput& input);
-  void multiply(const cpu::Linear* const* matrices, float* const* outputs, int count,
-                const cpu::LinearInput& input);
-  bool merges_rounding() const { return tokens_ == 1; }
-
-  struct Part {  // of the step, per segment
+  struct Part {  // a segment and its first row in the step's [T, ...] buffers
     Segment segment;
     int64_t first_row = 0;
   };
+  struct Product {
+    cpu::Linear linear;
+    float* y = nullptr;  // null: no product
+    cpu::LinearInput input;
+  };
+  struct Buffers;  // of the arena, by name
+  enum LayerPhase : int { kNorm, kRound, kIn, kMix, kRoundMixed, kOut, kLayerPhases };
+  enum TailPhase : int { kFinalNorm, kRoundFinal, kHead, kTailPhases };
+
+  static Buffers carve(uint8_t* base, const Architecture& a, const DecoderOptions& options,
+                       int threads);
+  void read_layers(const kv::KVCache& cache);
+  void make_rotary();
+  void check(std::span<const Segment> segments) const;
+  void begin(std::span<const Segment> segments);
+
+  void run_phase(int phase, int worker);
+  void run_layer(int index, LayerPhase phase, int worker);
+  void run_tail(TailPhase phase);
+  template <class Body>
+  void by_rows(int64_t count, const Body& body);
+  void norm_rows(int index, int64_t begin, int64_t end);
+  void embed_row(int64_t row);
+  void add_layer(const Layer& layer, int64_t row, int64_t count);
+  void final_rows(int64_t begin, int64_t end);
+  void mix(const Layer& layer, const cpu::LinearInput& gelu, int worker);
+  void attend(const Layer& layer, int64_t item, int worker);
+  void round(const cpu::LinearInput& input);
+  void multiply(const Product& first, const Product& second);
+  // One row: whoever norms it rounds it, too, and spares the others a barrier's worth of waiting.
+  bool rounds_with_norm() const { return tokens_ == 1 && body_rounds_; }
 
   std::shared_ptr<const Weights> weights_;
   ThreadPool& pool_;
@@ -114,20 +124,17 @@ class Decoder {
   std::vector<Layer> layers_;
   cpu::Linear head_;
   cpu::EmbeddingTable embedding_;
-  const float *final_weight_, *final_bias_;
+  const float* final_weight_ = nullptr;
+  const float* final_bias_ = nullptr;
   std::vector<float> cosines_, sines_;  // [max_positions, R/2]
   bool body_rounds_ = false, head_rounds_ = false;
-
   HugeBuffer arena_;
-  float *x_, *h_, *qkv_, *q_, *mixed_, *gelu_, *attention_, *mlp_, *last_, *logits_;
-  void *rounded_h_, *rounded_mixed_, *rounded_gelu_, *rounded_last_;
-  uint8_t* attention_scratch_;
-  size_t attention_scratch_stride_ = 0;
+  const std::unique_ptr<const Buffers> buffers_;
 
-  // of the step that runs
+  // of the step that runs; capacities are final
   std::vector<Part> parts_;
   std::vector<const StepToken*> inputs_;  // [T]
-  std::vector<int64_t> logit_from_;       // row of x for each logit row
+  std::vector<int64_t> logit_from_;       // its row, for each row of logits
   int64_t tokens_ = 0;
   int64_t logit_count_ = 0;
   const std::atomic<bool>* stop_ = nullptr;
