@@ -1,0 +1,388 @@
+#include "bindings/model.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "base/errors.h"
+#include "base/match.h"
+#include "base/topology.h"
+#include "bindings/bindings.h"
+#include "bindings/tensors.h"
+#include "model/decoder.h"
+#include "model/random_weights.h"
+
+namespace tgv::bindings {
+
+model::Weights& WeightsHandle::filling() {
+  if (complete_) throw InvalidArgument("these weights are complete and cannot be changed");
+  return *filling_;
+}
+
+const std::shared_ptr<const model::Weights>& WeightsHandle::complete() {
+  if (!complete_) {
+    filling_->check_complete();
+    complete_ = std::move(filling_);
+  }
+  return complete_;
+}
+
+namespace {
+
+using cpu::WeightKind;
+using FormTuple = std::tuple<std::string, int64_t, bool>;
+using AnyDict = py::typing::Dict<py::str, py::object>;
+
+// --- from Python ----------------------------------------------------------------------------------
+template <class T>
+T taken(const py::dict& fields, const char* name, const char* what) {
+  if (!fields.contains(name)) throw InvalidArgument(tgv::concat(what, " has no '", name, "'"));
+  try {
+    return fields[name].cast<T>();
+  } catch (const py::cast_error&) {
+    throw InvalidArgument(tgv::concat(what, ".", name, " is ",
+                                      py::repr(fields[name]).cast<std::string>().substr(0, 80),
+                                      ", which is of another type than expected"));
+  }
+}
+
+model::Architecture architecture_of(const py::dict& fields) {
+  const char* what = "architecture";
+  model::Architecture a;
+  a.width = taken<int64_t>(fields, "width", what);
+  a.layers = taken<int64_t>(fields, "layers", what);
+  a.heads = taken<int64_t>(fields, "heads", what);
+  a.head_dim = taken<int64_t>(fields, "head_dim", what);
+  a.rotary_dims = taken<int64_t>(fields, "rotary_dims", what);
+  a.mlp_width = taken<int64_t>(fields, "mlp_width", what);
+  a.vocab = taken<int64_t>(fields, "vocab_size", what);
+  a.max_positions = taken<int64_t>(fields, "max_positions", what);
+  a.rope_theta = taken<double>(fields, "rope_theta", what);
+  a.norm_eps = taken<float>(fields, "norm_eps", what);
+  a.rms_norm_eps = taken<float>(fields, "rms_norm_eps", what);
+  a.qk_norm = taken<bool>(fields, "qk_norm", what);
+  a.post_attention_norm = taken<bool>(fields, "post_attention_norm", what);
+  a.check();
+  return a;
+}
+
+WeightKind kind_of(const std::string& name) {
+  if (name == "int4") return WeightKind::kInt4;
+  if (name == "int8") return WeightKind::kInt8;
+  if (name == "bf16") return WeightKind::kBF16;
+  if (name == "f32") return WeightKind::kF32;
+  throw InvalidArgument(
+      tgv::concat("form is '", name.substr(0, 40), "', expected 'int4', 'int8', 'bf16' or 'f32'"));
+}
+
+const char* kind_text(WeightKind kind) {
+  constexpr const char* names[] = {"int4", "int8", "bf16", "f32"};
+  return names[static_cast<int>(kind)];
+}
+
+model::Forms::Matrix matrix_form(const FormTuple& form) {
+  const auto& [kind, group_size, symmetric] = form;
+  return {kind_of(kind), group_size, symmetric};
+}
+
+model::Forms forms_of(const py::dict& fields) {
+  model::Forms forms;
+  forms.body = matrix_form(taken<FormTuple>(fields, "body", "forms"));
+  forms.head = matrix_form(taken<FormTuple>(fields, "head", "forms"));
+  switch (kind_of(taken<std::string>(fields, "embedding", "forms"))) {
+    case WeightKind::kInt8:
+      forms.embedding = cpu::EmbeddingKind::kInt8;
+      return forms;
+    case WeightKind::kBF16:
+      forms.embedding = cpu::EmbeddingKind::kBF16;
+      return forms;
+    case WeightKind::kF32:
+      forms.embedding = cpu::EmbeddingKind::kF32;
+      return forms;
+    case WeightKind::kInt4:
+      break;
+  }
+  throw InvalidArgument("forms.embedding is 'int4', expected 'int8', 'bf16' or 'f32'");
+}
+
+template <class T>
+const T* data_of(const TensorView& view) {
+  return static_cast<const T*>(view.data);
+}
+
+int threads_or_all(int threads) { return threads == 0 ? physical_cores() : threads; }
+
+// --- Weights --------------------------------------------------------------------------------------
+// [N, K] of a matrix or of the embedding.
+std::pair<int64_t, int64_t> sizes_of(const model::Plan& plan, const std::string& name) {
+  const model::Entry& entry = plan.entries()[static_cast<size_t>(plan.find(name))];
+  if (entry.role == model::Role::kEmbedding) return {entry.rows, entry.columns};
+  if (entry.role == model::Role::kVector) {
+    throw InvalidArgument(tgv::concat("'", name, "' is a vector: use put_vector"));
+  }
+  return {entry.matrix.rows, entry.matrix.columns};
+}
+
+void put(WeightsHandle& handle, const std::string& name, const model::MatrixSource& source,
+         int threads) {
+  model::Weights& weights = handle.filling();
+  py::gil_scoped_release release;
+  if (name == "text.embed") return weights.put_embedding(source);
+  ThreadPool pool(threads_or_all(threads));
+  weights.put_matrix(name, source, pool);
+}
+
+void put_int4(WeightsHandle& handle, const std::string& name, const py::buffer& qweight,
+              const py::buffer& scales, const std::optional<py::buffer>& zeros, int threads) {
+  const model::Plan& plan = handle.any().plan();
+  const auto [N, K] = sizes_of(plan, name);
+  const bool is_head = name == "text.head";
+  const int64_t G = (is_head ? plan.forms().head : plan.forms().body).group_size;
+  const int64_t groups = (K + G - 1) / G;
+  Sizes sizes;
+  const TensorView q = view_of(qweight, "qweight"), s = view_of(scales, "scales");
+  sizes.match("qweight", q, {N, (K + 1) / 2}, {DType::kU8});
+  sizes.match("scales", s, {N, groups}, {DType::kF16});
+  model::MatrixSource source;
+  source.int4 = data_of<uint8_t>(q);
+  source.scales = data_of<uint16_t>(s);
+  if (zeros) {
+    const TensorView z = view_of(*zeros, "zeros");
+    sizes.match("zeros", z, {N, (groups + 1) / 2}, {DType::kU8});
+    source.zeros = data_of<uint8_t>(z);
+  }
+  put(handle, name, source, threads);
+}
+
+void put_int8(WeightsHandle& handle, const std::string& name, const py::buffer& qweight,
+              const py::buffer& scales, int threads) {
+  const auto [N, K] = sizes_of(handle.any().plan(), name);
+  Sizes sizes;
+  const TensorView q = view_of(qweight, "qweight"), s = view_of(scales, "scales");
+  sizes.match("qweight", q, {N, K}, {DType::kI8});
+  sizes.match("scales", s, {N}, {DType::kF32});
+  model::MatrixSource source;
+  source.int8 = data_of<int8_t>(q);
+  source.row_scales = data_of<float>(s);
+  put(handle, name, source, threads);
+}
+
+void put_f32(WeightsHandle& handle, const std::string& name, const py::buffer& values,
+             int threads) {
+  const auto [N, K] = sizes_of(handle.any().plan(), name);
+  Sizes sizes;
+  const TensorView v = view_of(values, "values");
+  sizes.match("values", v, {N, K}, {DType::kF32});
+  model::MatrixSource source;
+  source.f32 = data_of<float>(v);
+  put(handle, name, source, threads);
+}
+
+// numpy has no bfloat16: its bits come as int16 or uint16.
+void put_bf16(WeightsHandle& handle, const std::string& name,
+              const py::array_t<uint16_t, py::array::c_style>& bits, int threads) {
+  const auto [N, K] = sizes_of(handle.any().plan(), name);
+  if (bits.ndim() != 2 || bits.shape(0) != N || bits.shape(1) != K) {
+    throw InvalidArgument(tgv::concat("bits has another shape, expected [", N, ",", K, "]"));
+  }
+  model::MatrixSource source;
+  source.bf16 = bits.data();
+  put(handle, name, source, threads);
+}
+
+void put_vector(WeightsHandle& handle, const std::string& name, const py::buffer& values) {
+  const TensorView v = view_of(values, "values");
+  Sizes sizes;
+  sizes.match("values", v, {"N"}, {DType::kF32});
+  handle.filling().put_vector(name, {data_of<float>(v), static_cast<size_t>(sizes["N"])});
+}
+
+WeightsHandle load(const std::string& path, const std::string& id, const std::string& mode,
+                   int threads) {
+  if (mode != "read" && mode != "map") {
+    throw InvalidArgument(
+        tgv::concat("mode is '", mode.substr(0, 40), "', expected 'read' or 'map'"));
+  }
+  py::gil_scoped_release release;
+  ThreadPool pool(threads_or_all(threads));
+  return WeightsHandle(model::Weights::load(
+      path, id, mode == "map" ? model::Weights::Mode::kMap : model::Weights::Mode::kRead, pool));
+}
+
+void save(WeightsHandle& handle, const std::string& path, int threads) {
+  const auto weights = handle.complete();
+  py::gil_scoped_release release;
+  ThreadPool pool(threads_or_all(threads));
+  weights->save(path, pool);
+}
+
+WeightsHandle random(const py::dict& architecture, const py::dict& forms, uint64_t seed,
+                     int threads) {
+  const model::Architecture a = architecture_of(architecture);
+  const model::Forms f = forms_of(forms);
+  py::gil_scoped_release release;
+  ThreadPool pool(threads_or_all(threads));
+  return WeightsHandle(model::random_weights(a, f, seed, pool));
+}
+
+std::vector<std::tuple<std::string, std::string, std::vector<int64_t>>> entries(
+    const WeightsHandle& handle) {
+  std::vector<std::tuple<std::string, std::string, std::vector<int64_t>>> out;
+  for (const model::Entry& entry : handle.any().plan().entries()) {
+    if (entry.role == model::Role::kMatrix) {
+      out.emplace_back(entry.name, kind_text(entry.matrix.kind),
+                       std::vector<int64_t>{entry.matrix.rows, entry.matrix.columns});
+    } else if (entry.role == model::Role::kEmbedding) {
+      constexpr const char* names[] = {"f32", "bf16", "int8"};
+      out.emplace_back(entry.name,
+                       names[static_cast<int>(handle.any().plan().forms().embedding)],
+                       std::vector<int64_t>{entry.rows, entry.columns});
+    } else {
+      out.emplace_back(entry.name, "f32", std::vector<int64_t>{entry.rows});
+    }
+  }
+  return out;
+}
+
+void bind_weights(py::module_& module) {
+  py::class_<WeightsHandle>(
+      module, "Weights",
+      "The packed weights of a backbone; internal, it may change without notice. Filled tensor by\n"
+      "tensor with the names of docs/architecture.md, matrices and the embedding without\n"
+      "'.weight'. Raises InvalidArgumentError for a tensor that does not fit, or is put twice.")
+      .def(py::init([](const py::dict& architecture, const py::dict& forms, std::string id) {
+             const model::Plan plan(architecture_of(architecture), forms_of(forms));
+             return WeightsHandle(std::make_shared<model::Weights>(plan, std::move(id)));
+           }),
+           py::arg("architecture"), py::arg("forms"), py::arg("id"),
+           "architecture: the fields of TextConfig; forms: {'body': (kind, group_size, symmetric),\n"
+           "'head': the same, 'embedding': kind}; id: up to 64 characters.")
+      .def_static("load", &load, py::arg("path"), py::arg("id") = "", py::arg("mode") = "read",
+                  py::arg("threads") = 0,
+                  "Read what save() wrote. id: what it must hold, '' takes any. mode: 'read' into\n"
+                  "huge pages or 'map' to share the file.")
+      .def_static("random", &random, py::arg("architecture"), py::arg("forms"),
+                  py::arg("seed") = 0, py::arg("threads") = 0,
+                  "Complete random weights of these sizes, for benchmarks.")
+      .def("put_int4", &put_int4, py::arg("name"), py::arg("qweight"), py::arg("scales"),
+           py::arg("zeros") = py::none(), py::arg("threads") = 0,
+           "qweight u8 [N, ceil(K/2)], scales f16 [N, ceil(K/G)], zeros u8 packed likewise.")
+      .def("put_int8", &put_int8, py::arg("name"), py::arg("qweight"), py::arg("scales"),
+           py::arg("threads") = 0, "qweight i8 [N, K], scales f32 [N].")
+      .def("put_f32", &put_f32, py::arg("name"), py::arg("values"), py::arg("threads") = 0,
+           "values f32 [N, K]; a bf16 form rounds them.")
+      .def("put_bf16", &put_bf16, py::arg("name"), py::arg("bits"), py::arg("threads") = 0,
+           "bits u16 [N, K]: the codes of bfloat16.")
+      .def("put_vector", &put_vector, py::arg("name"), py::arg("values"), "values f32 [N].")
+      .def("save", &save, py::arg("path"), py::arg("threads") = 0,
+           "Write a file, atomically. Raises if a tensor is missing.")
+      .def("entries", &entries, "Name, kind and shape of every tensor, in memory order.")
+      .def_property_readonly("id", [](const WeightsHandle& self) { return self.any().id(); })
+      .def_property_readonly("bytes",
+                             [](const WeightsHandle& self) { return self.any().plan().bytes(); })
+      .def_property_readonly(
+          "step_bytes", [](const WeightsHandle& self) { return self.any().plan().step_bytes(); })
+      .def_property_readonly("mapped",
+                             [](const WeightsHandle& self) { return self.any().is_mapped(); });
+}
+
+// --- Decoder --------------------------------------------------------------------------------------
+// The decoder step with a cache of its own, one call a step: for tests and benchmarks.
+class Stepper {
+ public:
+  Stepper(const std::shared_ptr<const model::Weights>& weights, const std::string& kv_kind,
+          int64_t kv_tokens, int64_t max_tokens, int64_t max_logit_rows, int threads,
+          const std::string& isa)
+      : pool_(threads_or_all(threads)),
+        cache_(cache_shape(*weights, kv_kind, kv_tokens), weights->id()),
+        decoder_(weights, cache_, pool_, {max_tokens, max_logit_rows, choose_isa(isa)}) {}
+
+  int64_t start(int64_t max_length) {
+    return cache_.reserve({std::vector<int64_t>{-++started_}, max_length - 1, 1});
+  }
+
+  // tokens of each sequence, and how many of its last rows want logits.
+  py::array_t<float> step(
+      const std::vector<std::tuple<int64_t, std::vector<int32_t>, int64_t>>& parts) {
+    std::vector<std::vector<model::StepToken>> tokens;
+    std::vector<model::Segment> segments;
+    for (const auto& [sequence, ids, logit_rows] : parts) {
+      tokens.emplace_back();
+      std::vector<int64_t> keys;
+      for (const int32_t id : ids) {
+        tokens.back().push_back({id, nullptr});
+        keys.push_back(-++started_);  // no prefix is shared
+      }
+      const int64_t first = cache_.length(sequence);
+      cache_.append(sequence, keys);
+      segments.push_back({cache_.block_table(sequence), first, tokens.back(), logit_rows});
+    }
+    {
+      py::gil_scoped_release release;
+      decoder_.step(segments);
+    }
+    for (const auto& part : parts) cache_.commit(std::get<0>(part));
+    const int64_t rows = decoder_.logit_rows(), V = decoder_.architecture().vocab;
+    py::array_t<float> out({rows, V});
+    for (int64_t row = 0; row < rows; ++row) {
+      std::copy_n(decoder_.logits(row), V, out.mutable_data(row, 0));
+    }
+    return out;
+  }
+
+  void truncate(int64_t sequence, int64_t length) { cache_.truncate(sequence, length); }
+  void release(int64_t sequence) { cache_.release(sequence); }
+  int64_t length(int64_t sequence) const { return cache_.length(sequence); }
+  size_t arena_bytes() const { return decoder_.arena_bytes(); }
+
+ private:
+  static kv::Shape cache_shape(const model::Weights& weights, const std::string& kind,
+                               int64_t tokens) {
+    const model::Architecture& a = weights.plan().architecture();
+    return {(tokens + kv::kPageTokens - 1) / kv::kPageTokens, a.layers, a.heads, a.head_dim,
+            kv::parse_kind(kind)};
+  }
+
+  ThreadPool pool_;
+  kv::KVCache cache_;
+  model::Decoder decoder_;
+  int64_t started_ = 0;
+};
+
+void bind_decoder(py::module_& module) {
+  py::class_<Stepper>(
+      module, "Decoder",
+      "The decoder step alone, with a cache of its own; for tests and benchmarks, it may change\n"
+      "without notice. Not thread-safe.")
+      .def(py::init([](WeightsHandle& weights, const std::string& kv_kind, int64_t kv_tokens,
+                       int64_t max_tokens, int64_t max_logit_rows, int threads,
+                       const std::string& isa) {
+             return std::make_unique<Stepper>(weights.complete(), kv_kind, kv_tokens, max_tokens,
+                                              max_logit_rows, threads, isa);
+           }),
+           py::arg("weights"), py::kw_only(), py::arg("kv_kind") = "int8",
+           py::arg("kv_tokens") = 2048, py::arg("max_tokens") = 256,
+           py::arg("max_logit_rows") = 16, py::arg("threads") = 0, py::arg("isa") = "")
+      .def("start", &Stepper::start, py::arg("max_length"), "A new, empty sequence.")
+      .def("step", &Stepper::step, py::arg("parts"),
+           "parts: (sequence, ids, rows of logits wanted) each; returns logits f32 [rows, V].")
+      .def("truncate", &Stepper::truncate, py::arg("sequence"), py::arg("length"))
+      .def("release", &Stepper::release, py::arg("sequence"))
+      .def("length", &Stepper::length, py::arg("sequence"))
+      .def_property_readonly("arena_bytes", &Stepper::arena_bytes);
+}
+
+}  // namespace
+
+void bind_model(py::module_& module) {
+  bind_weights(module);
+  bind_decoder(module);
+}
+
+}  // namespace tgv::bindings
