@@ -1,6 +1,7 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <new>
 
@@ -12,8 +13,7 @@ namespace tgv::model {
 namespace {
 
 constexpr size_t kAlign = 64;
-constexpr int64_t kShares = 3;       // of what is left of a product, per thread and claim
-constexpr int64_t kLeastBlocks = 2;  // row blocks claimed at once, at least
+constexpr int64_t kItemsPerWorker = 8;  // of attention in a sequence: even shares at the end
 
 std::string layer_name(int64_t layer, const char* tensor) {
   return concat("text.layers.", layer, ".", tensor);
@@ -78,7 +78,7 @@ Decoder::Buffers Decoder::carve(uint8_t* base, const Architecture& a,
   carver.take(b.rounded_mixed, cpu::linear_rounded_bytes(a.width, options.max_tokens));
   carver.take(b.rounded_gelu, cpu::linear_rounded_bytes(a.mlp_width, options.max_tokens));
   carver.take(b.rounded_last, cpu::linear_rounded_bytes(a.width, options.max_logit_rows));
-  const size_t scratch = cpu::paged_attention_scratch_bytes(a.head_dim, options.max_tokens);
+  const size_t scratch = cpu::paged_attention_scratch_bytes(a.head_dim);
   b.attention_scratch_stride = (scratch + kAlign - 1) / kAlign * kAlign;
   carver.take(b.attention_scratch, b.attention_scratch_stride * static_cast<size_t>(threads));
   b.bytes = carver.used();
@@ -91,6 +91,7 @@ Decoder::Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cach
       pool_(pool),
       options_(checked(options)),
       architecture_(weights_->plan().architecture()),
+      head_items_(std::min<int64_t>(architecture_.heads, kItemsPerWorker * pool.threads())),
       arena_(carve(nullptr, architecture_, options_, pool.threads()).bytes),
       buffers_(std::make_unique<const Buffers>(
           carve(arena_.data(), architecture_, options_, pool.threads()))) {
@@ -255,14 +256,16 @@ void Decoder::run_layer(int index, LayerPhase phase, int worker) {
       if (body_rounds_ && !rounds_with_norm()) round(h);
       return;
     case kIn:
-      return multiply({layer.qkv, b.qkv, h}, {layer.fc1, b.gelu, h});
+      return multiply(std::array{cpu::LinearTask{layer.qkv, h, b.qkv},
+                                 cpu::LinearTask{layer.fc1, h, b.gelu}});
     case kMix:
       return mix(layer, gelu, worker);
     case kRoundMixed:
       if (body_rounds_) round(mixed);
       return;
     case kOut:
-      return multiply({layer.out, b.attention, mixed}, {layer.fc2, b.mlp, gelu});
+      return multiply(std::array{cpu::LinearTask{layer.out, mixed, b.attention},
+                                 cpu::LinearTask{layer.fc2, gelu, b.mlp}});
     case kLayerPhases:
       break;
   }
@@ -279,7 +282,7 @@ void Decoder::run_tail(TailPhase phase) {
       if (head_rounds_) round(last);
       return;
     case kHead:
-      return multiply({head_, b.logits, last}, {});
+      return multiply(std::array{cpu::LinearTask{head_, last, b.logits}});
     case kTailPhases:
       break;
   }
@@ -333,10 +336,10 @@ void Decoder::final_rows(int64_t begin, int64_t end) {
   }
 }
 
-// Attention of every (segment, head), then the rounding of what GELU left, which needs no more than
-// that phase kIn is over.
+// Attention of every segment by ranges of heads, then the rounding of what GELU left, which needs no
+// more than that phase kIn is over.
 void Decoder::mix(const Layer& layer, const cpu::LinearInput& gelu, int worker) {
-  const int64_t items = static_cast<int64_t>(parts_.size()) * architecture_.heads;
+  const int64_t items = static_cast<int64_t>(parts_.size()) * head_items_;
   const int64_t pieces = body_rounds_ ? cpu::linear_round_pieces(gelu) : 0;
   for (int64_t i; (i = pool_.claim(1)) < items + pieces;) {
     if (i < items) {
@@ -349,8 +352,9 @@ void Decoder::mix(const Layer& layer, const cpu::LinearInput& gelu, int worker) 
 
 void Decoder::attend(const Layer& layer, int64_t item, int worker) {
   const Architecture& a = architecture_;
-  const int64_t head = item % a.heads;
-  const Part& part = parts_[static_cast<size_t>(item / a.heads)];
+  const Part& part = parts_[static_cast<size_t>(item / head_items_)];
+  const int64_t range = item % head_items_;
+  const int64_t head = range * a.heads / head_items_, end = (range + 1) * a.heads / head_items_;
   const int64_t row = part.first_row * a.width;
   const int64_t tokens = static_cast<int64_t>(part.segment.tokens.size());
 
@@ -371,7 +375,7 @@ void Decoder::attend(const Layer& layer, int64_t item, int worker) {
   append.eps = a.norm_eps;
   append.cos = cosines_.data();
   append.sin = sines_.data();
-  cpu::qkv_append(append, head, head + 1, options_.isa);
+  cpu::qkv_append(append, head, end, options_.isa);
 
   cpu::PagedAttentionParams attention{};
   attention.heads = a.heads;
@@ -385,7 +389,7 @@ void Decoder::attend(const Layer& layer, int64_t item, int worker) {
   attention.block_table = part.segment.block_table.data();
   uint8_t* scratch =
       buffers_->attention_scratch + buffers_->attention_scratch_stride * static_cast<size_t>(worker);
-  cpu::paged_attention(attention, head, head + 1, 0, tokens, scratch, options_.isa);
+  cpu::paged_attention(attention, head, end, 0, tokens, scratch, options_.isa);
 }
 
 void Decoder::round(const cpu::LinearInput& input) {
@@ -395,25 +399,13 @@ void Decoder::round(const cpu::LinearInput& input) {
   }
 }
 
-// Rows of both products, claimed from one counter: a share of what is left each time, long runs for
-// the memory first and short ones at the end, where threads would wait for each other.
-void Decoder::multiply(const Product& first, const Product& second) {
-  const int64_t split = first.linear.shape.row_blocks();
-  const int64_t blocks = split + (second.y ? second.linear.shape.row_blocks() : 0);
-  int64_t left = blocks;
-  while (left > 0) {
-    const int64_t share = std::max(left / (kShares * pool_.threads()) / 2 * 2, kLeastBlocks);
-    const int64_t begin = pool_.claim(share), end = std::min(begin + share, blocks);
-    if (begin < std::min(end, split)) {
-      cpu::linear_rows(first.linear, first.input, first.y, begin, std::min(end, split),
-                       options_.isa);
-    }
-    if (std::max(begin, split) < end) {
-      cpu::linear_rows(second.linear, second.input, second.y, std::max(begin, split) - split,
-                       end - split, options_.isa);
-    }
-    left = blocks - end;
-    if (begin >= blocks) left = 0;
+void Decoder::multiply(std::span<const cpu::LinearTask> tasks) {
+  const int64_t blocks = cpu::linear_row_blocks(tasks);
+  const int workers = pool_.threads();
+  for (;;) {
+    const cpu::RowRange range = cpu::claim_rows(pool_.claim(1), blocks, workers);
+    if (range.empty()) return;
+    cpu::linear_rows(tasks, range.begin, range.end, options_.isa);
   }
 }
 

@@ -85,11 +85,6 @@ class Decoder {
     Segment segment;
     int64_t first_row = 0;
   };
-  struct Product {
-    cpu::Linear linear;
-    float* y = nullptr;  // null: no product
-    cpu::LinearInput input;
-  };
   struct Buffers;  // of the arena, by name
   enum LayerPhase : int { kNorm, kRound, kIn, kMix, kRoundMixed, kOut, kLayerPhases };
   enum TailPhase : int { kFinalNorm, kRoundFinal, kHead, kTailPhases };
@@ -113,7 +108,7 @@ class Decoder {
   void mix(const Layer& layer, const cpu::LinearInput& gelu, int worker);
   void attend(const Layer& layer, int64_t item, int worker);
   void round(const cpu::LinearInput& input);
-  void multiply(const Product& first, const Product& second);
+  void multiply(std::span<const cpu::LinearTask> tasks);
   // One row: whoever norms it rounds it, too, and spares the others a barrier's worth of waiting.
   bool rounds_with_norm() const { return tokens_ == 1 && body_rounds_; }
 
@@ -121,6 +116,7 @@ class Decoder {
   ThreadPool& pool_;
   const DecoderOptions options_;
   const Architecture architecture_;
+  const int64_t head_items_;  // ranges of heads that attention is claimed by
   std::vector<Layer> layers_;
   cpu::Linear head_;
   cpu::EmbeddingTable embedding_;
