@@ -35,38 +35,62 @@ uint64_t xor_all(const uint8_t* data, size_t bytes) {
   return all[0] ^ all[1];
 }
 
-}  // namespace
-
-double read_bandwidth(const BandwidthOptions& options) {
-  if (options.threads < 0) {
-    throw InvalidArgument(
-        concat("threads is ", options.threads, ", expected >= 1, or 0 for all cores"));
+int checked_threads(int threads) {
+  if (threads < 0) {
+    throw InvalidArgument(concat("threads is ", threads, ", expected >= 1, or 0 for all cores"));
   }
-  if (options.passes < 1)
-    throw InvalidArgument(concat("passes is ", options.passes, ", expected >= 1"));
-  const int threads = options.threads ? options.threads : physical_cores();
-  const size_t part = options.bytes / static_cast<size_t>(threads) / kLineBytes * kLineBytes;
+  return threads ? threads : physical_cores();
+}
+
+size_t part_of(size_t bytes, int threads) {
+  const size_t part = bytes / static_cast<size_t>(threads) / kLineBytes * kLineBytes;
   if (part == 0) {
-    throw InvalidArgument(concat("bytes is ", options.bytes, ", expected at least ", kLineBytes,
+    throw InvalidArgument(concat("bytes is ", bytes, ", expected at least ", kLineBytes,
                                  " for each of ", threads, " threads"));
   }
+  return part;
+}
 
-  HugeBuffer buffer(part * static_cast<size_t>(threads));
-  ThreadPool pool(threads);
+void check_passes(int passes) {
+  if (passes < 1) throw InvalidArgument(concat("passes is ", passes, ", expected >= 1"));
+}
+
+}  // namespace
+
+BandwidthProbe::BandwidthProbe(const BandwidthOptions& options)
+    : part_(part_of(options.bytes, checked_threads(options.threads))),
+      buffer_(part_ * static_cast<size_t>(checked_threads(options.threads))),
+      pool_(checked_threads(options.threads)) {
   // Each thread touches what it will read, so that on several memory nodes its part is its own
   // node's.
-  pool.run([&](int worker) { std::memset(buffer.data() + part * worker, worker + 1, part); });
+  pool_.run([&](int worker) {
+    std::memset(buffer_.data() + part_ * static_cast<size_t>(worker), worker + 1, part_);
+  });
+}
 
+double BandwidthProbe::pass() {
   std::atomic<uint64_t> sink{0};  // keeps the compiler from dropping the reads
+  const auto start = std::chrono::steady_clock::now();
+  pool_.run([&](int worker) {
+    sink ^= xor_all(buffer_.data() + part_ * static_cast<size_t>(worker), part_);
+  });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  return static_cast<double>(buffer_.bytes()) / seconds.count();
+}
+
+double BandwidthProbe::measure(int passes) {
+  check_passes(passes);
   std::vector<double> rates;
-  for (int pass = -1; pass < options.passes; ++pass) {
-    const auto start = std::chrono::steady_clock::now();
-    pool.run([&](int worker) { sink ^= xor_all(buffer.data() + part * worker, part); });
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    if (pass >= 0) rates.push_back(static_cast<double>(buffer.bytes()) / seconds.count());
-  }
+  for (int i = 0; i < passes; ++i) rates.push_back(pass());
   std::nth_element(rates.begin(), rates.begin() + static_cast<long>(rates.size() / 2), rates.end());
   return rates[rates.size() / 2];
+}
+
+double read_bandwidth(const BandwidthOptions& options) {
+  check_passes(options.passes);
+  BandwidthProbe probe(options);
+  (void)probe.measure(1);
+  return probe.measure(options.passes);
 }
 
 }  // namespace tgv

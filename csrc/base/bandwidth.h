@@ -2,6 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
+
+#include "base/huge_buffer.h"
+#include "base/thread_pool.h"
 
 namespace tgv {
 
@@ -13,8 +17,25 @@ struct BandwidthOptions {
 };
 
 // Bytes per second that `threads` threads together read from huge-page memory, each its own
-// contiguous part. Median of several passes after one that only warms up. Throws InvalidArgument
-// or, if the buffer cannot be had, SystemError.
+// contiguous part. Keeps buffer and threads, so that it can be asked again and again around whatever
+// is measured. Throws InvalidArgument or, if the buffer cannot be had, SystemError.
+class BandwidthProbe {
+ public:
+  explicit BandwidthProbe(const BandwidthOptions& options);  // passes is not read
+  size_t bytes() const { return buffer_.bytes(); }
+  int threads() const { return pool_.threads(); }
+  // Median over `passes` (>= 1) passes over the buffer.
+  double measure(int passes);
+
+ private:
+  double pass();
+
+  size_t part_;  // bytes of one thread
+  HugeBuffer buffer_;
+  ThreadPool pool_;
+};
+
+// One probe: the median of options.passes after one that only warms up.
 double read_bandwidth(const BandwidthOptions& options);
 
 }  // namespace tgv

@@ -1,6 +1,8 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <memory>
+
 #include "base/bandwidth.h"
 #include "base/barrier_probe.h"
 #include "base/cpu_features.h"
@@ -83,6 +85,16 @@ void bind_machine(py::module_& module) {
       py::call_guard<py::gil_scoped_release>(),
       "Median bytes per second that `threads` threads (0: physical_cores()) read together from\n"
       "`bytes` of huge-page memory. Raises InvalidArgumentError.");
+  py::class_<BandwidthProbe>(
+      module, "BandwidthProbe",
+      "read_bandwidth with a buffer that is kept, to be asked around whatever is measured.")
+      .def(py::init([](int threads, int64_t bytes) {
+             return std::make_unique<BandwidthProbe>(
+                 BandwidthOptions{threads, bytes > 0 ? static_cast<size_t>(bytes) : 0, 1});
+           }),
+           py::arg("threads") = 0, py::arg("bytes") = int64_t{1} << 30)
+      .def("measure", &BandwidthProbe::measure, py::arg("passes") = 1,
+           py::call_guard<py::gil_scoped_release>(), "Median bytes per second over `passes`.");
   module.def("barrier_times", &barrier_times_of, py::arg("threads"), py::arg("spin_ns") = -1,
              py::arg("phases") = 96, py::arg("rounds") = 1000, py::arg("pause_ns") = 0,
              py::call_guard<py::gil_scoped_release>(),
