@@ -13,6 +13,8 @@ EXECUTABLES = (
     "thread_pool_test",
     "kv_test",
     "int4_matmul_test",
+    "norm_test",
+    "embedding_test",
     "cuda_stub_test",
     "simt_test",
     "int4_gemv_test",

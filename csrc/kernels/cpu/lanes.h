@@ -1,0 +1,92 @@
+// Sixteen floats at once, the same on every instruction set: one register of AVX-512, two of AVX2,
+// four of SSE2 or NEON. For bodies that are written once (norm_body.h, sampling_body.h): include it
+// in one .cc file per ISA. There is no FMA and one order of sums, so all ISAs agree bit for bit.
+//
+// Everything is in an anonymous namespace and inlined, and nothing of the standard library is
+// called (cmake/isa.cmake says why). Sources that include this compile with -Wno-psabi.
+#pragma once
+
+#include <cstdint>
+
+namespace tgv::cpu {
+namespace {
+
+#define TGV_INLINE inline __attribute__((always_inline))
+
+// One register; GCC turns wider vectors into element-wise code.
+#if defined(__AVX512F__)
+constexpr int kNative = 16;
+#elif defined(__AVX__)
+constexpr int kNative = 8;
+#else
+constexpr int kNative = 4;
+#endif
+constexpr int kLanes = 16, kParts = kLanes / kNative;
+
+typedef float NativeFloats __attribute__((vector_size(4 * kNative)));
+typedef int32_t NativeInts __attribute__((vector_size(4 * kNative)));
+
+struct Lanes {
+  NativeFloats part[kParts];
+};
+
+TGV_INLINE Lanes splat(float x) {
+  Lanes out;
+  for (NativeFloats& part : out.part) part = x - NativeFloats{};  // x - 0 is x, -0 included
+  return out;
+}
+TGV_INLINE Lanes load(const float* p) {
+  Lanes out;
+  __builtin_memcpy(out.part, p, sizeof(out.part));
+  return out;
+}
+TGV_INLINE void store(float* p, const Lanes& x) { __builtin_memcpy(p, x.part, sizeof(x.part)); }
+
+// The first `count` of p, the rest `fill`; count in 1..16.
+TGV_INLINE Lanes load_some(const float* p, int64_t count, float fill) {
+  if (count == kLanes) return load(p);
+  float padded[kLanes];
+  store(padded, splat(fill));
+  for (int64_t i = 0; i < count; ++i) padded[i] = p[i];
+  return load(padded);
+}
+TGV_INLINE void store_some(float* p, const Lanes& x, int64_t count) {
+  if (count == kLanes) return store(p, x);
+  float all[kLanes];
+  store(all, x);
+  for (int64_t i = 0; i < count; ++i) p[i] = all[i];
+}
+
+TGV_INLINE Lanes operator+(Lanes a, const Lanes& b) {
+  for (int i = 0; i < kParts; ++i) a.part[i] += b.part[i];
+  return a;
+}
+TGV_INLINE Lanes operator-(Lanes a, const Lanes& b) {
+  for (int i = 0; i < kParts; ++i) a.part[i] -= b.part[i];
+  return a;
+}
+TGV_INLINE Lanes operator*(Lanes a, const Lanes& b) {
+  for (int i = 0; i < kParts; ++i) a.part[i] *= b.part[i];
+  return a;
+}
+
+// The sum of all lanes: halves are added until one is left.
+TGV_INLINE float sum(const Lanes& x) {
+  float all[kLanes];
+  store(all, x);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) all[i] += all[i + width];
+  }
+  return all[0];
+}
+
+// Four independent sums, so that one addition need not wait for the one before. Vector i of a row
+// goes to sum i mod 4.
+struct FourSums {
+  Lanes of[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+  TGV_INLINE float total() const { return sum((of[0] + of[2]) + (of[1] + of[3])); }
+};
+constexpr int64_t kFourLanes = 4 * kLanes;
+
+}  // namespace
+}  // namespace tgv::cpu
