@@ -38,7 +38,7 @@ struct Stored {
   uint64_t data_bytes, data_sum;
   uint64_t header_sum;  // of everything before it
 };
-static_assert(sizeof(Stored) == 216 && sizeof(Stored) <= kPackedHeaderBytes);
+static_assert(sizeof(Stored) == 208 && sizeof(Stored) <= kPackedHeaderBytes);
 
 // Four chains, so that the multiplications overlap; every step is a bijection of its chain.
 uint64_t sum_chunk(const uint8_t* data, uint64_t bytes) {

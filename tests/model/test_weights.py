@@ -42,7 +42,7 @@ def test_a_file_gives_the_same_model(weights: _native.Weights, packed: Path, mod
 def test_no_byte_can_change_unseen(packed: Path) -> None:
     whole = packed.read_bytes()
     rng = np.random.default_rng(0)
-    places = [*range(0, 216, 5), *rng.integers(4096, len(whole), 40), len(whole) - 1]
+    places = [*range(0, 208, 5), *rng.integers(4096, len(whole), 40), len(whole) - 1]
     for place in places:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << int(rng.integers(8))
