@@ -12,7 +12,7 @@ EXECUTABLES = (
     "base_test",
     "thread_pool_test",
     "kv_test",
-    "int4_matmul_test",
+    "linear_test",
     "cuda_stub_test",
     "simt_test",
     "int4_gemv_test",
