@@ -1,5 +1,3 @@
-#include "kernels/cpu/int4_matmul.h"
-
 #include <pybind11/stl.h>
 #include <unistd.h>
 
@@ -14,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "bindings/bindings.h"
 #include "bindings/tensors.h"
+#include "kernels/cpu/matmul.h"
 
 namespace tgv::bindings {
 
@@ -69,9 +68,9 @@ T* data_of(const TensorView& view) {
 }
 
 // Throws unless a matrix of this shape can be packed.
-cpu::Int4Shape shape_of(int64_t rows, int64_t columns, int64_t group_size, bool symmetric) {
-  const cpu::Int4Shape shape{rows, columns, group_size, symmetric};
-  if (const char* why = cpu::int4_shape_why_not(shape)) {
+cpu::LinearShape int4_shape(int64_t rows, int64_t columns, int64_t group_size, bool symmetric) {
+  const cpu::LinearShape shape{cpu::WeightKind::kInt4, rows, columns, group_size, symmetric};
+  if (const char* why = cpu::linear_shape_why_not(shape)) {
     throw InvalidArgument(tgv::concat("[N=", rows, ",K=", columns, "] in groups of ", group_size,
                                       " cannot be packed: ", why));
   }
@@ -84,29 +83,28 @@ void int4_pack(const py::buffer& packed, const py::buffer& qweight, const py::bu
   const TensorView q = view_of(qweight, "qweight");
   Sizes sizes;
   sizes.match("qweight", q, {"N", "ceil(K/2)"}, {DType::kU8});
-  cpu::Int4PackParams p;
-  p.shape = shape_of(sizes["N"], columns, group_size, !zeros.has_value());
+  const cpu::LinearShape shape = int4_shape(sizes["N"], columns, group_size, !zeros.has_value());
   sizes.match("qweight", q, {"N", (columns + 1) / 2}, {DType::kU8});
-  p.qweight = data_of<const uint8_t>(q);
+  cpu::Int4Source source;
+  source.qweight = data_of<const uint8_t>(q);
   const TensorView s = view_of(scales, "scales");
-  sizes.match("scales", s, {"N", p.shape.groups()}, {DType::kF16});
-  p.scales = data_of<const uint16_t>(s);
+  sizes.match("scales", s, {"N", shape.groups()}, {DType::kF16});
+  source.scales = data_of<const uint16_t>(s);
   if (zeros) {
     const TensorView z = view_of(*zeros, "zeros");
-    sizes.match("zeros", z, {"N", (p.shape.groups() + 1) / 2}, {DType::kU8});
-    p.zeros = data_of<const uint8_t>(z);
+    sizes.match("zeros", z, {"N", (shape.groups() + 1) / 2}, {DType::kU8});
+    source.zeros = data_of<const uint8_t>(z);
   }
   const TensorView out = view_of(packed, "packed");
-  sizes.match("packed", out, {p.shape.packed_bytes()}, {DType::kU8}, Access::kWrite);
-  p.packed = data_of<uint8_t>(out);
+  sizes.match("packed", out, {shape.packed_bytes()}, {DType::kU8}, Access::kWrite);
 
   py::gil_scoped_release release;
-  cpu::int4_pack(p, caller().pool(threads));
+  cpu::int4_pack(shape, data_of<uint8_t>(out), source, caller().pool(threads));
 }
 
-cpu::Int4Activation activation_of(const std::string& name) {
-  if (name.empty()) return cpu::Int4Activation::kNone;
-  if (name == "gelu_tanh") return cpu::Int4Activation::kGeluTanh;
+cpu::Activation activation_of(const std::string& name) {
+  if (name.empty()) return cpu::Activation::kNone;
+  if (name == "gelu_tanh") return cpu::Activation::kGeluTanh;
   throw InvalidArgument(
       tgv::concat("activation is '", name.substr(0, 40), "', expected '' or 'gelu_tanh'"));
 }
@@ -115,8 +113,9 @@ void int4_matmul(const py::buffer& y, const py::buffer& x, const py::buffer& pac
                  const std::optional<py::buffer>& bias, int64_t rows, int64_t columns,
                  int64_t group_size, bool symmetric, const std::string& activation, int threads,
                  const std::string& isa) {
-  cpu::Int4MatmulParams p;
-  p.shape = shape_of(rows, columns, group_size, symmetric);
+  cpu::MatmulParams p;
+  cpu::Linear& linear = p.linear;
+  linear.shape = int4_shape(rows, columns, group_size, symmetric);
   Sizes sizes;
   sizes.set("N", rows, "w");
   sizes.set("K", columns, "w");
@@ -127,19 +126,19 @@ void int4_matmul(const py::buffer& y, const py::buffer& x, const py::buffer& pac
     return found.data;
   };
   p.x = static_cast<const float*>(view("x", x, {"M", "K"}, DType::kF32, Access::kRead));
-  p.packed = static_cast<const uint8_t*>(
-      view("packed", packed, {p.shape.packed_bytes()}, DType::kU8, Access::kRead));
+  linear.packed = static_cast<const uint8_t*>(
+      view("packed", packed, {linear.shape.packed_bytes()}, DType::kU8, Access::kRead));
   if (bias) {
-    p.bias = static_cast<const float*>(view("bias", *bias, {"N"}, DType::kF32, Access::kRead));
+    linear.bias = static_cast<const float*>(view("bias", *bias, {"N"}, DType::kF32, Access::kRead));
   }
   p.y = static_cast<float*>(view("out", y, {"M", "N"}, DType::kF32, Access::kWrite));
   p.tokens = sizes["M"];
-  p.activation = activation_of(activation);
+  linear.activation = activation_of(activation);
   const Isa chosen = choose_isa(isa);
 
   py::gil_scoped_release release;
-  p.scratch = caller().scratch(cpu::int4_matmul_scratch_bytes(p.shape, p.tokens));
-  cpu::int4_matmul(p, caller().pool(threads), chosen);
+  p.scratch = caller().scratch(cpu::matmul_scratch_bytes(linear.shape, p.tokens));
+  cpu::matmul(p, caller().pool(threads), chosen);
 }
 
 }  // namespace
@@ -155,7 +154,7 @@ void bind_int4_matmul(py::module_& module) {
   module.def(
       "int4_packed_bytes",
       [](int64_t rows, int64_t columns, int64_t group_size, bool symmetric) {
-        return shape_of(rows, columns, group_size, symmetric).packed_bytes();
+        return int4_shape(rows, columns, group_size, symmetric).packed_bytes();
       },
       py::arg("rows"), py::arg("columns"), py::arg("group_size"), py::arg("symmetric"),
       "Bytes of a packed int4 matrix. Raises InvalidArgumentError.");

@@ -113,32 +113,25 @@ uint8_t* Weights::to_fill(std::string_view name, Role role) {
 
 void Weights::put_matrix(std::string_view name, const MatrixSource& source, ThreadPool& pool) {
   const cpu::LinearShape& shape = entry(name, Role::kMatrix).matrix;
-  cpu::LinearPackParams p;
-  p.shape = shape;
+  const auto pack = [&](const auto& pack_blocks) {
+    uint8_t* packed = to_fill(name, Role::kMatrix);
+    pool.parallel_for(shape.row_blocks(), 8, [&](int64_t begin, int64_t end) {
+      pack_blocks(packed, begin, end);
+    });
+  };
   switch (shape.kind) {
-    case cpu::WeightKind::kInt4:
-      p.int4 = required(source.int4, name, "int4 levels");
-      p.scales = required(source.scales, name, "scales");
-      if (!shape.symmetric) p.zeros = required(source.zeros, name, "zeros");
-      break;
-    case cpu::WeightKind::kInt8:
-      p.int8 = required(source.int8, name, "int8 levels");
-      p.row_scales = required(source.row_scales, name, "scales of rows");
-      break;
-    case cpu::WeightKind::kBF16:
-    case cpu::WeightKind::kF32:
-      if (!source.f32 == !source.bf16) {
-        throw InvalidArgument(concat(std::string(name), " is given as ",
-                                     source.f32 ? "both" : "neither", " of f32 and bf16"));
-      }
-      p.f32 = source.f32;
-      p.bf16 = source.bf16;
-      break;
+    case cpu::WeightKind::kInt4: {
+      cpu::Int4Source from;
+      from.qweight = required(source.int4, name, "int4 levels");
+      from.scales = required(source.scales, name, "scales");
+      if (!shape.symmetric) from.zeros = required(source.zeros, name, "zeros");
+      return pack([&](uint8_t* packed, int64_t begin, int64_t end) {
+        cpu::linear_pack_int4(shape, packed, from, begin, end);
+      });
+    }
+    default:
+      throw Unsupported("this form of weights is not there yet");
   }
-  p.packed = to_fill(name, Role::kMatrix);
-  pool.parallel_for(shape.row_blocks(), 8, [&](int64_t begin, int64_t end) {
-    cpu::linear_pack(p, begin, end);
-  });
 }
 
 void Weights::put_embedding(const MatrixSource& source) {

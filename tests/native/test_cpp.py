@@ -12,7 +12,7 @@ EXECUTABLES = (
     "base_test",
     "thread_pool_test",
     "kv_test",
-    "int4_matmul_test",
+    "linear_test",
     "norm_test",
     "embedding_test",
     "cuda_stub_test",

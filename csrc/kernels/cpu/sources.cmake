@@ -3,6 +3,7 @@
 #   tgv_add_isa_sources(tgv_kernels avx2 cpu/avx2/<op>.cc)
 
 # -Wno-psabi: a vector type never crosses a call that is not inlined, so how one would be passed does not matter.
+<<<<<<< HEAD
 foreach(op quantize_int4 norm)
   set(files ${op}.cc avx2/${op}.cc avx512/${op}.cc)
   list(TRANSFORM files PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
@@ -15,4 +16,16 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   tgv_add_isa_sources(tgv_kernels avxvnni cpu/avxvnni/int4_matmul.cc)
   tgv_add_isa_sources(tgv_kernels avx512 cpu/avx512/quantize_int4.cc cpu/avx512/norm.cc)
   tgv_add_isa_sources(tgv_kernels avx512vnni cpu/avx512vnni/int4_matmul.cc)
+=======
+set(quantize_int4_files quantize_int4.cc avx2/quantize_int4.cc avx512/quantize_int4.cc)
+list(TRANSFORM quantize_int4_files PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+set_source_files_properties(${quantize_int4_files} PROPERTIES COMPILE_OPTIONS -Wno-psabi)
+target_sources(tgv_kernels PRIVATE ${CMAKE_CURRENT_LIST_DIR}/quantize_int4.cc ${CMAKE_CURRENT_LIST_DIR}/linear.cc
+  ${CMAKE_CURRENT_LIST_DIR}/linear_pack.cc ${CMAKE_CURRENT_LIST_DIR}/matmul.cc)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  tgv_add_isa_sources(tgv_kernels avx2 cpu/avx2/quantize_int4.cc cpu/avx2/linear.cc)
+  tgv_add_isa_sources(tgv_kernels avxvnni cpu/avxvnni/linear.cc)
+  tgv_add_isa_sources(tgv_kernels avx512 cpu/avx512/quantize_int4.cc)
+  tgv_add_isa_sources(tgv_kernels avx512vnni cpu/avx512vnni/linear.cc)
+>>>>>>> matmul
 endif()

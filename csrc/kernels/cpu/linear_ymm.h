@@ -1,23 +1,23 @@
-// 256-bit vectors for int4_matmul_body.h: eight rows of a block at a time. With AVX-VNNI a dot
+// 256-bit vectors for linear_rounded_body.h: eight rows of a block at a time. With AVX-VNNI a dot
 // product is one instruction per four k; without, pairs are added in 16 bits: 16 products of at
 // most 15 * 127 come to 30,480, so a block of 32 k needs one widening at its end.
 #pragma once
 
 #include <immintrin.h>
 
-#include "kernels/cpu/int4_matmul_isa.h"
+#include "kernels/cpu/linear_isa.h"
 
 namespace tgv::cpu {
 namespace {
 
-constexpr int kLanes = 8, kBlocks = 1, kVectors = 1;
+constexpr int kLanes = 8, kTokenTile = 4, kBlockTile = 1, kVectors = 1, kAloneTokens = 0;
 using Ints = __m256i;
 using Floats = __m256;
 struct Levels {
   __m256i chunk[8];  // chunk c: k = 4 c .. 4 c + 3 of each row
 };
 
-inline Levels unpack(const uint8_t* tile) {
+TGV_INLINE Levels unpack4(const uint8_t* tile) {
   const __m256i low = _mm256_set1_epi8(15);
   Levels out;
   for (int i = 0; i < 4; ++i) {
@@ -34,18 +34,37 @@ inline __m256i four_of(const int8_t* x, int c) {
   return _mm256_set1_epi32(four);
 }
 
-inline Ints dot(const Levels& levels, const int8_t* x, Ints start) {
+template <int kCount, int kTokens>
+TGV_INLINE void dots4(const Levels (&levels)[kCount], const RoundedTile* x,
+                      Ints (&sums)[kTokens][kCount]) {
 #if defined(__AVXVNNI__)
+#pragma GCC unroll 8
   for (int c = 0; c < 8; ++c) {
-    start = _mm256_dpbusd_avx_epi32(start, levels.chunk[c], four_of(x, c));
+    for (int m = 0; m < kTokens; ++m) {
+      const __m256i four = four_of(x[m].q, c);
+      for (int v = 0; v < kCount; ++v) {
+        sums[m][v] = _mm256_dpbusd_avx_epi32(sums[m][v], levels[v].chunk[c], four);
+      }
+    }
   }
-  return start;
 #else
-  __m256i pairs = _mm256_maddubs_epi16(levels.chunk[0], four_of(x, 0));
-  for (int c = 1; c < 8; ++c) {
-    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(levels.chunk[c], four_of(x, c)));
+  Ints pairs[kTokens][kCount];
+#pragma GCC unroll 8
+  for (int c = 0; c < 8; ++c) {
+    for (int m = 0; m < kTokens; ++m) {
+      const __m256i four = four_of(x[m].q, c);
+      for (int v = 0; v < kCount; ++v) {
+        const __m256i two = _mm256_maddubs_epi16(levels[v].chunk[c], four);
+        pairs[m][v] = c == 0 ? two : _mm256_add_epi16(pairs[m][v], two);
+      }
+    }
   }
-  return _mm256_add_epi32(start, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  for (int m = 0; m < kTokens; ++m) {
+    for (int v = 0; v < kCount; ++v) {
+      const __m256i sum = _mm256_madd_epi16(pairs[m][v], _mm256_set1_epi16(1));
+      sums[m][v] = _mm256_add_epi32(sums[m][v], sum);
+    }
+  }
 #endif
 }
 

@@ -1,11 +1,10 @@
-// kernels/cpu/int4_matmul against double precision on every instruction set here: what sanitizers
-// run, so that each read and write stays inside its array.
-#include "kernels/cpu/int4_matmul.h"
-
+// kernels/cpu/linear.h and matmul.h against double precision on every instruction set here: what
+// sanitizers run, so that each read and write stays inside its array.
 #include <cmath>
 #include <random>
 
 #include "base/huge_buffer.h"
+#include "kernels/cpu/matmul.h"
 #include "tests/check.h"
 #include "tests/half.h"
 
@@ -13,7 +12,7 @@ namespace tgv::test {
 namespace {
 
 struct Data {
-  cpu::Int4Shape shape;
+  cpu::LinearShape shape;
   std::vector<uint8_t> qweight, zeros;
   std::vector<uint16_t> scales;
   std::vector<float> x, bias;
@@ -31,7 +30,7 @@ struct Data {
   }
 };
 
-Data make_data(const cpu::Int4Shape& shape, int64_t tokens) {
+Data make_data(const cpu::LinearShape& shape, int64_t tokens) {
   std::mt19937 random(7);
   Data d{shape, {}, {}, {}, {}, {}};
   const int64_t N = shape.rows, K = shape.columns;
@@ -51,23 +50,23 @@ Data make_data(const cpu::Int4Shape& shape, int64_t tokens) {
   return d;
 }
 
-void check_product(const cpu::Int4Shape& shape, int64_t tokens, Isa isa, ThreadPool& pool) {
+void check_product(const cpu::LinearShape& shape, int64_t tokens, Isa isa, ThreadPool& pool) {
   const Data d = make_data(shape, tokens);
   const HugeBuffer packed(static_cast<size_t>(shape.packed_bytes()));
-  cpu::int4_pack({shape, packed.data(), d.qweight.data(), d.scales.data(),
-                  shape.symmetric ? nullptr : d.zeros.data()},
+  cpu::int4_pack(shape, packed.data(),
+                 {d.qweight.data(), d.scales.data(), shape.symmetric ? nullptr : d.zeros.data()},
                  pool);
-  const HugeBuffer scratch(cpu::int4_matmul_scratch_bytes(shape, tokens));
+  const HugeBuffer scratch(cpu::matmul_scratch_bytes(shape, tokens));
   std::vector<float> y(static_cast<size_t>(tokens * shape.rows), std::nanf(""));
-  cpu::Int4MatmulParams p;
-  p.shape = shape;
+  cpu::MatmulParams p;
+  p.linear.shape = shape;
   p.tokens = tokens;
   p.y = y.data();
   p.x = d.x.data();
-  p.packed = packed.data();
-  p.bias = d.bias.data();
+  p.linear.packed = packed.data();
+  p.linear.bias = d.bias.data();
   p.scratch = scratch.data();
-  cpu::int4_matmul(p, pool, isa);
+  cpu::matmul(p, pool, isa);
   for (int64_t m = 0; m < tokens; ++m) {
     for (int64_t n = 0; n < shape.rows; ++n) {
       double sum = d.bias[static_cast<size_t>(n)], magnitude = sum;
@@ -93,11 +92,11 @@ TEST(products_of_all_shapes_on_every_isa) {
   for (const Isa isa : available_isas()) {
     for (const bool symmetric : {true, false}) {
       for (const int64_t tokens : {1, 4, 5, 9, 65}) {
-        check_product({1, 1, 32, symmetric}, tokens, isa, pool);
-        check_product({16, 32, 32, symmetric}, tokens, isa, pool);
-        check_product({17, 33, 32, symmetric}, tokens, isa, pool);
-        check_product({49, 161, 64, symmetric}, tokens, isa, pool);
-        check_product({33, 300, 128, symmetric}, tokens, isa, pool);
+        check_product({cpu::WeightKind::kInt4, 1, 1, 32, symmetric}, tokens, isa, pool);
+        check_product({cpu::WeightKind::kInt4, 16, 32, 32, symmetric}, tokens, isa, pool);
+        check_product({cpu::WeightKind::kInt4, 17, 33, 32, symmetric}, tokens, isa, pool);
+        check_product({cpu::WeightKind::kInt4, 49, 161, 64, symmetric}, tokens, isa, pool);
+        check_product({cpu::WeightKind::kInt4, 33, 300, 128, symmetric}, tokens, isa, pool);
       }
     }
   }
@@ -105,22 +104,23 @@ TEST(products_of_all_shapes_on_every_isa) {
 
 TEST(several_passes_on_several_threads) {
   ThreadPool pool(3);
-  for (const Isa isa : available_isas()) check_product({100, 96, 32, true}, 300, isa, pool);
+  for (const Isa isa : available_isas())
+    check_product({cpu::WeightKind::kInt4, 100, 96, 32, true}, 300, isa, pool);
 }
 
 TEST(what_cannot_run_says_why) {
   ThreadPool pool(1);
-  cpu::Int4MatmulParams p;
-  CHECK_THROWS(InvalidArgument, cpu::int4_matmul(p, pool, Isa::kPortable), "N and K are");
-  p.shape = {16, 32, 48, true};
-  CHECK_THROWS(InvalidArgument, cpu::int4_matmul(p, pool, Isa::kPortable), "groups are of");
-  p.shape.group_size = 32;
-  cpu::int4_matmul(p, pool, Isa::kPortable);  // no tokens, nothing to do
+  cpu::MatmulParams p;
+  CHECK_THROWS(InvalidArgument, cpu::matmul(p, pool, Isa::kPortable), "N and K are");
+  p.linear.shape = {cpu::WeightKind::kInt4, 16, 32, 48, true};
+  CHECK_THROWS(InvalidArgument, cpu::matmul(p, pool, Isa::kPortable), "groups are of");
+  p.linear.shape.group_size = 32;
+  cpu::matmul(p, pool, Isa::kPortable);  // no tokens, nothing to do
   p.tokens = 1;
-  CHECK_THROWS(InvalidArgument, cpu::int4_matmul(p, pool, Isa::kPortable), "only bias may be null");
+  CHECK_THROWS(InvalidArgument, cpu::matmul(p, pool, Isa::kPortable), "only bias may be null");
   p.tokens = -1;
-  CHECK_THROWS(InvalidArgument, cpu::int4_matmul(p, pool, Isa::kPortable), "M is 0..2^31");
-  CHECK_THROWS(InvalidArgument, cpu::int4_pack({{16, 32, 32, true}, nullptr, {}, {}, {}}, pool),
+  CHECK_THROWS(InvalidArgument, cpu::matmul(p, pool, Isa::kPortable), "M is 0..2^31");
+  CHECK_THROWS(InvalidArgument, cpu::int4_pack({cpu::WeightKind::kInt4, 16, 32}, nullptr, {}, pool),
                "null pointer");
 }
 

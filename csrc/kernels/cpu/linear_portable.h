@@ -1,13 +1,13 @@
-// Vectors for int4_matmul_body.h in plain C++: sixteen rows as arrays, which compilers vectorise
+// Vectors for linear_rounded_body.h in plain C++: sixteen rows as arrays, which compilers vectorise
 // with whatever they may use.
 #pragma once
 
-#include "kernels/cpu/int4_matmul_isa.h"
+#include "kernels/cpu/linear_isa.h"
 
 namespace tgv::cpu {
 namespace {
 
-constexpr int kLanes = 16, kBlocks = 1, kVectors = 1;
+constexpr int kLanes = 16, kTokenTile = 1, kBlockTile = 1, kVectors = 1, kAloneTokens = 0;
 struct Ints {
   int32_t lane[kLanes];
 };
@@ -18,7 +18,7 @@ struct Levels {
   int16_t level[32][kLanes];  // [k][row]
 };
 
-inline Levels unpack(const uint8_t* tile) {
+inline Levels unpack4(const uint8_t* tile) {
   Levels out;
   for (int i = 0; i < 4; ++i) {
     for (int r = 0; r < kLanes; ++r) {
@@ -33,18 +33,19 @@ inline Levels unpack(const uint8_t* tile) {
 }
 
 // 16 bits hold a product (1,905 at most) and the sum of sixteen; widened twice per block of 32 k.
-inline Ints dot(const Levels& levels, const int8_t* x, Ints start) {
+template <int kCount, int kTokens>
+inline void dots4(const Levels (&levels)[kCount], const RoundedTile* x,
+                  Ints (&sums)[kTokens][kCount]) {
   for (int half = 0; half < 2; ++half) {
-    int16_t sums[kLanes] = {};
+    int16_t part[kLanes] = {};
     for (int k = 16 * half; k < 16 * half + 16; ++k) {
-      const int16_t value = x[k];
+      const int16_t value = x->q[k];
       for (int r = 0; r < kLanes; ++r) {
-        sums[r] = static_cast<int16_t>(sums[r] + levels.level[k][r] * value);
+        part[r] = static_cast<int16_t>(part[r] + levels[0].level[k][r] * value);
       }
     }
-    for (int r = 0; r < kLanes; ++r) start.lane[r] += sums[r];
+    for (int r = 0; r < kLanes; ++r) sums[0][0].lane[r] += part[r];
   }
-  return start;
 }
 
 inline float from_half(uint16_t half) {

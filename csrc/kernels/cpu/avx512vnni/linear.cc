@@ -1,0 +1,85 @@
+// 512-bit VNNI: a vector is the 16 rows of a block; two blocks share every broadcast of
+// activations.
+#include <immintrin.h>
+
+#include "kernels/cpu/linear_isa.h"
+
+namespace tgv::cpu {
+namespace {
+
+constexpr int kLanes = 16, kTokenTile = 4, kBlockTile = 2, kVectors = 2, kAloneTokens = 4;
+// Masks of ones: GCC 12 warns of an uninitialised value inside intrinsics without a mask. The code
+// is the same.
+constexpr __mmask16 kAll = 0xffff;
+constexpr __mmask32 kAllWords = 0xffffffff;
+using Ints = __m512i;
+using Floats = __m512;
+struct Levels {
+  __m512i chunk[8];  // chunk c: k = 4 c .. 4 c + 3 of each row
+};
+
+TGV_INLINE Levels unpack4(const uint8_t* tile) {
+  const __m512i low = _mm512_set1_epi8(15);
+  Levels out;
+  for (int i = 0; i < 4; ++i) {
+    const __m512i bytes = _mm512_loadu_si512(tile + 64 * i);
+    out.chunk[i] = _mm512_and_si512(bytes, low);
+    out.chunk[i + 4] = _mm512_and_si512(_mm512_maskz_srli_epi16(kAllWords, bytes, 4), low);
+  }
+  return out;
+}
+
+inline Ints four_of(const int8_t* x, int c) {
+  int32_t four;
+  __builtin_memcpy(&four, x + 4 * c, 4);
+  return _mm512_set1_epi32(four);
+}
+
+template <int kCount, int kTokens>
+TGV_INLINE void dots4(const Levels (&levels)[kCount], const RoundedTile* x,
+                      Ints (&sums)[kTokens][kCount]) {
+#pragma GCC unroll 8
+  for (int c = 0; c < 8; ++c) {
+    for (int m = 0; m < kTokens; ++m) {
+      const Ints four = four_of(x[m].q, c);
+      for (int v = 0; v < kCount; ++v) {
+        sums[m][v] = _mm512_dpbusd_epi32(sums[m][v], levels[v].chunk[c], four);
+      }
+    }
+  }
+}
+
+inline Floats scales(const uint8_t* p) {
+  return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Ints zeros(const uint8_t* p) {
+  return _mm512_maskz_cvtepu8_epi32(kAll, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline Ints splat(int32_t x) { return _mm512_set1_epi32(x); }
+inline Floats splat(float x) { return _mm512_set1_ps(x); }
+inline Ints multiply(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats to_float(Ints x) { return _mm512_maskz_cvtepi32_ps(kAll, x); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats load(const float* p) { return _mm512_load_ps(p); }
+inline void store(float* p, Floats x) { _mm512_store_ps(p, x); }
+
+}  // namespace
+}  // namespace tgv::cpu
+
+#include "kernels/cpu/linear_round_body.h"
+#include "kernels/cpu/linear_rounded_body.h"
+
+namespace tgv::cpu {
+
+void linear_round_avx512vnni(const LinearInput& input, int64_t token_block, int64_t tile_begin,
+                             int64_t tile_end) {
+  round_tokens(input, token_block, tile_begin, tile_end);
+}
+
+void linear_int4_avx512vnni(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
+                            int64_t end) {
+  multiply_int4(linear, input, y, begin, end);
+}
+
+}  // namespace tgv::cpu
