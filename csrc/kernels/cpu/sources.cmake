@@ -1,31 +1,23 @@
-# Sources of kernels/cpu. A new op adds its lines here (docs/adding_an_op.md):
-#   target_sources(tgv_kernels PRIVATE ${CMAKE_CURRENT_LIST_DIR}/<op>.cc)
-#   tgv_add_isa_sources(tgv_kernels avx2 cpu/avx2/<op>.cc)
-
+# Sources of kernels/cpu. A new op adds its line here (docs/adding_an_op.md).
+#
+# tgv_cpu_op(<op> [<isa>...]): <op>.cc, and <isa>/<op>.cc with the flags of each instruction set.
 # -Wno-psabi: a vector type never crosses a call that is not inlined, so how one would be passed does not matter.
-<<<<<<< HEAD
-foreach(op quantize_int4 norm)
-  set(files ${op}.cc avx2/${op}.cc avx512/${op}.cc)
-  list(TRANSFORM files PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+function(tgv_cpu_op op)
+  set(files ${op}.cc)
+  target_sources(tgv_kernels PRIVATE ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/${op}.cc)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    foreach(isa ${ARGN})
+      list(APPEND files ${isa}/${op}.cc)
+      tgv_add_isa_sources(tgv_kernels ${isa} cpu/${isa}/${op}.cc)
+    endforeach()
+  endif()
+  list(TRANSFORM files PREPEND ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/)
   set_source_files_properties(${files} PROPERTIES COMPILE_OPTIONS -Wno-psabi)
-endforeach()
-target_sources(tgv_kernels PRIVATE ${CMAKE_CURRENT_LIST_DIR}/quantize_int4.cc ${CMAKE_CURRENT_LIST_DIR}/int4_matmul.cc
-  ${CMAKE_CURRENT_LIST_DIR}/norm.cc ${CMAKE_CURRENT_LIST_DIR}/embedding.cc)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
-  tgv_add_isa_sources(tgv_kernels avx2 cpu/avx2/quantize_int4.cc cpu/avx2/int4_matmul.cc cpu/avx2/norm.cc)
-  tgv_add_isa_sources(tgv_kernels avxvnni cpu/avxvnni/int4_matmul.cc)
-  tgv_add_isa_sources(tgv_kernels avx512 cpu/avx512/quantize_int4.cc cpu/avx512/norm.cc)
-  tgv_add_isa_sources(tgv_kernels avx512vnni cpu/avx512vnni/int4_matmul.cc)
-=======
-set(quantize_int4_files quantize_int4.cc avx2/quantize_int4.cc avx512/quantize_int4.cc)
-list(TRANSFORM quantize_int4_files PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
-set_source_files_properties(${quantize_int4_files} PROPERTIES COMPILE_OPTIONS -Wno-psabi)
-target_sources(tgv_kernels PRIVATE ${CMAKE_CURRENT_LIST_DIR}/quantize_int4.cc ${CMAKE_CURRENT_LIST_DIR}/linear.cc
-  ${CMAKE_CURRENT_LIST_DIR}/linear_pack.cc ${CMAKE_CURRENT_LIST_DIR}/matmul.cc)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
-  tgv_add_isa_sources(tgv_kernels avx2 cpu/avx2/quantize_int4.cc cpu/avx2/linear.cc)
-  tgv_add_isa_sources(tgv_kernels avxvnni cpu/avxvnni/linear.cc)
-  tgv_add_isa_sources(tgv_kernels avx512 cpu/avx512/quantize_int4.cc)
-  tgv_add_isa_sources(tgv_kernels avx512vnni cpu/avx512vnni/linear.cc)
->>>>>>> matmul
-endif()
+endfunction()
+
+tgv_cpu_op(embedding)
+tgv_cpu_op(linear avx2 avxvnni avx512vnni)
+tgv_cpu_op(linear_pack)
+tgv_cpu_op(matmul)
+tgv_cpu_op(norm avx2 avx512)
+tgv_cpu_op(quantize_int4 avx2 avx512)
