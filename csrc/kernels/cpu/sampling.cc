@@ -307,7 +307,7 @@ std::string numbers_why_not(const SamplingParams& p) {
   }
   if (!within(p.min_p, 0, 1))
     return concat("min_p is ", p.min_p, ", expected a number from 0 to 1");
-  if (!within(p.repetition_penalty, 0.01, 100)) {
+  if (!within(p.repetition_penalty, static_cast<double>(0.01f), 100)) {
     return concat("repetition_penalty is ", p.repetition_penalty,
                   ", expected a number from 0.01 to 100");
   }
