@@ -15,6 +15,7 @@ EXECUTABLES = (
     "linear_test",
     "norm_test",
     "embedding_test",
+    "sampling_test",
     "cuda_stub_test",
     "simt_test",
     "int4_gemv_test",

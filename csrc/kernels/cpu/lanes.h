@@ -70,6 +70,44 @@ TGV_INLINE Lanes operator*(Lanes a, const Lanes& b) {
   return a;
 }
 
+// The larger of each pair; a NaN in b is passed over.
+TGV_INLINE Lanes larger(Lanes a, const Lanes& b) {
+  for (int i = 0; i < kParts; ++i) a.part[i] = b.part[i] > a.part[i] ? b.part[i] : a.part[i];
+  return a;
+}
+
+// Whether any lane of x is at least `least`.
+TGV_INLINE bool any_at_least(const Lanes& x, float least) {
+  NativeInts found = x.part[0] >= least;
+  for (int i = 1; i < kParts; ++i) found |= x.part[i] >= least;
+  int32_t all[kNative], any = 0;
+  __builtin_memcpy(all, &found, sizeof(all));
+  for (int i = 0; i < kNative; ++i) any |= all[i];
+  return any != 0;
+}
+
+// exp(x) for x <= 0 within 2.5 units of 2^-24, relative; 0 below -87, NaN for NaN. 2^n p(r) with
+// x = n ln 2 + r: ln 2 in two parts, the first short, so that r is off by one rounding; p is a
+// polynomial of degree 6 with 1 + r exact, its error on |r| <= ln 2 / 2 below 0.2 units.
+TGV_INLINE Lanes exp_of_negative(Lanes x) {
+  for (NativeFloats& v : x.part) {
+    // Adding 1.5 * 2^23 leaves no bits for a fraction: the nearest integer is in the low bits.
+    const NativeFloats shifted = v * 1.4426950408889634f + 12582912.0f;
+    const NativeFloats n = shifted - 12582912.0f;
+    const NativeFloats r = (v - n * 0.693145751953125f) - n * 1.4286068203094172e-6f;
+    NativeFloats p = r * 0.0013926250394433737f + 0.00836323294788599f;
+    p = p * r + 0.04166655242443085f;
+    p = p * r + 0.16666576266288757f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    // A product, not an addition to the exponent: NaN must stay NaN.
+    const NativeFloats power = (NativeFloats)(((NativeInts)shifted - (0x4b400000 - 127)) << 23);
+    v = v < -87.0f ? NativeFloats{} : p * power;
+  }
+  return x;
+}
+
 // The sum of all lanes: halves are added until one is left.
 TGV_INLINE float sum(const Lanes& x) {
   float all[kLanes];

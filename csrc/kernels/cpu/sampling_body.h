@@ -1,0 +1,102 @@
+// Passes over a row of logits, written once over lanes.h: include this in one .cc per ISA.
+#pragma once
+
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/sampling_isa.h"
+
+namespace tgv::cpu {
+namespace {
+
+constexpr float kLowest = -__builtin_inff();
+
+TGV_INLINE int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+float lane_maxima(float* maxima, const float* x, int64_t n) {
+  Lanes all = splat(kLowest);
+  for (int64_t begin = 0; begin < n; begin += kChunk, maxima += kChunkMaxima) {
+    const int64_t end = smaller_of(begin + kChunk, n);
+    Lanes top[4] = {splat(kLowest), splat(kLowest), splat(kLowest), splat(kLowest)};
+    int64_t i = begin;
+    for (; i + kFourLanes <= end; i += kFourLanes) {
+      for (int j = 0; j < 4; ++j) top[j] = larger(top[j], load(x + i + kLanes * j));
+    }
+    for (; i < end; i += kLanes) {
+      top[0] = larger(top[0], load_some(x + i, smaller_of(end - i, kLanes), kLowest));
+    }
+    const Lanes of_chunk = larger(larger(top[0], top[1]), larger(top[2], top[3]));
+    store(maxima, of_chunk);
+    all = larger(all, of_chunk);
+  }
+  float lanes[kLanes], largest = kLowest;
+  store(lanes, all);
+  for (const float value : lanes) largest = value > largest ? value : largest;
+  return largest;
+}
+
+double sum_exp(const float* x, int64_t n, float shift) {
+  const Lanes peak = splat(shift);
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kChunk) {
+    const int64_t end = smaller_of(begin + kChunk, n);
+    FourSums sums;
+    int64_t i = begin;
+    for (; i + kFourLanes <= end; i += kFourLanes) {
+      for (int j = 0; j < 4; ++j) {
+        sums.of[j] = sums.of[j] + exp_of_negative(load(x + i + kLanes * j) - peak);
+      }
+    }
+    for (int j = 0; i < end; i += kLanes, ++j) {
+      const Lanes some = load_some(x + i, smaller_of(end - i, kLanes), kLowest);
+      sums.of[j] = sums.of[j] + exp_of_negative(some - peak);
+    }
+    total += static_cast<double>(sums.total());
+  }
+  return total;
+}
+
+uint64_t weigh(float* e, const float* x, int64_t n, float shift, float slope) {
+  const Lanes peak = splat(shift), factor = splat(slope);
+  uint64_t total = 0;
+  for (int64_t begin = 0; begin < n; begin += kChunk) {
+    const int64_t end = smaller_of(begin + kChunk, n);
+    for (int64_t i = begin; i < end; i += kLanes) {
+      const int64_t count = smaller_of(end - i, kLanes);
+      const Lanes some = load_some(x + i, count, shift);
+      store_some(e + i, exp_of_negative((some - peak) * factor), count);
+    }
+    for (int64_t i = begin; i < end; ++i) total += token_weight(e[i]);
+  }
+  return total;
+}
+
+void subtract_both(float* y, const float* x, int64_t n, float first, float second) {
+  const Lanes a = splat(first), b = splat(second);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t count = smaller_of(n - i, kLanes);
+    store_some(y + i, (load_some(x + i, count, 0.0f) - a) - b, count);
+  }
+}
+
+int64_t collect(float* values, int32_t* ids, const float* x, int64_t n, float least) {
+  int64_t count = 0;
+  for (int64_t begin = 0; begin < n; begin += kFourLanes) {
+    const int64_t end = smaller_of(begin + kFourLanes, n);
+    if (end == begin + kFourLanes) {
+      Lanes top = load(x + begin);
+      for (int j = 1; j < 4; ++j) top = larger(top, load(x + begin + kLanes * j));
+      if (!any_at_least(top, least)) continue;
+    }
+    for (int64_t i = begin; i < end; ++i) {  // without a branch: count never passes i
+      const float value = x[i];
+      values[count] = value;
+      ids[count] = static_cast<int32_t>(i);
+      count += value >= least;
+    }
+  }
+  return count;
+}
+
+constexpr SamplingBody kBody = {lane_maxima, sum_exp, weigh, subtract_both, collect};
+
+}  // namespace
+}  // namespace tgv::cpu
