@@ -13,6 +13,7 @@ EXECUTABLES = (
     "thread_pool_test",
     "kv_test",
     "int4_matmul_test",
+    "attention_test",
     "cuda_stub_test",
     "simt_test",
     "int4_gemv_test",
