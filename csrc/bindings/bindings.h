@@ -13,5 +13,6 @@ void bind_kv(py::module_& module);        // the KV cache, for tests and tools
 void bind_quantize(py::module_& module);  // int4 scale search
 void bind_int4_matmul(py::module_& module);
 void bind_model(py::module_& module);  // weights and the decoder step
+void bind_attention(py::module_& module);  // qkv_append, paged_attention
 
 }  // namespace tgv::bindings

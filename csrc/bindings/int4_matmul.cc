@@ -1,7 +1,5 @@
 #include <pybind11/stl.h>
-#include <unistd.h>
 
-#include <memory>
 #include <optional>
 #include <string>
 
@@ -9,58 +7,14 @@
 #include "base/huge_buffer.h"
 #include "base/isa.h"
 #include "base/match.h"
-#include "base/thread_pool.h"
 #include "bindings/bindings.h"
+#include "bindings/caller.h"
 #include "bindings/tensors.h"
 #include "kernels/cpu/matmul.h"
 
 namespace tgv::bindings {
 
 namespace {
-
-// What a calling thread keeps between calls: a pool, because starting threads costs as much as a
-// small product, and scratch. Each caller has its own, so calls from several threads never wait for
-// each other. In the child of a fork the pool's threads do not exist and the pool is abandoned:
-// destroying it would wait for them forever.
-class Caller {
- public:
-  ~Caller() { drop_pool(); }
-
-  ThreadPool& pool(int threads) {
-    if (!pool_ || owner_ != getpid() || pool_->threads() != threads) {
-      drop_pool();
-      pool_ = std::make_unique<ThreadPool>(threads);
-      owner_ = getpid();
-    }
-    return *pool_;
-  }
-
-  void* scratch(size_t bytes) {
-    if (!scratch_ || scratch_->bytes() < bytes) {
-      scratch_.reset();  // before the larger one, so that they never stand side by side
-      scratch_ = std::make_unique<HugeBuffer>(bytes);
-    }
-    return scratch_->data();
-  }
-
- private:
-  void drop_pool() {
-    if (owner_ == getpid()) {
-      pool_.reset();
-    } else {
-      (void)pool_.release();
-    }
-  }
-
-  std::unique_ptr<ThreadPool> pool_;
-  pid_t owner_ = 0;
-  std::unique_ptr<HugeBuffer> scratch_;
-};
-
-Caller& caller() {
-  thread_local Caller mine;
-  return mine;
-}
 
 template <class T>
 T* data_of(const TensorView& view) {

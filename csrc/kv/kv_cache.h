@@ -110,7 +110,7 @@ class KVCache {
   std::span<const int32_t> block_table(SequenceId id) const { return at(id).pages; }
 
   // --- contents --------------------------------------------------------------------------------
-  Layer layer(int64_t index) const;  // throws InvalidArgument
+  cpu::KvPages layer(int64_t index) const;  // throws InvalidArgument
 
   // `count` positions from `first` on, [count, H, D] f32 each. Only positions that are appended and
   // not committed can be written. Slow and portable: for tests and tools. Throw InvalidArgument;

@@ -20,7 +20,7 @@ void hold(bool rule, const std::string& what) {
 
 }  // namespace
 
-Layer KVCache::layer(int64_t index) const {
+cpu::KvPages KVCache::layer(int64_t index) const {
   check_index("layer", index, shape().layers);
   return storage_.layer(index);
 }

@@ -11,9 +11,11 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/cpu/kv_pages.h"
+
 namespace tgv::kv {
 
-enum class Kind : uint8_t { kF32, kF16, kBF16, kI8 };
+using Kind = cpu::KvKind;
 
 const char* kind_name(Kind kind);        // "f32", "f16", "bf16", "int8"
 Kind parse_kind(std::string_view name);  // throws InvalidArgument

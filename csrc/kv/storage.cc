@@ -9,6 +9,9 @@ namespace tgv::kv {
 namespace {
 
 constexpr int64_t kMostBytes = int64_t{1} << 46;  // what an address space can hold
+constexpr int64_t kScaleBytes = 2;
+
+int64_t rounded_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
   if (value < least || value > most) {
@@ -36,72 +39,85 @@ void Shape::check() const {
   }
 }
 
-int64_t Shape::page_bytes() const {
-  const int64_t row = head_dim * kind_bytes(kind) + (has_scales(kind) ? 2 : 0);
-  return 2 * layers * heads * kPageTokens * row;
+int64_t Shape::plane_bytes() const {
+  return heads * kPageTokens * head_dim * kind_bytes(kind);  // a multiple of 64: D is one of 4
 }
+
+int64_t Shape::scales_bytes() const {
+  return has_scales(kind) ? rounded_up(heads * kPageTokens * kScaleBytes) : 0;
+}
+
+int64_t Shape::layer_bytes() const { return 2 * (plane_bytes() + scales_bytes()); }
+
+int64_t Shape::page_bytes() const { return layers * layer_bytes(); }
 
 int64_t Shape::total_bytes() const { return pages * page_bytes(); }
 
 Storage::Storage(const Shape& shape)
-    : shape_(checked(shape)),
-      row_bytes_(shape.head_dim * kind_bytes(shape.kind)),
-      plane_bytes_(shape.pages * shape.heads * kPageTokens * row_bytes_),
-      scales_bytes_(has_scales(shape.kind) ? shape.pages * shape.heads * kPageTokens * 2 : 0),
-      memory_(static_cast<size_t>(shape.total_bytes())) {}
+    : shape_(checked(shape)), memory_(static_cast<size_t>(shape.total_bytes())) {}
 
-Layer Storage::layer(int64_t index) const {
-  uint8_t* plane = memory_.data() + 2 * index * plane_bytes_;
-  Layer out{plane, plane + plane_bytes_, nullptr, nullptr};
-  if (scales_bytes_) {
-    uint8_t* scales = memory_.data() + 2 * (shape_.layers * plane_bytes_ + index * scales_bytes_);
+cpu::KvPages Storage::layer(int64_t index) const {
+  uint8_t* const base = memory_.data() + index * shape_.layer_bytes();
+  cpu::KvPages out;
+  out.kind = shape_.kind;
+  out.k = base;
+  out.v = base + shape_.plane_bytes();
+  out.page_stride = shape_.page_bytes();
+  if (has_scales(shape_.kind)) {
+    uint8_t* const scales = base + 2 * shape_.plane_bytes();
     out.k_scales = reinterpret_cast<uint16_t*>(scales);
-    out.v_scales = reinterpret_cast<uint16_t*>(scales + scales_bytes_);
+    out.v_scales = reinterpret_cast<uint16_t*>(scales + shape_.scales_bytes());
+    out.scale_stride = shape_.page_bytes();
+  }
+  return out;
+}
+
+Storage::Row Storage::row_at(int64_t layer_index, int64_t page, int64_t head, int64_t row) const {
+  const int64_t index = head * kPageTokens + row;
+  const int64_t offset = index * shape_.head_dim * kind_bytes(shape_.kind);
+  uint8_t* const k =
+      memory_.data() + page * shape_.page_bytes() + layer_index * shape_.layer_bytes();
+  Row out{k + offset, k + shape_.plane_bytes() + offset, nullptr, nullptr};
+  if (has_scales(shape_.kind)) {
+    uint8_t* const scales = k + 2 * shape_.plane_bytes() + index * kScaleBytes;
+    out.k_scale = reinterpret_cast<uint16_t*>(scales);
+    out.v_scale = reinterpret_cast<uint16_t*>(scales + shape_.scales_bytes());
   }
   return out;
 }
 
 void Storage::write(int64_t layer_index, int64_t page, int64_t row, const float* k,
                     const float* v) {
-  const Layer to = layer(layer_index);
   const int64_t D = shape_.head_dim;
   for (int64_t head = 0; head < shape_.heads; ++head) {
-    const int64_t i = row_index(page, head, row);
-    store_row(static_cast<uint8_t*>(to.k) + i * row_bytes_, to.k_scales ? to.k_scales + i : nullptr,
-              k + head * D, D, shape_.kind);
-    store_row(static_cast<uint8_t*>(to.v) + i * row_bytes_, to.v_scales ? to.v_scales + i : nullptr,
-              v + head * D, D, shape_.kind);
+    const Row to = row_at(layer_index, page, head, row);
+    store_row(to.k, to.k_scale, k + head * D, D, shape_.kind);
+    store_row(to.v, to.v_scale, v + head * D, D, shape_.kind);
   }
 }
 
 void Storage::read(float* k, float* v, int64_t layer_index, int64_t page, int64_t row) const {
-  const Layer from = layer(layer_index);
   const int64_t D = shape_.head_dim;
   for (int64_t head = 0; head < shape_.heads; ++head) {
-    const int64_t i = row_index(page, head, row);
-    load_row(k + head * D, static_cast<uint8_t*>(from.k) + i * row_bytes_,
-             from.k_scales ? from.k_scales + i : nullptr, D, shape_.kind);
-    load_row(v + head * D, static_cast<uint8_t*>(from.v) + i * row_bytes_,
-             from.v_scales ? from.v_scales + i : nullptr, D, shape_.kind);
+    const Row from = row_at(layer_index, page, head, row);
+    load_row(k + head * D, from.k, from.k_scale, D, shape_.kind);
+    load_row(v + head * D, from.v, from.v_scale, D, shape_.kind);
   }
 }
 
 void Storage::copy_rows(int64_t to_page, int64_t from_page, int64_t rows) {
-  // Rows of a head lie together, heads of a page are PS rows apart.
-  const auto copy = [&](uint8_t* plane, int64_t bytes_a_row) {
-    for (int64_t head = 0; head < shape_.heads; ++head) {
-      std::memcpy(plane + row_index(to_page, head, 0) * bytes_a_row,
-                  plane + row_index(from_page, head, 0) * bytes_a_row,
-                  static_cast<size_t>(rows * bytes_a_row));
-    }
-  };
+  // Rows of a head lie together.
+  const auto bytes = static_cast<size_t>(rows * shape_.head_dim * kind_bytes(shape_.kind));
+  const auto scale_bytes = static_cast<size_t>(rows * kScaleBytes);
   for (int64_t index = 0; index < shape_.layers; ++index) {
-    const Layer at = layer(index);
-    copy(static_cast<uint8_t*>(at.k), row_bytes_);
-    copy(static_cast<uint8_t*>(at.v), row_bytes_);
-    if (!at.k_scales) continue;
-    copy(reinterpret_cast<uint8_t*>(at.k_scales), 2);
-    copy(reinterpret_cast<uint8_t*>(at.v_scales), 2);
+    for (int64_t head = 0; head < shape_.heads; ++head) {
+      const Row to = row_at(index, to_page, head, 0), from = row_at(index, from_page, head, 0);
+      std::memcpy(to.k, from.k, bytes);
+      std::memcpy(to.v, from.v, bytes);
+      if (!has_scales(shape_.kind)) continue;
+      std::memcpy(to.k_scale, from.k_scale, scale_bytes);
+      std::memcpy(to.v_scale, from.v_scale, scale_bytes);
+    }
   }
 }
 

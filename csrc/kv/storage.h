@@ -1,5 +1,9 @@
-// The memory of a KV cache: for each layer K and V apart, [NP, H, PS, D] each, and for int8 their
-// scales [NP, H, PS] in half. Knows pages and rows, not who uses them.
+// The memory of a KV cache. Knows pages and rows, not who uses them.
+//
+// Layout    [NP][L] of: K [H, PS, D], V [H, PS, D], and for int8 K's and V's scales [H, PS] in half,
+//           each part rounded up to 64 bytes. All layers of a page lie together, so that a cache
+//           that is nearly empty occupies little more than the pages in use, even where memory comes
+//           in huge pages of 2 MB; one layer reads a page in runs of H * PS * D elements.
 //
 // Reserved as a whole at construction, on huge pages where the kernel grants them; the system gives
 // real memory when a page is first written. Not thread-safe; threads may write different rows.
@@ -12,7 +16,7 @@
 
 namespace tgv::kv {
 
-inline constexpr int64_t kPageTokens = 16;  // PS
+using cpu::kPageTokens;  // PS
 
 struct Shape {
   int64_t pages = 0;     // NP, 1..2^31-1
@@ -22,16 +26,11 @@ struct Shape {
   Kind kind = Kind::kI8;
 
   void check() const;           // throws InvalidArgument
-  int64_t page_bytes() const;   // of one page: all layers, K and V, with scales
+  int64_t plane_bytes() const;  // of K of one page in one layer
+  int64_t scales_bytes() const;  // of its scales, rounded up to 64; 0 unless kind is int8
+  int64_t layer_bytes() const;  // of one page in one layer: K and V, with scales
+  int64_t page_bytes() const;   // of one page in all layers
   int64_t total_bytes() const;  // pages * page_bytes()
-};
-
-// What the kernels of one layer get.
-struct Layer {
-  void* k = nullptr;             // [NP, H, PS, D] kind
-  void* v = nullptr;             // [NP, H, PS, D] kind
-  uint16_t* k_scales = nullptr;  // [NP, H, PS] f16; null unless kind is int8
-  uint16_t* v_scales = nullptr;  // [NP, H, PS] f16; null unless kind is int8
 };
 
 class Storage {
@@ -39,7 +38,8 @@ class Storage {
   explicit Storage(const Shape& shape);  // throws InvalidArgument, SystemError
 
   const Shape& shape() const { return shape_; }
-  Layer layer(int64_t index) const;  // 0 <= index < layers, not checked
+  // What the kernels of one layer get. 0 <= index < layers, not checked.
+  cpu::KvPages layer(int64_t index) const;
 
   // One token: K and V of all heads, [H, D] f32 each, to or from slot `row` (< PS) of a page.
   // write throws InvalidArgument as store_row does.
@@ -50,15 +50,14 @@ class Storage {
   void copy_rows(int64_t to_page, int64_t from_page, int64_t rows);
 
  private:
-  int64_t row_index(int64_t page, int64_t head, int64_t row) const {
-    return (page * shape_.heads + head) * kPageTokens + row;
-  }
+  struct Row {  // K and V of one token and head
+    void *k, *v;
+    uint16_t *k_scale, *v_scale;  // null for kinds without
+  };
+  Row row_at(int64_t layer, int64_t page, int64_t head, int64_t row) const;
 
   Shape shape_;
-  int64_t row_bytes_;     // of one row of D elements
-  int64_t plane_bytes_;   // of K of one layer
-  int64_t scales_bytes_;  // of the scales of that
-  HugeBuffer memory_;     // [L, 2] planes, then [L, 2] planes of scales
+  HugeBuffer memory_;
 };
 
 }  // namespace tgv::kv

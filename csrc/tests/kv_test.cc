@@ -16,6 +16,10 @@ using tgv::CapacityError;
 using tgv::InvalidArgument;
 using tgv::kv::Admission;
 using tgv::kv::Kind;
+using tgv::kv::kind_bytes;
+using tgv::kv::kind_name;
+using tgv::kv::load_row;
+using tgv::kv::store_row;
 using tgv::kv::kPageTokens;
 using tgv::kv::KVCache;
 using tgv::kv::PrefixIndex;
@@ -166,19 +170,28 @@ TEST(shapes_are_checked) {
   CHECK_EQ((Shape{1, 32, 32, 80, Kind::kI8}).page_bytes(), 2 * 32 * 32 * 16 * 82);
 }
 
-TEST(layers_do_not_overlap) {
+// A page's layers lie together, a layer's parts one after another, each at a multiple of 64 bytes.
+TEST(the_parts_of_a_page_follow_each_other) {
   for (Kind kind : kKinds) {
     KVCache cache(small(4, kind), "");
-    const int64_t plane = 4 * 3 * 16 * 8 * kind_bytes(kind);
-    const uint8_t* last = nullptr;
+    const int64_t plane = 3 * 16 * 8 * kind_bytes(kind);
+    const int64_t scales = kind == Kind::kI8 ? 128 : 0;  // 96 rounded up
+    CHECK_EQ(cache.shape().page_bytes(), 4 * (plane + scales));
+    const auto* expected = static_cast<const uint8_t*>(cache.layer(0).k);
     for (int64_t i = 0; i < 2; ++i) {
       const auto layer = cache.layer(i);
-      const auto* k = static_cast<const uint8_t*>(layer.k);
-      CHECK(!last || k == last + plane);
-      last = static_cast<const uint8_t*>(layer.v);
-      CHECK(last == k + plane);
+      CHECK(layer.kind == kind);
+      CHECK_EQ(layer.page_stride, cache.shape().page_bytes());
+      CHECK(layer.k == expected);
+      CHECK(layer.v == expected + plane);
+      CHECK_EQ(reinterpret_cast<uintptr_t>(layer.v) % 64, uintptr_t{0});
       CHECK_EQ(layer.k_scales != nullptr, kind == Kind::kI8);
-      if (layer.k_scales) CHECK(layer.v_scales == layer.k_scales + 4 * 3 * 16);
+      if (layer.k_scales) {
+        CHECK_EQ(layer.scale_stride, layer.page_stride);
+        CHECK(static_cast<const void*>(layer.k_scales) == expected + 2 * plane);
+        CHECK(static_cast<const void*>(layer.v_scales) == expected + 2 * plane + scales);
+      }
+      expected += 2 * (plane + scales);
     }
     CHECK_THROWS(InvalidArgument, cache.layer(2), "layer is 2");
   }

@@ -16,6 +16,7 @@ EXECUTABLES = (
     "norm_test",
     "embedding_test",
     "sampling_test",
+    "attention_test",
     "cuda_stub_test",
     "simt_test",
     "int4_gemv_test",

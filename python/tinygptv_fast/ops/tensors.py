@@ -16,7 +16,8 @@ from ..errors import InvalidArgumentError, UnsupportedError
 
 
 def buffer_of(name: str, tensor: Any, dtype: torch.dtype) -> Any:
-    """``tensor`` as a numpy array over the same memory (strides kept).
+    """``tensor`` as a numpy array over the same memory (strides kept); bfloat16, which numpy has not, as the bits of
+    float16.
 
     Raises ``InvalidArgumentError`` naming ``name`` unless it is a dense CPU tensor of ``dtype``, and
     ``UnsupportedError`` if it asks for a gradient that no op of this package has.
@@ -32,6 +33,8 @@ def buffer_of(name: str, tensor: Any, dtype: torch.dtype) -> Any:
         if torch.is_grad_enabled():
             raise UnsupportedError(f"{name} requires a gradient, which this op has not; call it under torch.no_grad()")
         tensor = tensor.detach()
+    if dtype == torch.bfloat16:
+        tensor = tensor.view(torch.float16)
     return tensor.numpy()
 
 

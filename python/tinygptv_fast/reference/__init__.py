@@ -9,6 +9,7 @@ from .layout import ChatLayout, TrainingBatch
 from .lora import LoraLinear
 from .loss import causal_lm_loss
 from .model import TinyGPTVReference
+from .paged_attention import paged_attention, qkv_append
 from .phi import KVCache, PhiBackbone
 from .projector import Projector
 from .qformer import QFormer
@@ -31,5 +32,7 @@ __all__ = [
     "generate",
     "int4_matmul",
     "interpolate_position_embedding",
+    "paged_attention",
+    "qkv_append",
     "rank_candidates",
 ]

@@ -1,0 +1,12 @@
+#include "kernels/cpu/lanes16_avx2.h"
+// after the vectors it is written over
+#include "kernels/cpu/paged_attention_body.h"
+
+namespace tgv::cpu {
+
+void paged_attention_avx2(const PagedAttentionParams& params, const PagedAttentionRange& range,
+                          void* scratch) {
+  attend(params, range, scratch);
+}
+
+}  // namespace tgv::cpu

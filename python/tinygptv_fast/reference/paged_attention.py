@@ -1,0 +1,113 @@
+"""Slow twins of ``ops.qkv_append`` and ``ops.paged_attention``: the same rows, the same rounding of K and V, in plain
+torch; attention itself in float64.
+
+Knows pages and a block table as tensors, nothing of who owns them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PAGE_TOKENS = 16  # PS
+
+
+def round_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """float32 rows [..., D] as a cache of ``dtype`` holds them, and for int8 their scales float16 [...].
+
+    int8: scale = half(max|x| / 127), level = x·(1 / scale) to nearest, ties to even, within ±127, all in float32; a row
+    that holds NaN or infinity, or whose scale is no finite half, gets the scale NaN and levels 0.
+    """
+    if dtype != torch.int8:
+        return rows.to(dtype), None
+    largest = rows.abs().amax(-1, keepdim=True)
+    scale = (largest / torch.full_like(largest, 127.0)).half()
+    good = torch.isfinite(scale) & torch.isfinite(rows).all(-1, keepdim=True)
+    step = torch.where(good & (scale > 0), scale.float(), torch.inf)
+    levels = (rows.nan_to_num() * (torch.ones_like(step) / step)).round().clamp(-127, 127)
+    return levels.to(torch.int8), torch.where(good, scale, torch.nan).squeeze(-1)
+
+
+def read_rows(pages: Tensor, scales: Tensor | None, block_table: Tensor, positions: int) -> Tensor:
+    """float32 [positions, H, D]: what the pages [NP, H, PS, D] (int8: times scales [NP, H, PS]) hold for a sequence."""
+    used = block_table[: -(-positions // PAGE_TOKENS)].long()
+    rows = pages[used].float()
+    if scales is not None:
+        rows = rows * scales[used].float()[..., None]
+    return rows.transpose(1, 2).flatten(0, 1)[:positions]
+
+
+def _write_rows(
+    rows: Tensor, pages: Tensor, scales: Tensor | None, block_table: Tensor, first_position: int
+) -> None:
+    """rows float32 [T, H, D] to positions first_position + t."""
+    levels, steps = round_rows(rows, pages.dtype)
+    for t in range(rows.shape[0]):
+        page, slot = divmod(first_position + t, PAGE_TOKENS)
+        pages[block_table[page], :, slot] = levels[t]
+        if scales is not None and steps is not None:
+            scales[block_table[page], :, slot] = steps[t]
+
+
+def _norm_and_turn(
+    x: Tensor, norm: tuple[Tensor, Tensor | None] | None, eps: float, cos: Tensor, sin: Tensor
+) -> Tensor:
+    """x [T, H, D]; cos, sin [T, R/2]."""
+    if norm is not None:
+        x = torch.nn.functional.layer_norm(x, x.shape[-1:], norm[0].to(x), None, eps)
+        if norm[1] is not None:
+            x = x + norm[1].to(x)
+    half = cos.shape[-1]
+    low, high, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    c, s = cos[:, None].to(x), sin[:, None].to(x)
+    return torch.cat([low * c - high * s, high * c + low * s, rest], dim=-1)
+
+
+def qkv_append(
+    qkv: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    block_table: Tensor,
+    first_position: int,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
+    q_norm: tuple[Tensor, Tensor | None] | None = None,
+    k_norm: tuple[Tensor, Tensor | None] | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """q [T, H, D] of qkv [T, H, 3, D], normalised and rotated, in qkv's dtype; k and v of it are rounded into the
+    pages. Arguments as for ``ops.qkv_append``; with qkv in float64 all but the rounding is float64."""
+    q, k, v = qkv.unbind(dim=2)
+    places = slice(first_position, first_position + qkv.shape[0])
+    turn = lambda x, norm: _norm_and_turn(x, norm, eps, cos[places], sin[places])  # noqa: E731
+    _write_rows(turn(k, k_norm).float(), k_pages, k_scales, block_table, first_position)
+    _write_rows(v.float(), v_pages, v_scales, block_table, first_position)
+    return turn(q, q_norm)
+
+
+def paged_attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    block_table: Tensor,
+    first_position: int,
+    *,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Attention of q float32 [T, H, D] as ``ops.paged_attention`` gives it, float32 [T, H, D], computed in float64."""
+    tokens, _, head_dim = q.shape
+    positions = first_position + tokens
+    k = read_rows(k_pages, k_scales, block_table, positions).double()
+    v = read_rows(v_pages, v_scales, block_table, positions).double()
+    factor = head_dim**-0.5 if scale is None else scale
+    out = torch.empty_like(q)
+    for t in range(tokens):  # one by one: a position after a token is not touched, whatever it holds
+        seen = first_position + t + 1
+        scores = torch.einsum("hd,ihd->hi", q[t].double(), k[:seen]) * factor
+        out[t] = torch.einsum("hi,ihd->hd", scores.softmax(-1), v[:seen]).float()
+    return out
