@@ -7,10 +7,11 @@ set(quantize_int4_files quantize_int4.cc avx2/quantize_int4.cc avx512/quantize_i
 list(TRANSFORM quantize_int4_files PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 set_source_files_properties(${quantize_int4_files} PROPERTIES COMPILE_OPTIONS -Wno-psabi)
 target_sources(tgv_kernels PRIVATE ${CMAKE_CURRENT_LIST_DIR}/quantize_int4.cc ${CMAKE_CURRENT_LIST_DIR}/linear.cc
-  ${CMAKE_CURRENT_LIST_DIR}/linear_pack.cc ${CMAKE_CURRENT_LIST_DIR}/matmul.cc)
+  ${CMAKE_CURRENT_LIST_DIR}/linear_pack.cc ${CMAKE_CURRENT_LIST_DIR}/linear_probe.cc
+  ${CMAKE_CURRENT_LIST_DIR}/matmul.cc)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   tgv_add_isa_sources(tgv_kernels avx2 cpu/avx2/quantize_int4.cc cpu/avx2/linear.cc)
   tgv_add_isa_sources(tgv_kernels avxvnni cpu/avxvnni/linear.cc)
-  tgv_add_isa_sources(tgv_kernels avx512 cpu/avx512/quantize_int4.cc)
+  tgv_add_isa_sources(tgv_kernels avx512 cpu/avx512/quantize_int4.cc cpu/avx512/linear.cc)
   tgv_add_isa_sources(tgv_kernels avx512vnni cpu/avx512vnni/linear.cc)
 endif()
