@@ -129,9 +129,28 @@ void Weights::put_matrix(std::string_view name, const MatrixSource& source, Thre
         cpu::linear_pack_int4(shape, packed, from, begin, end);
       });
     }
-    default:
-      throw Unsupported("this form of weights is not there yet");
+    case cpu::WeightKind::kInt8: {
+      const int8_t* levels = required(source.int8, name, "int8 levels");
+      const float* scales = required(source.row_scales, name, "scales of rows");
+      return pack([&](uint8_t* packed, int64_t begin, int64_t end) {
+        cpu::linear_pack_int8(shape, packed, levels, scales, begin, end);
+      });
+    }
+    case cpu::WeightKind::kBF16:
+    case cpu::WeightKind::kF32:
+      break;
   }
+  if (!source.f32 == !source.bf16) {
+    throw InvalidArgument(concat(std::string(name), " is given as ",
+                                 source.f32 ? "both" : "neither", " of f32 and bf16"));
+  }
+  pack([&](uint8_t* packed, int64_t begin, int64_t end) {
+    if (source.f32) {
+      cpu::linear_pack_f32(shape, packed, source.f32, begin, end);
+    } else {
+      cpu::linear_pack_bf16(shape, packed, source.bf16, begin, end);
+    }
+  });
 }
 
 void Weights::put_embedding(const MatrixSource& source) {

@@ -1,23 +1,44 @@
-// kernels/cpu/linear.h and matmul.h against double precision on every instruction set here: what
-// sanitizers run, so that each read and write stays inside its array.
+// kernels/cpu/linear.h and matmul.h against double precision, for every kind of weights on every
+// instruction set here: what sanitizers run, so that each read and write stays inside its array.
+#include "kernels/cpu/linear.h"
+
 #include <cmath>
+#include <cstring>
 #include <random>
 
+#include "base/float16.h"
 #include "base/huge_buffer.h"
+#include "kernels/cpu/linear_probe.h"
 #include "kernels/cpu/matmul.h"
 #include "tests/check.h"
-#include "tests/half.h"
 
 namespace tgv::test {
 namespace {
 
+using cpu::LinearShape;
+using cpu::WeightKind;
+
 struct Data {
-  cpu::LinearShape shape;
-  std::vector<uint8_t> qweight, zeros;
-  std::vector<uint16_t> scales;
+  LinearShape shape;
+  std::vector<uint8_t> qweight, zeros;  // int4
+  std::vector<uint16_t> scales;         // int4
+  std::vector<int8_t> bytes;            // int8
+  std::vector<float> row_scales;        // int8
+  std::vector<float> weights;           // bf16, f32
   std::vector<float> x, bias;
 
   double weight(int64_t n, int64_t k) const {
+    const size_t at = static_cast<size_t>(n * shape.columns + k);
+    switch (shape.kind) {
+      case WeightKind::kInt8:
+        return bytes[at] * static_cast<double>(row_scales[static_cast<size_t>(n)]);
+      case WeightKind::kBF16:
+        return bfloat16_to_float(float_to_bfloat16(weights[at]));
+      case WeightKind::kF32:
+        return weights[at];
+      case WeightKind::kInt4:
+        break;
+    }
     const uint8_t both = qweight[static_cast<size_t>(n * ((shape.columns + 1) / 2) + k / 2)];
     const int64_t g = k / shape.group_size, groups = shape.groups();
     int zero = 8;
@@ -26,47 +47,71 @@ struct Data {
       zero = g % 2 ? pair >> 4 : pair & 15;
     }
     const int level = k % 2 ? both >> 4 : both & 15;
-    return (level - zero) * from_half({scales[static_cast<size_t>(n * groups + g)]});
+    return (level - zero) * half_to_float(scales[static_cast<size_t>(n * groups + g)]);
   }
 };
 
-Data make_data(const cpu::LinearShape& shape, int64_t tokens) {
+Data make_data(const LinearShape& shape, int64_t tokens) {
   std::mt19937 random(7);
-  Data d{shape, {}, {}, {}, {}, {}};
+  Data d;
+  d.shape = shape;
   const int64_t N = shape.rows, K = shape.columns;
   for (int64_t i = 0; i < N * ((K + 1) / 2); ++i) d.qweight.push_back(random() & 255);
   for (int64_t i = 0; i < N * ((shape.groups() + 1) / 2); ++i) d.zeros.push_back(random() & 255);
   for (int64_t i = 0; i < N * shape.groups(); ++i) {
-    d.scales.push_back(to_half(0.01f * (1 + random() % 7)).bits);
+    d.scales.push_back(float_to_half(0.01f * static_cast<float>(1 + random() % 7)));
   }
-  // Multiples of the block's step, with 127 steps in every block: rounding changes nothing.
+  for (int64_t i = 0; i < N * K; ++i) {
+    d.bytes.push_back(static_cast<int8_t>(random() & 255));
+    d.weights.push_back(static_cast<float>(random() % 2001) * 0.001f - 1);
+  }
+  for (int64_t i = 0; i < N; ++i)
+    d.row_scales.push_back(0.001f * static_cast<float>(random() % 99));
+  // Multiples of the group's step, with 127 steps in every group: rounding changes nothing.
   for (int64_t m = 0; m < tokens; ++m) {
     for (int64_t k = 0; k < K; ++k) {
       const int level = k % 32 == 0 ? 127 : static_cast<int>(random() % 255) - 127;
-      d.x.push_back(0.0625f * level);
+      d.x.push_back(0.0625f * static_cast<float>(level));
     }
   }
   for (int64_t n = 0; n < N; ++n) d.bias.push_back(static_cast<float>(random() % 100));
   return d;
 }
 
-void check_product(const cpu::LinearShape& shape, int64_t tokens, Isa isa, ThreadPool& pool) {
+void pack(const Data& d, uint8_t* packed, ThreadPool& pool) {
+  const int64_t blocks = d.shape.row_blocks();
+  switch (d.shape.kind) {
+    case WeightKind::kInt4:
+      cpu::int4_pack(
+          d.shape, packed,
+          {d.qweight.data(), d.scales.data(), d.shape.symmetric ? nullptr : d.zeros.data()}, pool);
+      return;
+    case WeightKind::kInt8:
+      cpu::linear_pack_int8(d.shape, packed, d.bytes.data(), d.row_scales.data(), 0, blocks);
+      return;
+    case WeightKind::kBF16:
+    case WeightKind::kF32:
+      cpu::linear_pack_f32(d.shape, packed, d.weights.data(), 0, blocks);
+      return;
+  }
+}
+
+void check_product(const LinearShape& shape, int64_t tokens, Isa isa, ThreadPool& pool) {
   const Data d = make_data(shape, tokens);
   const HugeBuffer packed(static_cast<size_t>(shape.packed_bytes()));
-  cpu::int4_pack(shape, packed.data(),
-                 {d.qweight.data(), d.scales.data(), shape.symmetric ? nullptr : d.zeros.data()},
-                 pool);
+  pack(d, packed.data(), pool);
   const HugeBuffer scratch(cpu::matmul_scratch_bytes(shape, tokens));
   std::vector<float> y(static_cast<size_t>(tokens * shape.rows), std::nanf(""));
   cpu::MatmulParams p;
-  p.linear.shape = shape;
+  p.linear = {shape, packed.data(), d.bias.data(), cpu::Activation::kNone};
   p.tokens = tokens;
   p.y = y.data();
   p.x = d.x.data();
-  p.linear.packed = packed.data();
-  p.linear.bias = d.bias.data();
   p.scratch = scratch.data();
   cpu::matmul(p, pool, isa);
+  // One rounded operation or two per step of the chain and a few at its end, half a unit each.
+  const double steps =
+      static_cast<double>(cpu::reads_rounded(shape.kind) ? shape.tiles() : shape.columns);
   for (int64_t m = 0; m < tokens; ++m) {
     for (int64_t n = 0; n < shape.rows; ++n) {
       double sum = d.bias[static_cast<size_t>(n)], magnitude = sum;
@@ -75,13 +120,12 @@ void check_product(const cpu::LinearShape& shape, int64_t tokens, Isa isa, Threa
         sum += part;
         magnitude += std::fabs(part);
       }
-      // One scale product and one addition per 32 k, and the bias: each half a unit, 2^-24.
-      const double bound = (shape.tiles() + 2) * std::ldexp(magnitude, -24);
+      const double bound = (steps + 3) * std::ldexp(magnitude, -24);
       const double got = y[static_cast<size_t>(m * shape.rows + n)];
       if (!(std::fabs(got - sum) <= bound)) {
         fail(__FILE__, __LINE__,
-             concat(isa_name(isa), " y[", m, ",", n, "] is ", got, ", expected ", sum, " within ",
-                    bound));
+             concat(isa_name(isa), " ", cpu::weight_kind_name(shape.kind), " y[", m, ",", n,
+                    "] is ", got, ", expected ", sum, " within ", bound));
       }
     }
   }
@@ -92,11 +136,18 @@ TEST(products_of_all_shapes_on_every_isa) {
   for (const Isa isa : available_isas()) {
     for (const bool symmetric : {true, false}) {
       for (const int64_t tokens : {1, 4, 5, 9, 65}) {
-        check_product({cpu::WeightKind::kInt4, 1, 1, 32, symmetric}, tokens, isa, pool);
-        check_product({cpu::WeightKind::kInt4, 16, 32, 32, symmetric}, tokens, isa, pool);
-        check_product({cpu::WeightKind::kInt4, 17, 33, 32, symmetric}, tokens, isa, pool);
-        check_product({cpu::WeightKind::kInt4, 49, 161, 64, symmetric}, tokens, isa, pool);
-        check_product({cpu::WeightKind::kInt4, 33, 300, 128, symmetric}, tokens, isa, pool);
+        check_product({WeightKind::kInt4, 1, 1, 32, symmetric}, tokens, isa, pool);
+        check_product({WeightKind::kInt4, 16, 32, 32, symmetric}, tokens, isa, pool);
+        check_product({WeightKind::kInt4, 17, 33, 32, symmetric}, tokens, isa, pool);
+        check_product({WeightKind::kInt4, 49, 161, 64, symmetric}, tokens, isa, pool);
+        check_product({WeightKind::kInt4, 33, 300, 128, symmetric}, tokens, isa, pool);
+      }
+    }
+    for (const WeightKind kind : {WeightKind::kInt8, WeightKind::kBF16, WeightKind::kF32}) {
+      for (const int64_t tokens : {1, 4, 5, 9, 65}) {
+        check_product({kind, 1, 1}, tokens, isa, pool);
+        check_product({kind, 17, 33}, tokens, isa, pool);
+        check_product({kind, 49, 300}, tokens, isa, pool);
       }
     }
   }
@@ -104,15 +155,83 @@ TEST(products_of_all_shapes_on_every_isa) {
 
 TEST(several_passes_on_several_threads) {
   ThreadPool pool(3);
-  for (const Isa isa : available_isas())
-    check_product({cpu::WeightKind::kInt4, 100, 96, 32, true}, 300, isa, pool);
+  for (const Isa isa : available_isas()) {
+    check_product({WeightKind::kInt4, 100, 96}, 300, isa, pool);
+    check_product({WeightKind::kF32, 100, 96}, 300, isa, pool);
+  }
+}
+
+TEST(two_outputs_claimed_as_one_run) {
+  const LinearShape shapes[] = {{WeightKind::kInt4, 50, 64}, {WeightKind::kInt8, 20, 64}};
+  const Data data[] = {make_data(shapes[0], 3), make_data(shapes[1], 3)};
+  ThreadPool pool(2);
+  const HugeBuffer first(static_cast<size_t>(shapes[0].packed_bytes()));
+  const HugeBuffer second(static_cast<size_t>(shapes[1].packed_bytes()));
+  pack(data[0], first.data(), pool);
+  pack(data[1], second.data(), pool);
+  const HugeBuffer rounded(cpu::linear_rounded_bytes(64, 3));
+  const cpu::LinearInput in{data[0].x.data(), 3, 64, rounded.data()};
+  const Isa isa = best_isa();
+  cpu::linear_round(in, 0, cpu::linear_round_pieces(in), isa);
+  std::vector<float> y[2] = {std::vector<float>(150), std::vector<float>(60)};
+  std::vector<float> alone[2] = {y[0], y[1]};
+  const cpu::LinearTask tasks[] = {{{shapes[0], first.data(), nullptr, {}}, in, y[0].data()},
+                                   {{shapes[1], second.data(), nullptr, {}}, in, y[1].data()}};
+  CHECK(cpu::linear_row_blocks(tasks) == 4 + 2);
+  for (int64_t cut = 0; cut <= 6; ++cut) {
+    for (std::vector<float>& values : y) values.assign(values.size(), std::nanf(""));
+    cpu::linear_rows(tasks, cut, 6, isa);
+    cpu::linear_rows(tasks, 0, cut, isa);
+    for (int i = 0; i < 2; ++i) {
+      cpu::linear_rows(tasks[i].linear, in, alone[i].data(), 0, shapes[i].row_blocks(), isa);
+      CHECK(std::memcmp(alone[i].data(), y[i].data(), y[i].size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST(claims_cover_every_block_once) {
+  for (const int workers : {1, 2, 3, 64}) {
+    for (const int64_t blocks : {0, 1, 2, 3, 7, 160, 800, 1121}) {
+      int64_t next = 0, last = blocks;
+      for (int64_t ticket = 0;; ++ticket) {
+        const cpu::RowRange rows = cpu::claim_rows(ticket, blocks, workers);
+        if (rows.empty()) break;
+        CHECK(rows.begin == next && rows.end <= blocks);
+        CHECK(rows.end - rows.begin <= last);  // never longer than the one before
+        next = rows.end;
+        last = rows.end - rows.begin;
+      }
+      CHECK(next == blocks);
+      CHECK(cpu::claim_rows(1000, blocks, workers).empty());
+    }
+  }
+}
+
+TEST(probe_measures_what_it_is_asked) {
+  cpu::LinearProbeOptions options;
+  options.width = 64;
+  options.layers = 2;
+  options.tokens = {1, 3};
+  options.rounds = 2;
+  for (const WeightKind kind : {WeightKind::kInt4, WeightKind::kF32}) {
+    options.kind = kind;
+    const std::vector<cpu::LinearProbeRound> rounds = cpu::linear_probe(options);
+    CHECK(rounds.size() == 4);
+    for (const cpu::LinearProbeRound& round : rounds) {
+      CHECK(round.seconds > 0 && round.read_before > 0 && round.read_after > 0);
+      CHECK(round.operations == static_cast<double>(2 * round.tokens * 2 * 12 * 64 * 64));
+      CHECK(kind != WeightKind::kF32 || round.bytes == 2 * 4 * 12 * 64 * 64);
+    }
+  }
+  options.tokens = {0};
+  CHECK_THROWS(InvalidArgument, cpu::linear_probe(options), "1 or more");
 }
 
 TEST(what_cannot_run_says_why) {
   ThreadPool pool(1);
   cpu::MatmulParams p;
   CHECK_THROWS(InvalidArgument, cpu::matmul(p, pool, Isa::kPortable), "N and K are");
-  p.linear.shape = {cpu::WeightKind::kInt4, 16, 32, 48, true};
+  p.linear.shape = {WeightKind::kInt4, 16, 32, 48, true};
   CHECK_THROWS(InvalidArgument, cpu::matmul(p, pool, Isa::kPortable), "groups are of");
   p.linear.shape.group_size = 32;
   cpu::matmul(p, pool, Isa::kPortable);  // no tokens, nothing to do
@@ -120,7 +239,7 @@ TEST(what_cannot_run_says_why) {
   CHECK_THROWS(InvalidArgument, cpu::matmul(p, pool, Isa::kPortable), "only bias may be null");
   p.tokens = -1;
   CHECK_THROWS(InvalidArgument, cpu::matmul(p, pool, Isa::kPortable), "M is 0..2^31");
-  CHECK_THROWS(InvalidArgument, cpu::int4_pack({cpu::WeightKind::kInt4, 16, 32}, nullptr, {}, pool),
+  CHECK_THROWS(InvalidArgument, cpu::int4_pack({WeightKind::kInt4, 16, 32}, nullptr, {}, pool),
                "null pointer");
 }
 

@@ -61,7 +61,7 @@ def test_bits_do_not_depend_on_chunks_threads_or_company(form: str, kv_kind: str
         assert np.array_equal(alone, run(decoder(weights, kv_kind=kv_kind, threads=threads), tokens, chunks))
 
     # Four others of other lengths in every step.
-    stepper = decoder(weights, kv_kind=kv_kind, threads=2, max_tokens=64)
+    stepper = decoder(weights, kv_kind=kv_kind, threads=2, max_tokens=64, max_logit_rows=16)
     others = [stepper.start(400) for _ in range(4)]
     for index, other in enumerate(others):
         stepper.step([(other, ids(10 + 13 * index, config.vocab_size, seed=index + 2), 1)])

@@ -5,6 +5,7 @@
 #include "kernels/cpu/linear_isa.h"
 #include "kernels/cpu/linear_portable.h"
 // after the vectors they are written over
+#include "kernels/cpu/linear_float_body.h"
 #include "kernels/cpu/linear_round_body.h"
 #include "kernels/cpu/linear_rounded_body.h"
 
@@ -19,25 +20,43 @@ constexpr int64_t kShares = 3;                  // per worker, of what is left
 
 struct Body {
   LinearRound* round;
-  LinearRows* int4;
+  LinearRows* rows[4];  // by WeightKind
 };
 
-Body body_of(Isa isa) {
+constexpr Body kPortableBody = {
+    linear_round_portable,
+    {linear_int4_portable, linear_int8_portable, linear_bf16_portable, linear_f32_portable}};
+#if defined(__x86_64__)
+constexpr Body kAvx2Body = {
+    linear_round_avx2, {linear_int4_avx2, linear_int8_avx2, linear_bf16_avx2, linear_f32_avx2}};
+constexpr Body kAvxVnniBody = {
+    linear_round_avx2,
+    {linear_int4_avxvnni, linear_int8_avxvnni, linear_bf16_avx2, linear_f32_avx2}};
+// Without VNNI 256 bits are as good for integers.
+constexpr Body kAvx512Body = {
+    linear_round_avx2, {linear_int4_avx2, linear_int8_avx2, linear_bf16_avx512, linear_f32_avx512}};
+constexpr Body kAvx512VnniBody = {
+    linear_round_avx512vnni,
+    {linear_int4_avx512vnni, linear_int8_avx512vnni, linear_bf16_avx512, linear_f32_avx512}};
+#endif
+
+const Body& body_of(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
     case Isa::kAvx512Vnni:
-      return {linear_round_avx512vnni, linear_int4_avx512vnni};
+      return kAvx512VnniBody;
+    case Isa::kAvx512:
+      return kAvx512Body;
     case Isa::kAvxVnni:
-      return {linear_round_avx2, linear_int4_avxvnni};
-    case Isa::kAvx512:  // without VNNI the 256-bit body is as good
+      return kAvxVnniBody;
     case Isa::kAvx2:
-      return {linear_round_avx2, linear_int4_avx2};
+      return kAvx2Body;
     case Isa::kPortable:
       break;
   }
 #endif
   (void)isa;
-  return {linear_round_portable, linear_int4_portable};
+  return kPortableBody;
 }
 
 bool overlap(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
@@ -72,14 +91,24 @@ bool reads_rounded(WeightKind kind) {
 }
 
 int64_t LinearShape::block_bytes() const {
+  switch (kind) {
+    case WeightKind::kInt8:
+      return 64 + 512 * tiles();
+    case WeightKind::kBF16:
+      return 64 * ((columns + 1) / 2);
+    case WeightKind::kF32:
+      return 64 * columns;
+    case WeightKind::kInt4:
+      break;
+  }
   return (head_bytes() * groups() + 256 * tiles() + 63) / 64 * 64;
 }
 
 const char* linear_shape_why_not(const LinearShape& shape) {
-  if (shape.kind != WeightKind::kInt4) return "int8, bf16 and f32 weights are not implemented yet";
   if (shape.rows < 1 || shape.rows > kMaxSize || shape.columns < 1 || shape.columns > kMaxSize) {
     return "N and K are 1..2^31";
   }
+  if (shape.kind != WeightKind::kInt4) return nullptr;
   if (shape.group_size != 32 && shape.group_size != 64 && shape.group_size != 128) {
     return "groups are of 32, 64 or 128";
   }
@@ -124,7 +153,7 @@ void linear_round(const LinearInput& in, int64_t begin, int64_t end, Isa isa) {
 
 void linear_rows(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
                  int64_t end, Isa isa) {
-  body_of(isa).int4(linear, input, y, begin, end);
+  body_of(isa).rows[static_cast<size_t>(linear.shape.kind)](linear, input, y, begin, end);
 }
 
 int64_t linear_row_blocks(std::span<const LinearTask> tasks) {
@@ -165,6 +194,21 @@ void linear_round_portable(const LinearInput& input, int64_t token_block, int64_
 void linear_int4_portable(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
                           int64_t end) {
   multiply_int4(linear, input, y, begin, end);
+}
+
+void linear_int8_portable(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
+                          int64_t end) {
+  multiply_int8(linear, input, y, begin, end);
+}
+
+void linear_bf16_portable(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
+                          int64_t end) {
+  multiply_bf16(linear, input, y, begin, end);
+}
+
+void linear_f32_portable(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
+                         int64_t end) {
+  multiply_f32(linear, input, y, begin, end);
 }
 
 }  // namespace tgv::cpu

@@ -25,6 +25,10 @@
 //                   of one byte, and tiles of 16 rows by 32 k, 256 bytes each. Byte 64 i + 4 r + j
 //                   of a tile is k = 4 i + j of row r in the low nibble, k = 16 + 4 i + j in the
 //                   high one, so that a 32-bit lane of any vector is four k of one row.
+//            int8   16 float32 scales of the rows, then tiles of 512 bytes: byte 64 i + 4 r + j is
+//                   k = 4 i + j of row r, plus 128.
+//            bf16   for each two k 64 bytes: a 32-bit lane is row r, the even k in its low half.
+//            f32    for each k 64 bytes, the 16 rows.
 // Threads  Split N (linear_rows) or tokens and K (linear_round): any worker may take any piece.
 // Traffic  The weights once, and once more from the cache per 64 tokens; 40 bytes of rounded
 //          activations for 32 k of a token.
@@ -131,6 +135,15 @@ struct Int4Source {
   const uint8_t* zeros = nullptr;    // [N, ceil(ceil(K/G)/2)] packed likewise; null when symmetric
 };
 void linear_pack_int4(const LinearShape& shape, uint8_t* packed, const Int4Source& source,
+                      int64_t begin, int64_t end);
+// qweight [N, K] int8, any value; scales [N].
+void linear_pack_int8(const LinearShape& shape, uint8_t* packed, const int8_t* qweight,
+                      const float* scales, int64_t begin, int64_t end);
+// weights [N, K]. To kF32 or kBF16 (rounded to nearest even, as base/float16.h does).
+void linear_pack_f32(const LinearShape& shape, uint8_t* packed, const float* weights, int64_t begin,
+                     int64_t end);
+// weights [N, K], bf16 codes. To kF32 or kBF16.
+void linear_pack_bf16(const LinearShape& shape, uint8_t* packed, const uint16_t* weights,
                       int64_t begin, int64_t end);
 
 }  // namespace tgv::cpu

@@ -27,5 +27,8 @@ using LinearRows = void(const Linear& linear, const LinearInput& input, float* y
 
 LinearRound linear_round_portable, linear_round_avx2, linear_round_avx512vnni;
 LinearRows linear_int4_portable, linear_int4_avx2, linear_int4_avxvnni, linear_int4_avx512vnni;
+LinearRows linear_int8_portable, linear_int8_avx2, linear_int8_avxvnni, linear_int8_avx512vnni;
+LinearRows linear_bf16_portable, linear_bf16_avx2, linear_bf16_avx512;
+LinearRows linear_f32_portable, linear_f32_avx2, linear_f32_avx512;
 
 }  // namespace tgv::cpu

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/float16.h"
 #include "kernels/cpu/linear.h"
 
 namespace tgv::cpu {
@@ -52,11 +53,71 @@ void pack_int4_block(const LinearShape& shape, uint8_t* packed, const Int4Source
   }
 }
 
+void pack_int8_block(const LinearShape& shape, uint8_t* packed, const int8_t* qweight,
+                     const float* scales, int64_t block) {
+  uint8_t* base = packed + block * shape.block_bytes();
+  const int64_t K = shape.columns, rows = std::min<int64_t>(16, shape.rows - 16 * block);
+  std::memset(base, 0, 64);
+  std::memcpy(base, scales + 16 * block, static_cast<size_t>(rows) * sizeof(float));
+  std::memset(base + 64, 128, static_cast<size_t>(512 * shape.tiles()));  // zeros
+  for (int64_t r = 0; r < rows; ++r) {
+    const int8_t* row = qweight + (16 * block + r) * K;
+    for (int64_t k = 0; k < K; ++k) {
+      base[64 + 64 * (k / 4) + 4 * r + k % 4] = static_cast<uint8_t>(row[k] + 128);
+    }
+  }
+}
+
+// Codes are float32 bits or bf16, read by `code(n, k)`.
+template <class Element, class Code>
+void pack_floats(const LinearShape& shape, uint8_t* packed, int64_t begin, int64_t end,
+                 const Code& code) {
+  constexpr int64_t kStep = 4 / sizeof(Element);  // k in 64 bytes
+  for (int64_t block = begin; block < end; ++block) {
+    uint8_t* base = packed + block * shape.block_bytes();
+    std::memset(base, 0, static_cast<size_t>(shape.block_bytes()));
+    const int64_t rows = std::min<int64_t>(16, shape.rows - 16 * block);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t k = 0; k < shape.columns; ++k) {
+        const Element element = code((16 * block + r) * shape.columns + k);
+        std::memcpy(base + 64 * (k / kStep) + 4 * r + 2 * (k % kStep), &element, sizeof(element));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void linear_pack_int4(const LinearShape& shape, uint8_t* packed, const Int4Source& source,
                       int64_t begin, int64_t end) {
   for (int64_t block = begin; block < end; ++block) pack_int4_block(shape, packed, source, block);
+}
+
+void linear_pack_int8(const LinearShape& shape, uint8_t* packed, const int8_t* qweight,
+                      const float* scales, int64_t begin, int64_t end) {
+  for (int64_t block = begin; block < end; ++block) {
+    pack_int8_block(shape, packed, qweight, scales, block);
+  }
+}
+
+void linear_pack_f32(const LinearShape& shape, uint8_t* packed, const float* weights, int64_t begin,
+                     int64_t end) {
+  if (shape.kind == WeightKind::kF32) {
+    pack_floats<float>(shape, packed, begin, end, [&](int64_t i) { return weights[i]; });
+  } else {
+    pack_floats<uint16_t>(shape, packed, begin, end,
+                          [&](int64_t i) { return float_to_bfloat16(weights[i]); });
+  }
+}
+
+void linear_pack_bf16(const LinearShape& shape, uint8_t* packed, const uint16_t* weights,
+                      int64_t begin, int64_t end) {
+  if (shape.kind == WeightKind::kF32) {
+    pack_floats<float>(shape, packed, begin, end,
+                       [&](int64_t i) { return bfloat16_to_float(weights[i]); });
+  } else {
+    pack_floats<uint16_t>(shape, packed, begin, end, [&](int64_t i) { return weights[i]; });
+  }
 }
 
 }  // namespace tgv::cpu

@@ -1,15 +1,16 @@
 // Products with rounded activations, written once over the vector of an ISA and compiled once per
 // ISA. A .cc file includes this after defining, in an anonymous namespace inside tgv::cpu:
 //
-//   kLanes        rows in a vector: 8 or 16
-//   kTokenTile    tokens whose sums are in registers together
-//   kBlockTile    row blocks taken together
-//   kAloneTokens  up to so many tokens a row block is taken alone
-//   Ints, Floats  kLanes int32 / float
-//   Levels        what a tile of kLanes rows is unpacked to
-//   unpack4(tile)          -> Levels; the four chunks of an int4 tile are 64 bytes apart
-//   dots4<V, T>(levels[V], x, sums[T][V])   adds sum over 32 k of level * x[token].q[k]
-//   scales(p), zeros(p)    kLanes float16 -> Floats, bytes -> Ints; p at any address
+//   kLanes          rows in a vector: 8 or 16
+//   kVectors        vectors unpacked together
+//   kBlockTile      row blocks taken together, but one alone up to kAloneTokens tokens
+//   kTokenTile      tokens whose dot products are in registers together
+//   kUnsignedBytes  whether dots8 takes int8 weights as they are stored, 128 too large
+//   Ints, Floats    kLanes int32 / float
+//   Levels          what a tile of kLanes rows is unpacked to
+//   unpack4(tile), unpack8(tile)  -> Levels; chunks of a tile are 64 bytes apart
+//   dots4<V, T>(levels[V], x, sums[T][V])  adds sum over 32 k of level * x[token].q[k]; dots8 alike
+//   scales(p), zeros(p)  kLanes float16 -> Floats, bytes -> Ints; p at any address
 //   splat, multiply, to_float, fma(a, b, c) = a b + c rounded once, load, store
 //
 // Float sums of a block of tokens live in L1: one load and one store per eight dot products fit
@@ -24,7 +25,13 @@ namespace {
 
 constexpr int64_t kPrefetchBytes = 2048;  // ahead of the tile in work
 
-// The vectors of one tile step: levels of kCount vectors, their scales and zeros.
+enum class Form { kInt4, kInt4Zeros, kInt8 };
+constexpr int64_t head_bytes_of(Form form) {
+  return form == Form::kInt4 ? 32 : form == Form::kInt4Zeros ? 48 : 64;
+}
+constexpr int64_t tile_bytes_of(Form form) { return form == Form::kInt8 ? 512 : 256; }
+
+// The vectors of one tile step. int8 has its scales at the end.
 template <int kCount>
 struct Unpacked {
   Levels levels[kCount];
@@ -32,67 +39,93 @@ struct Unpacked {
   Ints zeros[kCount];
 };
 
-template <int kCount, bool kSymmetric, int kTokens>
+template <int kCount, Form kForm, int kTokens>
 TGV_INLINE void step_tokens(const Unpacked<kCount>& w, const RoundedTile* x, float* sums,
                             int stride) {
   Ints dots[kTokens][kCount];
   for (int m = 0; m < kTokens; ++m) {
-    const Ints start = kSymmetric ? splat(x[m].offset) : splat(x[m].offset >> 3);
-    for (int v = 0; v < kCount; ++v) dots[m][v] = kSymmetric ? start : multiply(w.zeros[v], start);
+    const int32_t offset = x[m].offset;  // -8 sum q
+    const Ints start = splat(kForm == Form::kInt4        ? offset
+                             : kForm == Form::kInt4Zeros ? offset >> 3
+                             : kUnsignedBytes            ? offset << 4
+                                                         : 0);
+    for (int v = 0; v < kCount; ++v) {
+      dots[m][v] = kForm == Form::kInt4Zeros ? multiply(w.zeros[v], start) : start;
+    }
   }
-  dots4<kCount, kTokens>(w.levels, x, dots);
+  if (kForm == Form::kInt8) {
+    dots8<kCount, kTokens>(w.levels, x, dots);
+  } else {
+    dots4<kCount, kTokens>(w.levels, x, dots);
+  }
   for (int m = 0; m < kTokens; ++m) {
     const Floats x_scale = splat(x[m].scale);
     for (int v = 0; v < kCount; ++v) {
       float* sum = sums + m * stride + v * kLanes;
-      store(sum, fma(to_float(dots[m][v]), multiply(w.scales[v], x_scale), load(sum)));
+      const Floats scale = kForm == Form::kInt8 ? x_scale : multiply(w.scales[v], x_scale);
+      store(sum, fma(to_float(dots[m][v]), scale, load(sum)));
     }
   }
 }
 
 // One tile of kBlocks row blocks for `count` tokens; sums is [token][16 kBlocks].
-template <int kBlocks, bool kSymmetric>
-TGV_INLINE void int4_step(const uint8_t* tile, const uint8_t* head, int64_t block_bytes,
+template <int kBlocks, Form kForm>
+TGV_INLINE void tile_step(const uint8_t* tile, const uint8_t* head, int64_t block_bytes,
                           const RoundedTile* x, int64_t count, float* sums) {
   constexpr int kAll = kBlocks * 16 / kLanes;
   constexpr int kCount = kAll < kVectors ? kAll : kVectors;
+  constexpr int kStride = 16 * kBlocks;
   for (int first = 0; first < kAll; first += kCount) {
     Unpacked<kCount> w;
     for (int v = 0; v < kCount; ++v) {
-      const int row = (first + v) * kLanes, b = row / 16, r = row % 16;
-      w.levels[v] = unpack4(tile + b * block_bytes + 4 * r);
-      w.scales[v] = scales(head + b * block_bytes + 2 * r);
-      if (!kSymmetric) w.zeros[v] = zeros(head + b * block_bytes + 32 + r);
+      const int row = (first + v) * kLanes, r = row % 16;
+      const int64_t block = row / 16 * block_bytes;
+      const uint8_t* own = tile + block + 4 * r;
+      w.levels[v] = kForm == Form::kInt8 ? unpack8(own) : unpack4(own);
+      if (kForm != Form::kInt8) w.scales[v] = scales(head + block + 2 * r);
+      if (kForm == Form::kInt4Zeros) w.zeros[v] = zeros(head + block + 32 + r);
     }
-    constexpr int stride = 16 * kBlocks;
     float* out = sums + first * kLanes;
     int64_t m = 0;
     for (; m + kTokenTile <= count; m += kTokenTile) {
-      step_tokens<kCount, kSymmetric, kTokenTile>(w, x + m, out + m * stride, stride);
+      step_tokens<kCount, kForm, kTokenTile>(w, x + m, out + m * kStride, kStride);
     }
     for (; m < count; ++m) {
-      step_tokens<kCount, kSymmetric, 1>(w, x + m, out + m * stride, stride);
+      step_tokens<kCount, kForm, 1>(w, x + m, out + m * kStride, kStride);
     }
   }
 }
 
-template <int kBlocks>
+template <int kBlocks, int kLines>
 TGV_INLINE void prefetch_tile(const uint8_t* tile, int64_t block_bytes) {
   for (int b = 0; b < kBlocks; ++b) {
-    for (int line = 0; line < 5; ++line) {  // four and a head
+    for (int line = 0; line < kLines + 1; ++line) {  // a head, too
       __builtin_prefetch(tile + b * block_bytes + 64 * line + kPrefetchBytes);
     }
   }
 }
 
+// sums[token][16 kBlocks] *= the float32 scales of the rows, at the start of each int8 block.
+template <int kBlocks>
+TGV_INLINE void scale_rows(const uint8_t* block, int64_t block_bytes, int64_t count, float* sums) {
+  for (int64_t m = 0; m < count; ++m) {
+    for (int row = 0; row < 16 * kBlocks; row += kLanes) {
+      const float* scale =
+          reinterpret_cast<const float*>(block + row / 16 * block_bytes) + row % 16;
+      float* sum = sums + m * 16 * kBlocks + row;
+      store(sum, multiply(load(sum), load(scale)));
+    }
+  }
+}
+
 // Row blocks block .. block + kBlocks - 1 for the tokens first .. first + count - 1.
-template <int kBlocks, bool kSymmetric>
-TGV_INLINE void int4_strip(const Linear& w, const LinearInput& in, float* y, int64_t first,
-                           int64_t count, int64_t block) {
+template <int kBlocks, Form kForm>
+TGV_INLINE void strip(const Linear& w, const LinearInput& in, float* y, int64_t first,
+                      int64_t count, int64_t block) {
   constexpr int kStride = 16 * kBlocks;
-  constexpr int64_t kHead = kSymmetric ? 32 : 48;
-  const int64_t tiles = w.shape.tiles(), tiles_of_group = w.shape.group_size / 32;
-  const int64_t block_bytes = w.shape.block_bytes();
+  constexpr int64_t kHead = head_bytes_of(kForm), kTile = tile_bytes_of(kForm);
+  const int64_t tiles = w.shape.tiles(), block_bytes = w.shape.block_bytes();
+  const int64_t tiles_of_group = kForm == Form::kInt8 ? tiles : w.shape.group_size / 32;
   const uint8_t* head = w.packed + block * block_bytes;  // of the first block
   const RoundedTile* x = static_cast<const RoundedTile*>(in.rounded) + first * tiles;
 
@@ -101,11 +134,14 @@ TGV_INLINE void int4_strip(const Linear& w, const LinearInput& in, float* y, int
   for (int64_t begin = 0; begin < tiles; begin += tiles_of_group) {
     const int64_t end = begin + tiles_of_group < tiles ? begin + tiles_of_group : tiles;
     for (int64_t t = begin; t < end; ++t) {
-      const uint8_t* tile = head + kHead + 256 * (t - begin);
-      prefetch_tile<kBlocks>(tile, block_bytes);
-      int4_step<kBlocks, kSymmetric>(tile, head, block_bytes, x + t * count, count, sums);
+      const uint8_t* tile = head + kHead + kTile * (t - begin);
+      prefetch_tile<kBlocks, kTile / 64>(tile, block_bytes);
+      tile_step<kBlocks, kForm>(tile, head, block_bytes, x + t * count, count, sums);
     }
-    head += kHead + 256 * (end - begin);
+    head += kHead + kTile * (end - begin);
+  }
+  if (kForm == Form::kInt8) {
+    scale_rows<kBlocks>(w.packed + block * block_bytes, block_bytes, count, sums);
   }
   for (int64_t m = 0; m < count; ++m) {
     for (int b = 0; b < kBlocks; ++b) {
@@ -114,18 +150,18 @@ TGV_INLINE void int4_strip(const Linear& w, const LinearInput& in, float* y, int
   }
 }
 
-template <bool kSymmetric>
-TGV_INLINE void int4_blocks(const Linear& w, const LinearInput& in, float* y, int64_t begin,
-                            int64_t end) {
+template <Form kForm>
+TGV_INLINE void multiply_blocks(const Linear& w, const LinearInput& in, float* y, int64_t begin,
+                                int64_t end) {
   for (int64_t block = begin; block < end;) {
     // Few tokens leave the memory to wait for, and one stream is what it serves best.
     const bool together = in.tokens > kAloneTokens && block + kBlockTile <= end;
     for (int64_t first = 0; first < in.tokens; first += kLinearTokens) {
       const int64_t left = in.tokens - first, count = left < kLinearTokens ? left : kLinearTokens;
       if (together) {
-        int4_strip<kBlockTile, kSymmetric>(w, in, y, first, count, block);
+        strip<kBlockTile, kForm>(w, in, y, first, count, block);
       } else {
-        int4_strip<1, kSymmetric>(w, in, y, first, count, block);
+        strip<1, kForm>(w, in, y, first, count, block);
       }
     }
     block += together ? kBlockTile : 1;
@@ -135,10 +171,15 @@ TGV_INLINE void int4_blocks(const Linear& w, const LinearInput& in, float* y, in
 TGV_INLINE void multiply_int4(const Linear& w, const LinearInput& in, float* y, int64_t begin,
                               int64_t end) {
   if (w.shape.symmetric) {
-    int4_blocks<true>(w, in, y, begin, end);
+    multiply_blocks<Form::kInt4>(w, in, y, begin, end);
   } else {
-    int4_blocks<false>(w, in, y, begin, end);
+    multiply_blocks<Form::kInt4Zeros>(w, in, y, begin, end);
   }
+}
+
+TGV_INLINE void multiply_int8(const Linear& w, const LinearInput& in, float* y, int64_t begin,
+                              int64_t end) {
+  multiply_blocks<Form::kInt8>(w, in, y, begin, end);
 }
 
 }  // namespace

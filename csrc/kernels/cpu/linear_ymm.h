@@ -1,6 +1,7 @@
-// 256-bit vectors for linear_rounded_body.h: eight rows of a block at a time. With AVX-VNNI a dot
-// product is one instruction per four k; without, pairs are added in 16 bits: 16 products of at
-// most 15 * 127 come to 30,480, so a block of 32 k needs one widening at its end.
+// 256-bit vectors for linear_rounded_body.h and linear_float_body.h: eight rows of a block at a
+// time. With AVX-VNNI a dot product is one instruction per four k; without, pairs are added in 16
+// bits: 16 products of at most 15 * 127 come to 30,480, so a block of 32 k needs one widening at
+// its end.
 #pragma once
 
 #include <immintrin.h>
@@ -10,7 +11,13 @@
 namespace tgv::cpu {
 namespace {
 
-constexpr int kLanes = 8, kTokenTile = 4, kBlockTile = 1, kVectors = 1, kAloneTokens = 0;
+constexpr int kLanes = 8, kVectors = 1, kBlockTile = 1, kTokenTile = 4, kAloneTokens = 0;
+constexpr int kFloatTokens = 4, kFloatBlocks = 1;
+#if defined(__AVXVNNI__)
+constexpr bool kUnsignedBytes = true;
+#else
+constexpr bool kUnsignedBytes = false;
+#endif
 using Ints = __m256i;
 using Floats = __m256;
 struct Levels {
@@ -68,6 +75,37 @@ TGV_INLINE void dots4(const Levels (&levels)[kCount], const RoundedTile* x,
 #endif
 }
 
+TGV_INLINE Levels unpack8(const uint8_t* tile) {
+  Levels out;
+  for (int c = 0; c < 8; ++c) {
+    out.chunk[c] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + 64 * c));
+    if (!kUnsignedBytes) out.chunk[c] = _mm256_xor_si256(out.chunk[c], _mm256_set1_epi8(-128));
+  }
+  return out;
+}
+
+// Without AVX-VNNI the sign goes from the weights to the activations, because one operand has to be
+// unsigned; two products of at most 128 * 127 come to 32,512.
+template <int kCount, int kTokens>
+TGV_INLINE void dots8(const Levels (&levels)[kCount], const RoundedTile* x,
+                      Ints (&sums)[kTokens][kCount]) {
+#if defined(__AVXVNNI__)
+  dots4<kCount, kTokens>(levels, x, sums);
+#else
+#pragma GCC unroll 8
+  for (int c = 0; c < 8; ++c) {
+    for (int v = 0; v < kCount; ++v) {
+      const __m256i level = levels[v].chunk[c], magnitude = _mm256_abs_epi8(level);
+      for (int m = 0; m < kTokens; ++m) {
+        const __m256i four = _mm256_sign_epi8(four_of(x[m].q, c), level);
+        const __m256i two = _mm256_maddubs_epi16(magnitude, four);
+        sums[m][v] = _mm256_add_epi32(sums[m][v], _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
+      }
+    }
+  }
+#endif
+}
+
 inline Floats scales(const uint8_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -82,6 +120,15 @@ inline Floats to_float(Ints x) { return _mm256_cvtepi32_ps(x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats load(const float* p) { return _mm256_load_ps(p); }
 inline void store(float* p, Floats x) { _mm256_store_ps(p, x); }
+inline Floats load_floats(const uint8_t* p) {
+  return _mm256_load_ps(reinterpret_cast<const float*>(p));
+}
+// kLanes pairs of bf16: the low and the high halves of 32-bit lanes.
+TGV_INLINE void load_pairs(const uint8_t* p, Floats (&out)[2]) {
+  const __m256i both = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+  out[0] = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+  out[1] = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(-65536)));
+}
 
 }  // namespace
 }  // namespace tgv::cpu

@@ -1,5 +1,6 @@
 #include "kernels/cpu/linear_ymm.h"
 // after the vectors it is written over
+#include "kernels/cpu/linear_float_body.h"
 #include "kernels/cpu/linear_round_body.h"
 #include "kernels/cpu/linear_rounded_body.h"
 
@@ -13,6 +14,21 @@ void linear_round_avx2(const LinearInput& input, int64_t token_block, int64_t ti
 void linear_int4_avx2(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
                       int64_t end) {
   multiply_int4(linear, input, y, begin, end);
+}
+
+void linear_int8_avx2(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
+                      int64_t end) {
+  multiply_int8(linear, input, y, begin, end);
+}
+
+void linear_bf16_avx2(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
+                      int64_t end) {
+  multiply_bf16(linear, input, y, begin, end);
+}
+
+void linear_f32_avx2(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
+                     int64_t end) {
+  multiply_f32(linear, input, y, begin, end);
 }
 
 }  // namespace tgv::cpu

@@ -7,7 +7,8 @@
 namespace tgv::cpu {
 namespace {
 
-constexpr int kLanes = 16, kTokenTile = 4, kBlockTile = 2, kVectors = 2, kAloneTokens = 4;
+constexpr int kLanes = 16, kVectors = 2, kBlockTile = 2, kTokenTile = 4, kAloneTokens = 4;
+constexpr bool kUnsignedBytes = true;
 // Masks of ones: GCC 12 warns of an uninitialised value inside intrinsics without a mask. The code
 // is the same.
 constexpr __mmask16 kAll = 0xffff;
@@ -49,6 +50,17 @@ TGV_INLINE void dots4(const Levels (&levels)[kCount], const RoundedTile* x,
   }
 }
 
+TGV_INLINE Levels unpack8(const uint8_t* tile) {
+  Levels out;
+  for (int c = 0; c < 8; ++c) out.chunk[c] = _mm512_loadu_si512(tile + 64 * c);
+  return out;
+}
+template <int kCount, int kTokens>
+TGV_INLINE void dots8(const Levels (&levels)[kCount], const RoundedTile* x,
+                      Ints (&sums)[kTokens][kCount]) {
+  dots4<kCount, kTokens>(levels, x, sums);
+}
+
 inline Floats scales(const uint8_t* p) {
   return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -80,6 +92,11 @@ void linear_round_avx512vnni(const LinearInput& input, int64_t token_block, int6
 void linear_int4_avx512vnni(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
                             int64_t end) {
   multiply_int4(linear, input, y, begin, end);
+}
+
+void linear_int8_avx512vnni(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
+                            int64_t end) {
+  multiply_int8(linear, input, y, begin, end);
 }
 
 }  // namespace tgv::cpu
