@@ -164,7 +164,12 @@ void Weights::put_embedding(const MatrixSource& source) {
       return;
     }
     case cpu::EmbeddingKind::kBF16: {
-      const uint16_t* values = required(source.bf16, "text.embed", "bf16 rows");
+      if (source.f32) {
+        uint16_t* codes = reinterpret_cast<uint16_t*>(to_fill("text.embed", Role::kEmbedding));
+        for (size_t i = 0; i < count; ++i) codes[i] = float_to_bfloat16(source.f32[i]);
+        return;
+      }
+      const uint16_t* values = required(source.bf16, "text.embed", "bf16 or f32 rows");
       std::memcpy(to_fill("text.embed", Role::kEmbedding), values, 2 * count);
       return;
     }
