@@ -103,17 +103,13 @@ def main() -> None:
     arguments = parser.parse_args()
     config = TextConfig()
     matrix = ("int4", arguments.group, True)
-    weights = _native.Weights.random(
-        dataclasses.asdict(config), {"body": matrix, "head": matrix, "embedding": "int8"}
-    )
+    weights = _native.Weights.random(dataclasses.asdict(config), {"body": matrix, "head": matrix, "embedding": "int8"})
     decoder = _native.Decoder(
         weights, kv_kind=arguments.kv, kv_tokens=8192, threads=arguments.threads, isa=arguments.isa
     )
     probe = _native.BandwidthProbe(arguments.threads)
     for context in arguments.contexts:
-        line = measure_decode(
-            decoder, config, weights.step_bytes, arguments.kv, context, 1, probe, arguments.blocks
-        )
+        line = measure_decode(decoder, config, weights.step_bytes, arguments.kv, context, 1, probe, arguments.blocks)
         print(json.dumps(line), flush=True)
     for batch in arguments.batches:
         line = measure_decode(decoder, config, weights.step_bytes, arguments.kv, 64, batch, probe, 3)

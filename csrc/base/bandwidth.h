@@ -17,8 +17,8 @@ struct BandwidthOptions {
 };
 
 // Bytes per second that `threads` threads together read from huge-page memory, each its own
-// contiguous part. Keeps buffer and threads, so that it can be asked again and again around whatever
-// is measured. Throws InvalidArgument or, if the buffer cannot be had, SystemError.
+// contiguous part. Keeps buffer and threads, so that it can be asked again and again around
+// whatever is measured. Throws InvalidArgument or, if the buffer cannot be had, SystemError.
 class BandwidthProbe {
  public:
   explicit BandwidthProbe(const BandwidthOptions& options);  // passes is not read

@@ -39,7 +39,8 @@ using cpu::WeightKind;
 using FormTuple = std::tuple<std::string, int64_t, bool>;
 using AnyDict = py::typing::Dict<py::str, py::object>;
 
-// --- from Python ----------------------------------------------------------------------------------
+// --- from Python
+// ----------------------------------------------------------------------------------
 template <class T>
 T taken(const py::dict& fields, const char* name, const char* what) {
   if (!fields.contains(name)) throw InvalidArgument(tgv::concat(what, " has no '", name, "'"));
@@ -118,8 +119,9 @@ const T* data_of(const TensorView& view) {
 
 int threads_or_all(int threads) { return threads == 0 ? physical_cores() : threads; }
 
-// --- Weights --------------------------------------------------------------------------------------
-// [N, K] of a matrix or of the embedding.
+// --- Weights
+// -------------------------------------------------------------------------------------- [N, K] of
+// a matrix or of the embedding.
 std::pair<int64_t, int64_t> sizes_of(const model::Plan& plan, const std::string& name) {
   const model::Entry& entry = plan.entries()[static_cast<size_t>(plan.find(name))];
   if (entry.role == model::Role::kEmbedding) return {entry.rows, entry.columns};
@@ -240,8 +242,7 @@ std::vector<std::tuple<std::string, std::string, std::vector<int64_t>>> entries(
                        std::vector<int64_t>{entry.matrix.rows, entry.matrix.columns});
     } else if (entry.role == model::Role::kEmbedding) {
       constexpr const char* names[] = {"f32", "bf16", "int8"};
-      out.emplace_back(entry.name,
-                       names[static_cast<int>(handle.any().plan().forms().embedding)],
+      out.emplace_back(entry.name, names[static_cast<int>(handle.any().plan().forms().embedding)],
                        std::vector<int64_t>{entry.rows, entry.columns});
     } else {
       out.emplace_back(entry.name, "f32", std::vector<int64_t>{entry.rows});
@@ -256,20 +257,20 @@ void bind_weights(py::module_& module) {
       "The packed weights of a backbone; internal, it may change without notice. Filled tensor by\n"
       "tensor with the names of docs/architecture.md, matrices and the embedding without\n"
       "'.weight'. Raises InvalidArgumentError for a tensor that does not fit, or is put twice.")
-      .def(py::init([](const py::dict& architecture, const py::dict& forms, std::string id) {
-             const model::Plan plan(architecture_of(architecture), forms_of(forms));
-             return WeightsHandle(std::make_shared<model::Weights>(plan, std::move(id)));
-           }),
-           py::arg("architecture"), py::arg("forms"), py::arg("id"),
-           "architecture: the fields of TextConfig; forms: {'body': (kind, group_size, symmetric),\n"
-           "'head': the same, 'embedding': kind}; id: up to 64 characters.")
+      .def(
+          py::init([](const py::dict& architecture, const py::dict& forms, std::string id) {
+            const model::Plan plan(architecture_of(architecture), forms_of(forms));
+            return WeightsHandle(std::make_shared<model::Weights>(plan, std::move(id)));
+          }),
+          py::arg("architecture"), py::arg("forms"), py::arg("id"),
+          "architecture: the fields of TextConfig; forms: {'body': (kind, group_size, symmetric),\n"
+          "'head': the same, 'embedding': kind}; id: up to 64 characters.")
       .def_static("load", &load, py::arg("path"), py::arg("id") = "", py::arg("mode") = "read",
                   py::arg("threads") = 0,
                   "Read what save() wrote. id: what it must hold, '' takes any. mode: 'read' into\n"
                   "huge pages or 'map' to share the file.")
-      .def_static("random", &random, py::arg("architecture"), py::arg("forms"),
-                  py::arg("seed") = 0, py::arg("threads") = 0,
-                  "Complete random weights of these sizes, for benchmarks.")
+      .def_static("random", &random, py::arg("architecture"), py::arg("forms"), py::arg("seed") = 0,
+                  py::arg("threads") = 0, "Complete random weights of these sizes, for benchmarks.")
       .def("put_int4", &put_int4, py::arg("name"), py::arg("qweight"), py::arg("scales"),
            py::arg("zeros") = py::none(), py::arg("threads") = 0,
            "qweight u8 [N, ceil(K/2)], scales f16 [N, ceil(K/G)], zeros u8 packed likewise.")
@@ -292,8 +293,9 @@ void bind_weights(py::module_& module) {
                              [](const WeightsHandle& self) { return self.any().is_mapped(); });
 }
 
-// --- Decoder --------------------------------------------------------------------------------------
-// The decoder step with a cache of its own, one call a step: for tests and benchmarks.
+// --- Decoder
+// -------------------------------------------------------------------------------------- The
+// decoder step with a cache of its own, one call a step: for tests and benchmarks.
 class Stepper {
  public:
   Stepper(const std::shared_ptr<const model::Weights>& weights, const std::string& kv_kind,
@@ -367,8 +369,8 @@ void bind_decoder(py::module_& module) {
                                               max_logit_rows, threads, isa);
            }),
            py::arg("weights"), py::kw_only(), py::arg("kv_kind") = "int8",
-           py::arg("kv_tokens") = 2048, py::arg("max_tokens") = 256,
-           py::arg("max_logit_rows") = 16, py::arg("threads") = 0, py::arg("isa") = "")
+           py::arg("kv_tokens") = 2048, py::arg("max_tokens") = 256, py::arg("max_logit_rows") = 16,
+           py::arg("threads") = 0, py::arg("isa") = "")
       .def("start", &Stepper::start, py::arg("max_length"), "A new, empty sequence.")
       .def("step", &Stepper::step, py::arg("parts"),
            "parts: (sequence, ids, rows of logits wanted) each; returns logits f32 [rows, V].")

@@ -17,8 +17,8 @@ class WeightsHandle {
       : complete_(std::move(complete)) {}
 
   const model::Weights& any() const { return complete_ ? *complete_ : *filling_; }
-  model::Weights& filling();                                  // throws once complete
-  const std::shared_ptr<const model::Weights>& complete();    // from here on it cannot be filled
+  model::Weights& filling();                                // throws once complete
+  const std::shared_ptr<const model::Weights>& complete();  // from here on it cannot be filled
 
  private:
   std::shared_ptr<model::Weights> filling_;

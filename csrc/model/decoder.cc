@@ -27,7 +27,8 @@ const DecoderOptions& checked(const DecoderOptions& options) {
     throw InvalidArgument(concat("max_logit_rows is ", options.max_logit_rows,
                                  ", expected 1..max_tokens=", options.max_tokens));
   }
-  if (!has_isa(options.isa)) throw Unsupported("this CPU does not have the instruction set asked for");
+  if (!has_isa(options.isa))
+    throw Unsupported("this CPU does not have the instruction set asked for");
   return options;
 }
 
@@ -49,7 +50,8 @@ class Carver {
 
 }  // namespace
 
-// --- construction ---------------------------------------------------------------------------------
+// --- construction
+// ---------------------------------------------------------------------------------
 struct Decoder::Buffers {
   float *x, *h, *qkv, *q, *mixed, *gelu, *attention, *mlp, *last, *logits;
   void *rounded_h, *rounded_mixed, *rounded_gelu, *rounded_last;
@@ -57,8 +59,8 @@ struct Decoder::Buffers {
   size_t attention_scratch_stride, bytes;
 };
 
-Decoder::Buffers Decoder::carve(uint8_t* base, const Architecture& a,
-                                const DecoderOptions& options, int threads) {
+Decoder::Buffers Decoder::carve(uint8_t* base, const Architecture& a, const DecoderOptions& options,
+                                int threads) {
   const size_t T = static_cast<size_t>(options.max_tokens);
   const size_t rows = static_cast<size_t>(options.max_logit_rows);
   const size_t C = static_cast<size_t>(a.width), F = static_cast<size_t>(a.mlp_width);
@@ -164,7 +166,8 @@ void Decoder::make_rotary() {
 
 Decoder::~Decoder() = default;
 
-// --- a step ---------------------------------------------------------------------------------------
+// --- a step
+// ---------------------------------------------------------------------------------------
 void Decoder::check(std::span<const Segment> segments) const {
   int64_t tokens = 0, rows = 0;
   for (const Segment& segment : segments) {
@@ -182,7 +185,8 @@ void Decoder::check(std::span<const Segment> segments) const {
     }
     for (const StepToken& token : segment.tokens) {
       if (!token.embedding && (token.id < 0 || token.id >= architecture_.vocab)) {
-        throw InvalidArgument(concat("token id ", token.id, " is not in 0..", architecture_.vocab - 1));
+        throw InvalidArgument(
+            concat("token id ", token.id, " is not in 0..", architecture_.vocab - 1));
       }
     }
     tokens += count;
@@ -256,8 +260,8 @@ void Decoder::run_layer(int index, LayerPhase phase, int worker) {
       if (body_rounds_ && !rounds_with_norm()) round(h);
       return;
     case kIn:
-      return multiply(std::array{cpu::LinearTask{layer.qkv, h, b.qkv},
-                                 cpu::LinearTask{layer.fc1, h, b.gelu}});
+      return multiply(
+          std::array{cpu::LinearTask{layer.qkv, h, b.qkv}, cpu::LinearTask{layer.fc1, h, b.gelu}});
     case kMix:
       return mix(layer, gelu, worker);
     case kRoundMixed:
@@ -336,8 +340,8 @@ void Decoder::final_rows(int64_t begin, int64_t end) {
   }
 }
 
-// Attention of every segment by ranges of heads, then the rounding of what GELU left, which needs no
-// more than that phase kIn is over.
+// Attention of every segment by ranges of heads, then the rounding of what GELU left, which needs
+// no more than that phase kIn is over.
 void Decoder::mix(const Layer& layer, const cpu::LinearInput& gelu, int worker) {
   const int64_t items = static_cast<int64_t>(parts_.size()) * head_items_;
   const int64_t pieces = body_rounds_ ? cpu::linear_round_pieces(gelu) : 0;
@@ -387,8 +391,8 @@ void Decoder::attend(const Layer& layer, int64_t item, int worker) {
   attention.q = buffers_->q + row;
   attention.pages = layer.pages;
   attention.block_table = part.segment.block_table.data();
-  uint8_t* scratch =
-      buffers_->attention_scratch + buffers_->attention_scratch_stride * static_cast<size_t>(worker);
+  uint8_t* scratch = buffers_->attention_scratch +
+                     buffers_->attention_scratch_stride * static_cast<size_t>(worker);
   cpu::paged_attention(attention, head, end, 0, tokens, scratch, options_.isa);
 }
 

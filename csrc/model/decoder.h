@@ -1,10 +1,12 @@
 // One step of the decoder: new positions of any number of sequences in, K and V into their pages,
 // logits of the rows that want them out.
 //
-// What     For each layer: h = LayerNorm(x); [q,k,v] = h Wqkv + b; mixed = attention(rotary(norm(q)),
+// What     For each layer: h = LayerNorm(x); [q,k,v] = h Wqkv + b; mixed =
+// attention(rotary(norm(q)),
 //          pages); x += RMSNorm(mixed Wo + bo) + gelu_tanh(h W1 + b1) W2 + b2. Then final LayerNorm
 //          and head, for the rows that want logits. (Original: modeling_phi.py.)
-// Phases   Three read weights or the cache: [Wqkv | W1], attention, [Wo | W2]; between them rows are
+// Phases   Three read weights or the cache: [Wqkv | W1], attention, [Wo | W2]; between them rows
+// are
 //          normed and rounded. All phases of all layers are one ThreadPool::run_phases: threads are
 //          woken once a step, work is claimed from a counter, and a barrier costs some 0.1 us.
 // Memory   One arena, sized at construction. A step allocates nothing.

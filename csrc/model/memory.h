@@ -11,7 +11,8 @@ namespace tgv::model {
 class Memory {
  public:
   explicit Memory(size_t bytes);  // zero-filled; throws SystemError
-  // `bytes` of the file from `offset` (a multiple of 4096) on, shared with all who map it, read-only.
+  // `bytes` of the file from `offset` (a multiple of 4096) on, shared with all who map it,
+  // read-only.
   Memory(int descriptor, size_t offset, size_t bytes);
   ~Memory();
   Memory(Memory&& other) noexcept;

@@ -18,8 +18,8 @@ namespace tgv::model {
 namespace {
 
 constexpr char kMagic[8] = {'T', 'G', 'V', 'P', 'A', 'C', 'K', '\n'};
-constexpr uint32_t kVersion = 1;          // of the layout: packing order, plan or header changed
-constexpr uint64_t kChunk = 2ull << 20;   // read, summed while it is in cache, and written at once
+constexpr uint32_t kVersion = 1;         // of the layout: packing order, plan or header changed
+constexpr uint64_t kChunk = 2ull << 20;  // read, summed while it is in cache, and written at once
 constexpr uint64_t kPrime = 0x9e3779b97f4a7c15ull;
 constexpr size_t kIdBytes = 64;
 
@@ -192,8 +192,8 @@ PackedHeader PackedFile::read_header() const {
   if (fstat(descriptor_, &status)) fail(path_, "examine");
   if (!S_ISREG(status.st_mode)) throw InvalidArgument(concat(path_, " is not a regular file"));
   if (status.st_size < kPackedHeaderBytes) {
-    throw InvalidArgument(concat(path_, " has ", status.st_size,
-                                 " bytes, which is too short for packed weights"));
+    throw InvalidArgument(
+        concat(path_, " has ", status.st_size, " bytes, which is too short for packed weights"));
   }
   Stored stored;
   read_all(descriptor_, reinterpret_cast<uint8_t*>(&stored), sizeof(stored), 0, path_);

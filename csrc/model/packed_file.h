@@ -1,5 +1,5 @@
-// A file of packed weights: a header of 4096 bytes, then the block of memory that the plan lays out,
-// byte for byte. Little-endian, as every machine that the kernels run on.
+// A file of packed weights: a header of 4096 bytes, then the block of memory that the plan lays
+// out, byte for byte. Little-endian, as every machine that the kernels run on.
 //
 // The header states architecture, forms, the id and a sum over the data; offsets are not in it. A
 // file is untrusted until its own sum, its size and the ranges of every field have been checked.

@@ -54,8 +54,8 @@ Plan::Plan(const Architecture& architecture, const Forms& forms)
     add_vector(layer_name(l, "norm.bias"), a.width);
     add_vector(layer_name(l, "attn.qkv.bias"), 3 * a.width);
     if (a.qk_norm) {
-      for (const char* tensor : {"attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight",
-                                 "attn.k_norm.bias"}) {
+      for (const char* tensor :
+           {"attn.q_norm.weight", "attn.q_norm.bias", "attn.k_norm.weight", "attn.k_norm.bias"}) {
         add_vector(layer_name(l, tensor), a.head_dim);
       }
     }

@@ -1,5 +1,5 @@
-// Where every tensor of a backbone lies in one block of memory: matrices in the order a decoder step
-// streams them, then what is read by row or held in cache.
+// Where every tensor of a backbone lies in one block of memory: matrices in the order a decoder
+// step streams them, then what is read by row or held in cache.
 //
 //   layer 0: qkv, fc1, out, fc2; layer 1: ...; head; token embedding; norms and biases of all
 //
@@ -52,7 +52,7 @@ class Plan {
 
   const Architecture& architecture() const { return architecture_; }
   const Forms& forms() const { return forms_; }
-  int64_t bytes() const { return bytes_; }           // of everything
+  int64_t bytes() const { return bytes_; }            // of everything
   int64_t step_bytes() const { return step_bytes_; }  // of all matrices, which each step reads once
   const std::vector<Entry>& entries() const { return entries_; }
   int64_t find(std::string_view name) const;  // index; throws InvalidArgument

@@ -64,9 +64,8 @@ std::shared_ptr<const Weights> Weights::load(const std::string& path, std::strin
                                  " bytes of weights, its sizes call for ", plan.bytes()));
   }
   const size_t bytes = static_cast<size_t>(header.data_bytes);
-  Memory memory = mode == Mode::kMap
-                      ? Memory(file.descriptor(), kPackedHeaderBytes, bytes)
-                      : Memory(bytes);
+  Memory memory =
+      mode == Mode::kMap ? Memory(file.descriptor(), kPackedHeaderBytes, bytes) : Memory(bytes);
   const uint64_t sum = mode == Mode::kMap
                            ? sum_of(memory.data(), header.data_bytes, pool)
                            : file.read_data(memory.writable(), header.data_bytes, pool);
@@ -97,8 +96,8 @@ void Weights::save(const std::string& path, ThreadPool& pool) const {
 const Entry& Weights::entry(std::string_view name, Role role) const {
   const Entry& entry = plan_.entries()[static_cast<size_t>(plan_.find(name))];
   if (entry.role != role) {
-    throw InvalidArgument(concat("'", entry.name, "' is not of that kind (matrix, embedding or ",
-                                 "vector)"));
+    throw InvalidArgument(
+        concat("'", entry.name, "' is not of that kind (matrix, embedding or ", "vector)"));
   }
   return entry;
 }
@@ -115,9 +114,8 @@ void Weights::put_matrix(std::string_view name, const MatrixSource& source, Thre
   const cpu::LinearShape& shape = entry(name, Role::kMatrix).matrix;
   const auto pack = [&](const auto& pack_blocks) {
     uint8_t* packed = to_fill(name, Role::kMatrix);
-    pool.parallel_for(shape.row_blocks(), 8, [&](int64_t begin, int64_t end) {
-      pack_blocks(packed, begin, end);
-    });
+    pool.parallel_for(shape.row_blocks(), 8,
+                      [&](int64_t begin, int64_t end) { pack_blocks(packed, begin, end); });
   };
   switch (shape.kind) {
     case cpu::WeightKind::kInt4: {
@@ -186,8 +184,8 @@ void Weights::put_embedding(const MatrixSource& source) {
 void Weights::put_vector(std::string_view name, std::span<const float> values) {
   const Entry& vector = entry(name, Role::kVector);
   if (static_cast<int64_t>(values.size()) != vector.rows) {
-    throw InvalidArgument(concat(vector.name, " has ", values.size(), " elements, expected ",
-                                 vector.rows));
+    throw InvalidArgument(
+        concat(vector.name, " has ", values.size(), " elements, expected ", vector.rows));
   }
   std::memcpy(to_fill(name, Role::kVector), values.data(), values.size_bytes());
 }

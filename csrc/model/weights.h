@@ -22,13 +22,13 @@ namespace tgv::model {
 
 // A matrix as a model directory stores it. Which members are read depends on the form.
 struct MatrixSource {
-  const uint8_t* int4 = nullptr;     // [N, ceil(K/2)] low nibble = even k
-  const uint16_t* scales = nullptr;  // [N, ceil(K/G)] float16 bits
-  const uint8_t* zeros = nullptr;    // [N, ceil(ceil(K/G)/2)]; null when symmetric
-  const int8_t* int8 = nullptr;      // [N, K]
-  const float* row_scales = nullptr; // [N], of int8
-  const float* f32 = nullptr;        // [N, K]; a bf16 form is rounded from it to nearest even
-  const uint16_t* bf16 = nullptr;    // [N, K]; exactly one of f32 and bf16 for those two forms
+  const uint8_t* int4 = nullptr;      // [N, ceil(K/2)] low nibble = even k
+  const uint16_t* scales = nullptr;   // [N, ceil(K/G)] float16 bits
+  const uint8_t* zeros = nullptr;     // [N, ceil(ceil(K/G)/2)]; null when symmetric
+  const int8_t* int8 = nullptr;       // [N, K]
+  const float* row_scales = nullptr;  // [N], of int8
+  const float* f32 = nullptr;         // [N, K]; a bf16 form is rounded from it to nearest even
+  const uint16_t* bf16 = nullptr;     // [N, K]; exactly one of f32 and bf16 for those two forms
 };
 
 class Weights {
@@ -40,8 +40,8 @@ class Weights {
   Weights(const Plan& plan, std::string id);
 
   // Complete, from a file that save() wrote. kRead reads it into huge-page memory with all threads
-  // of the pool, kMap shares the system's copy of the file. expected_id: "" takes any. Every byte is
-  // checked against the sum in the file. Throws InvalidArgument for a file that is not what it
+  // of the pool, kMap shares the system's copy of the file. expected_id: "" takes any. Every byte
+  // is checked against the sum in the file. Throws InvalidArgument for a file that is not what it
   // should be (with the reason), SystemError if it cannot be read.
   enum class Mode : uint8_t { kRead, kMap };
   static std::shared_ptr<const Weights> load(const std::string& path, std::string_view expected_id,
@@ -61,8 +61,9 @@ class Weights {
   void put_vector(std::string_view name, std::span<const float> values);
   void check_complete() const;  // names the first tensor that is missing
 
-  // --- reading ------------------------------------------------------------------------------------
-  // The matrix with its bias. `name` as in Entry.
+  // --- reading
+  // ------------------------------------------------------------------------------------ The matrix
+  // with its bias. `name` as in Entry.
   cpu::Linear linear(std::string_view name, cpu::Activation activation) const;
   const float* vector(std::string_view name) const;  // throws if the architecture has none such
   cpu::EmbeddingTable embedding() const;

@@ -4,9 +4,21 @@ The native core of tinygptv_fast. Computation runs without the GIL.
 """
 from __future__ import annotations
 import collections.abc
+import numpy
+import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['BandwidthProbe', 'Decoder', 'HugeBuffer', 'KVCache', 'Weights', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth']
+class BandwidthProbe:
+    """
+    read_bandwidth with a buffer that is kept, to be asked around whatever is measured.
+    """
+    def __init__(self, threads: typing.SupportsInt | typing.SupportsIndex = 0, bytes: typing.SupportsInt | typing.SupportsIndex = 1073741824) -> None:
+        ...
+    def measure(self, passes: typing.SupportsInt | typing.SupportsIndex = 1) -> float:
+        """
+        Median bytes per second over `passes`.
+        """
 class KVCache:
     """
     The paged KV cache, for tests and tools; internal, it may change without notice.
@@ -90,6 +102,92 @@ class HugeBuffer:
     """
     def __init__(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+class Weights:
+    """
+    The packed weights of a backbone; internal, it may change without notice. Filled tensor by
+    tensor with the names of docs/architecture.md, matrices and the embedding without
+    '.weight'. Raises InvalidArgumentError for a tensor that does not fit, or is put twice.
+    """
+    @staticmethod
+    def load(path: str, id: str = '', mode: str = 'read', threads: typing.SupportsInt | typing.SupportsIndex = 0) -> Weights:
+        """
+        Read what save() wrote. id: what it must hold, '' takes any. mode: 'read' into
+        huge pages or 'map' to share the file.
+        """
+    @staticmethod
+    def random(architecture: dict, forms: dict, seed: typing.SupportsInt | typing.SupportsIndex = 0, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> Weights:
+        """
+        Complete random weights of these sizes, for benchmarks.
+        """
+    def __init__(self, architecture: dict, forms: dict, id: str) -> None:
+        """
+        architecture: the fields of TextConfig; forms: {'body': (kind, group_size, symmetric),
+        'head': the same, 'embedding': kind}; id: up to 64 characters.
+        """
+    def entries(self) -> list[tuple[str, str, list[int]]]:
+        """
+        Name, kind and shape of every tensor, in memory order.
+        """
+    def put_bf16(self, name: str, bits: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16], threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        bits u16 [N, K]: the codes of bfloat16.
+        """
+    def put_f32(self, name: str, values: typing_extensions.Buffer, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        values f32 [N, K]; a bf16 form rounds them.
+        """
+    def put_int4(self, name: str, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, zeros: typing_extensions.Buffer | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        qweight u8 [N, ceil(K/2)], scales f16 [N, ceil(K/G)], zeros u8 packed likewise.
+        """
+    def put_int8(self, name: str, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        qweight i8 [N, K], scales f32 [N].
+        """
+    def put_vector(self, name: str, values: typing_extensions.Buffer) -> None:
+        """
+        values f32 [N].
+        """
+    def save(self, path: str, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        Write a file, atomically. Raises if a tensor is missing.
+        """
+    @property
+    def bytes(self) -> int:
+        ...
+    @property
+    def id(self) -> str:
+        ...
+    @property
+    def mapped(self) -> bool:
+        ...
+    @property
+    def step_bytes(self) -> int:
+        ...
+class Decoder:
+    """
+    The decoder step alone, with a cache of its own; for tests and benchmarks, it may change
+    without notice. Not thread-safe.
+    """
+    def __init__(self, weights: Weights, *, kv_kind: str = 'int8', kv_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_tokens: typing.SupportsInt | typing.SupportsIndex = 256, max_logit_rows: typing.SupportsInt | typing.SupportsIndex = 16, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '') -> None:
+        ...
+    def length(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+    def release(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def start(self, max_length: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        A new, empty sequence.
+        """
+    def step(self, parts: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], typing.SupportsInt | typing.SupportsIndex]]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        parts: (sequence, ids, rows of logits wanted) each; returns logits f32 [rows, V].
+        """
+    def truncate(self, sequence: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def arena_bytes(self) -> int:
+        ...
 def affinity_cpus() -> list[int]:
     """
     Logical CPUs this process may run on.
@@ -156,9 +254,23 @@ def isas() -> list[str]:
     Instruction sets kernels can run with here, the one they prefer last: of 'portable',
     'avx2', 'avxvnni', 'avx512' and 'avx512vnni'.
     """
+def paged_attention(out: typing_extensions.Buffer, q: typing_extensions.Buffer, k_pages: typing_extensions.Buffer, v_pages: typing_extensions.Buffer, k_scales: typing_extensions.Buffer | None, v_scales: typing_extensions.Buffer | None, block_table: typing_extensions.Buffer, first_position: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, kind: str, threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    out f32 [T, H, D] = causal attention of q f32 [T, H, D] at positions first_position + t
+    over pages [NP, H, 16, D] of a kind ('f32', 'f16', 'bf16' as the bits of float16, 'int8'
+    with scales f16 [NP, H, 16]) in the order of block_table i32. Raises
+    InvalidArgumentError, UnsupportedError.
+    """
 def physical_cores() -> int:
     """
     Physical cores in the affinity mask, capped by the control group: what threads=None means.
+    """
+def qkv_append(out: typing_extensions.Buffer, k_pages: typing_extensions.Buffer, v_pages: typing_extensions.Buffer, k_scales: typing_extensions.Buffer | None, v_scales: typing_extensions.Buffer | None, qkv: typing_extensions.Buffer, block_table: typing_extensions.Buffer, first_position: typing.SupportsInt | typing.SupportsIndex, cos: typing_extensions.Buffer, sin: typing_extensions.Buffer, q_weight: typing_extensions.Buffer | None, q_bias: typing_extensions.Buffer | None, k_weight: typing_extensions.Buffer | None, k_bias: typing_extensions.Buffer | None, eps: typing.SupportsFloat | typing.SupportsIndex, kind: str, threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    Of qkv f32 [T, H, 3, D]: q, normalised and rotated, to out f32 [T, H, D]; k likewise and v,
+    rounded to the kind, to positions first_position + t of the pages. cos, sin f32
+    [positions, R/2]; weights and biases f32 [D] or None. Raises InvalidArgumentError,
+    UnsupportedError.
     """
 def quantize_int4(qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, zeros: typing_extensions.Buffer | None, error: typing_extensions.Buffer, norm: typing_extensions.Buffer, worst: typing_extensions.Buffer, weight: typing_extensions.Buffer, group_size: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex, isa: str = '') -> tuple[int, int]:
     """
