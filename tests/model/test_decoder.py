@@ -9,6 +9,7 @@ import torch
 from model.support import ids, pack, random_backbone, small_config, stored_tensors
 from tinygptv_fast import _native
 from tinygptv_fast.errors import InvalidArgumentError, UnsupportedError
+from tinygptv_fast.reference.quantized_phi import quantized_logits
 
 LENGTH = 300  # past one cut of the attention
 
@@ -71,6 +72,23 @@ def test_bits_do_not_depend_on_chunks_threads_or_company(form: str, kv_kind: str
         parts.insert(at % 5, (mine, tokens[at : at + 2], 2))
         found.append(stepper.step(parts)[at % 5 : at % 5 + 2])
     assert np.array_equal(np.concatenate(found), alone[:40])
+
+
+@pytest.mark.parametrize("kv_kind", ["int8", "f16", "bf16", "f32"])
+@pytest.mark.parametrize(
+    ("form", "group_size", "symmetric"), [("int4", 32, True), ("int4", 128, False), ("int8", 32, True)]
+)
+def test_a_whole_step_equals_its_twin(form: str, group_size: int, symmetric: bool, kv_kind: str) -> None:
+    # The width of one real head and more, so that a level of an activation that falls the other way in float64 (one in
+    # a few thousand lies near enough to the border) moves one of many: 1e-4 of the norm of the logits holds.
+    config = small_config(width=320, heads=4, head_dim=80, rotary_dims=32, mlp_width=640, layers=2)
+    tensors = stored_tensors(random_backbone(config), form, group_size, symmetric)
+    tokens = ids(40, config.vocab_size)
+    expected = quantized_logits(config, tensors, torch.tensor(tokens), kv_kind).numpy()
+    for isa in _native.isas():
+        found = run(decoder(pack(config, tensors, form, group_size, symmetric), kv_kind=kv_kind, isa=isa), tokens, [40])
+        error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert np.median(error) < 1e-4, error
 
 
 def test_truncated_positions_are_forgotten() -> None:

@@ -18,11 +18,11 @@ from ..errors import InvalidArgumentError
 from ..quantize.int4 import Int4Tensor
 from ..quantize.int8 import Int8Tensor
 from .int4_matmul import int4_matmul
-from .int8_matmul import int8_matmul
-from .kv_rows import round_rows
+from .paged_attention import round_rows
 from .phi import apply_rotary, rotary_tables
 
 Stored = Tensor | Int4Tensor | Int8Tensor
+KV_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
 def quantized_logits(config: TextConfig, tensors: Mapping[str, Stored], inputs: Tensor, kv_kind: str) -> Tensor:
@@ -72,11 +72,16 @@ class _Twin:
             k = self.layer_norm(k, f"{prefix}attn.k_norm", c.norm_eps)
         rotary = rotary_tables(torch.arange(T), c.rotary_dims, c.rope_theta)
         q, k = (apply_rotary(part.transpose(0, 1)[None], *rotary)[0] for part in (q, k))  # [H, T, D]
-        k, v = round_rows(k, self.kv_kind), round_rows(v.transpose(0, 1), self.kv_kind)
+        k, v = self.rounded(k), self.rounded(v.transpose(0, 1))
         scores = q.double() @ k.double().transpose(-2, -1) / c.head_dim**0.5
         causal = torch.ones(T, T, dtype=torch.bool).tril()
         weights = scores.masked_fill(~causal, -torch.inf).softmax(-1)
         return (weights @ v.double()).transpose(0, 1).reshape(T, c.width).float()
+
+    def rounded(self, rows: Tensor) -> Tensor:
+        """What a cache gives back for rows [..., D]."""
+        levels, scales = round_rows(rows, KV_DTYPES[self.kv_kind])
+        return levels.float() if scales is None else levels.float() * scales.float()[..., None]
 
     def matmul(self, x: Tensor, name: str, activation: str | None = None) -> Tensor:
         weight, bias = self.tensors[f"{name}.weight"], self.tensor(f"{name}.bias")
