@@ -74,21 +74,26 @@ def test_bits_do_not_depend_on_chunks_threads_or_company(form: str, kv_kind: str
     assert np.array_equal(np.concatenate(found), alone[:40])
 
 
+TWINS = [("int4", 32, True), ("int4", 128, False), ("int8", 32, True)]
+
+
 @pytest.mark.parametrize("kv_kind", ["int8", "f16", "bf16", "f32"])
-@pytest.mark.parametrize(
-    ("form", "group_size", "symmetric"), [("int4", 32, True), ("int4", 128, False), ("int8", 32, True)]
-)
+@pytest.mark.parametrize(("form", "group_size", "symmetric"), TWINS)
 def test_a_whole_step_equals_its_twin(form: str, group_size: int, symmetric: bool, kv_kind: str) -> None:
-    # The width of one real head and more, so that a level of an activation that falls the other way in float64 (one in
-    # a few thousand lies near enough to the border) moves one of many: 1e-4 of the norm of the logits holds.
+    # Where all levels of activations, K and V come out alike, only float32 sums differ. One of some ten thousand levels
+    # lies so near to a border that float64 rounds it the other way; from then on that sequence is another one. So:
+    # short sequences, most of them without such a level, and none further off than a few levels can move it.
     config = small_config(width=320, heads=4, head_dim=80, rotary_dims=32, mlp_width=640, layers=2)
     tensors = stored_tensors(random_backbone(config), form, group_size, symmetric)
-    tokens = ids(40, config.vocab_size)
-    expected = quantized_logits(config, tensors, torch.tensor(tokens), kv_kind).numpy()
+    packed = pack(config, tensors, form, group_size, symmetric)
     for isa in _native.isas():
-        found = run(decoder(pack(config, tensors, form, group_size, symmetric), kv_kind=kv_kind, isa=isa), tokens, [40])
-        error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
-        assert np.median(error) < 1e-4, error
+        stepper, errors = decoder(packed, kv_kind=kv_kind, isa=isa), []
+        for seed in range(8):
+            tokens = ids(3, config.vocab_size, seed)
+            expected = quantized_logits(config, tensors, torch.tensor(tokens), kv_kind).numpy()
+            found = run(stepper, tokens, [3])
+            errors.append(float(np.linalg.norm(found - expected) / np.linalg.norm(expected)))
+        assert np.median(errors) < 1e-4 and max(errors) < 2e-2, errors
 
 
 def test_truncated_positions_are_forgotten() -> None:
