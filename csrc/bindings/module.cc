@@ -25,6 +25,8 @@ void translate(std::exception_ptr pointer) {
     raise("UnsupportedError", error);
   } catch (const CapacityError& error) {
     raise("CapacityError", error);
+  } catch (const ClosedError& error) {
+    raise("ClosedError", error);
   } catch (const Error& error) {
     raise("TinyGPTVError", error);
   }
