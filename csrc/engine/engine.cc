@@ -239,7 +239,7 @@ Metrics Engine::Impl::metrics() const {
   refuse_if_closed();
   Metrics metrics = metrics_;
   metrics.waiting = queued_;
-  metrics.submitted = next_id_ - 1;
+  metrics.submitted += static_cast<int64_t>(inbox_.size());
   return metrics;
 }
 
@@ -308,7 +308,13 @@ bool Engine::Impl::wait_for_work(bool was_idle) {
     if (closed_) return false;
     jobs.swap(inbox_);
   }
-  for (auto& job : jobs) scheduler_.add(std::move(job));
+  for (auto& job : jobs) {
+    try {
+      scheduler_.add(job);
+    } catch (const std::exception& error) {
+      job->finish(Reason::kError, error.what());
+    }
+  }
   return true;
 }
 

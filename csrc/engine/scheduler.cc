@@ -19,8 +19,9 @@ Scheduler::Scheduler(kv::KVCache& cache, Step& step, int64_t max_sequences)
   running_.reserve(static_cast<size_t>(max_sequences));
 }
 
-void Scheduler::add(std::unique_ptr<Job> job) {
-  waiting_.push_back(std::move(job));
+void Scheduler::add(std::unique_ptr<Job>& job) {
+  waiting_.emplace_back();
+  waiting_.back() = std::move(job);
   ++metrics_.submitted;
 }
 

@@ -16,7 +16,8 @@ class Scheduler {
  public:
   Scheduler(kv::KVCache& cache, Step& step, int64_t max_sequences);
 
-  void add(std::unique_ptr<Job> job);
+  // Takes the job, or throws std::bad_alloc and leaves it.
+  void add(std::unique_ptr<Job>& job);
 
   // Ends what is over, admits what can be, runs a step. False: there was nothing to run, and there
   // is not until something is added, cancelled or read, or until wake_at().
