@@ -46,4 +46,5 @@ PYBIND11_MODULE(_native, module) {
   tgv::bindings::bind_int4_matmul(module);
   tgv::bindings::bind_model(module);
   tgv::bindings::bind_attention(module);
+  tgv::bindings::bind_engine(module);
 }

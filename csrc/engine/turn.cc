@@ -28,6 +28,12 @@ void Turn::leave() {
   if (somebody_waits) changed_.notify_all();
 }
 
+int64_t Turn::waiting() const {
+  std::lock_guard lock(mutex_);
+  const uint64_t inside = inside_ == std::thread::id() ? 0 : 1;
+  return static_cast<int64_t>(next_ - serving_ - inside);
+}
+
 void Turn::close() {
   {
     std::lock_guard lock(mutex_);

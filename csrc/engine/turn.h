@@ -19,11 +19,13 @@ class Turn {
   [[nodiscard]] bool enter();
   void leave();
 
+  int64_t waiting() const;  // for its turn, at this moment
+
   // Nobody enters any more; those who wait give up. Does not wait for who is inside.
   void close();
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   uint64_t next_ = 0;     // ticket of the next to come
   uint64_t serving_ = 0;  // ticket of who is inside or may go in
