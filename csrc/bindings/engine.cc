@@ -51,9 +51,8 @@ uint64_t seed_of(const py::int_& seed) {
   try {
     return seed.cast<uint64_t>();
   } catch (const py::cast_error&) {
-    throw InvalidArgument(
-        tgv::concat("seed is ", py::str(seed).cast<std::string>().substr(0, 40),
-                    ", expected 0..2^64-1"));
+    throw InvalidArgument(tgv::concat("seed is ", py::str(seed).cast<std::string>().substr(0, 40),
+                                      ", expected 0..2^64-1"));
   }
 }
 
@@ -197,7 +196,9 @@ EventList next_events(Engine& self, int64_t request, double timeout_s) {
 AnyDict metrics_dict(const Engine& self) {
   const engine::Metrics m = self.metrics();
   AnyDict out;
-  const auto set = [&](const char* name, const auto& value) { out[py::str(name)] = py::cast(value); };
+  const auto set = [&](const char* name, const auto& value) {
+    out[py::str(name)] = py::cast(value);
+  };
   const auto ended = [&](engine::Reason reason) { return m.ended[static_cast<size_t>(reason)]; };
   set("requests_submitted", m.submitted);
   set("requests_completed", ended(engine::Reason::kStop) + ended(engine::Reason::kLength));
@@ -257,7 +258,8 @@ void bind_requests(py::class_<Engine>& engine) {
            py::arg("seed") = 0, py::arg("samples") = 1, py::arg("history") = Ids(),
            py::arg("top_logprobs") = 0, py::arg("deadline_s") = py::none(),
            py::arg("speculate") = false,
-           "Generate: samples of one prompt, greedy (temperature 0) or drawn. ids int32 [T], -1 for\n"
+           "Generate: samples of one prompt, greedy (temperature 0) or drawn. ids int32 [T], -1 "
+           "for\n"
            "the next row of embeddings f32 [n, C]. Returns the request's id. Raises\n"
            "InvalidArgumentError, CapacityError.")
       .def("submit_beams", &submit_beams, py::arg("ids"), py::arg("embeddings"), py::kw_only(),
@@ -274,8 +276,10 @@ void bind_requests(py::class_<Engine>& engine) {
            "Logits of all positions from `first` on.")
       .def("next", &next_events, py::arg("request"), py::arg("timeout_s"),
            "The events since the last call, [] if none came in time:\n"
-           "('token', sample, id, logprob, [(id, logprob), ...]), ('end', sample, reason, message),\n"
-           "('beam', rank, ids, score), ('scores', candidate, logprobs), ('logits', f32 [n, V]) and,\n"
+           "('token', sample, id, logprob, [(id, logprob), ...]), ('end', sample, reason, "
+           "message),\n"
+           "('beam', rank, ids, score), ('scores', candidate, logprobs), ('logits', f32 [n, V]) "
+           "and,\n"
            "last, ('done', times in ms and counts). Then the id is forgotten.")
       .def("cancel", &Engine::cancel, py::arg("request"), py::call_guard<py::gil_scoped_release>(),
            "End a request within the token it is at; nothing if it has ended.");
@@ -289,7 +293,8 @@ void bind_engine(py::module_& module) {
       .def("__exit__", &TurnHandle::exit);
   py::class_<Engine> engine(
       module, "Engine",
-      "Requests over one backbone, batched step by step by a native thread; internal, it may change\n"
+      "Requests over one backbone, batched step by step by a native thread; internal, it may "
+      "change\n"
       "without notice. See docs/engine.md. Every method may be called from any thread.");
   engine.def(py::init(&make_engine), py::arg("weights"), py::kw_only(), py::arg("threads") = 0,
              py::arg("isa") = "", py::arg("kv_kind"), py::arg("kv_tokens"),
@@ -302,7 +307,8 @@ void bind_engine(py::module_& module) {
   engine
       .def(
           "turn", [](py::object self) { return TurnHandle(std::move(self)); },
-          "`with engine.turn():` holds the engine between two of its steps; first come, first served.")
+          "`with engine.turn():` holds the engine between two of its steps; first come, first "
+          "served.")
       .def("metrics", &metrics_dict, "Counters since the start, and gauges.")
       .def(
           "counts",

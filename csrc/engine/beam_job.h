@@ -10,8 +10,8 @@ namespace tgv::engine {
 
 class BeamJob : public Job {
  public:
-  BeamJob(std::shared_ptr<Request> request, Submission&& submission, Beams&& task,
-          const Room& room, const Context& context, std::vector<int64_t> keys);
+  BeamJob(std::shared_ptr<Request> request, Submission&& submission, Beams&& task, const Room& room,
+          const Context& context, std::vector<int64_t> keys);
 
   void compute(size_t lane, int64_t token, const float* logits, Scratch& scratch) override;
 
@@ -28,9 +28,9 @@ class BeamJob : public Job {
 
   const Beams task_;
   BeamSearch search_;
-  std::vector<size_t> lane_of_;  // [beams]; a lane whose beam dies takes another's copy
+  std::vector<size_t> lane_of_;   // [beams]; a lane whose beam dies takes another's copy
   std::vector<int64_t> beam_of_;  // [lanes]
-  int64_t ranked_ = 0;           // lanes of this step that are through
+  int64_t ranked_ = 0;            // lanes of this step that are through
 };
 
 }  // namespace tgv::engine

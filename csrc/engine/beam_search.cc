@@ -8,8 +8,8 @@ namespace tgv::engine {
 
 namespace {
 
-// Score of all beams but the first at the start, so that the first step does not pick one id several
-// times.
+// Score of all beams but the first at the start, so that the first step does not pick one id
+// several times.
 constexpr float kNotYet = -1e9f;
 
 bool is_before(const Continuation& a, const Continuation& b) { return a.is_before(b); }
@@ -27,8 +27,8 @@ bool BeamSearch::is_end(int32_t id) const {
   return std::ranges::find(task_.eos_ids, id) != task_.eos_ids.end();
 }
 
-// Repetition penalty, once for every id seen, then the minimum length. On log-probabilities: that is
-// what the original does when it searches with beams.
+// Repetition penalty, once for every id seen, then the minimum length. On log-probabilities: that
+// is what the original does when it searches with beams.
 void BeamSearch::process(const Beam& beam, std::span<float> logprobs) const {
   if (task_.repetition_penalty != 1) {
     const float penalty = static_cast<float>(task_.repetition_penalty);
@@ -88,7 +88,8 @@ void BeamSearch::add_finished(std::vector<int32_t> ids, float score) {
   finished_.erase(std::ranges::min_element(finished_, {}, &Hypothesis::score));
 }
 
-// Ends become finished hypotheses if they are among the first `beams`; the first `beams` others live.
+// Ends become finished hypotheses if they are among the first `beams`; the first `beams` others
+// live.
 std::vector<Continuation> BeamSearch::sort_out(const std::vector<Continuation>& best) {
   std::vector<Continuation> living;
   for (size_t rank = 0; rank < best.size() && living.size() < beams_.size(); ++rank) {
@@ -110,8 +111,7 @@ std::vector<int64_t> BeamSearch::advance() {
   ++generated_;
   // The best that runs, scored at its present length, cannot pass the worst that is finished.
   const double length = static_cast<double>(generated_);
-  const double hope =
-      static_cast<double>(best[0].score) / std::pow(length, task_.length_penalty);
+  const double hope = static_cast<double>(best[0].score) / std::pow(length, task_.length_penalty);
   done_ = finished_.size() >= beams_.size() && worst() >= hope;
   std::vector<Beam> next;
   std::vector<int64_t> parents;

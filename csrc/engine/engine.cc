@@ -2,8 +2,8 @@
 
 #include <unistd.h>
 
-#include <condition_variable>
 #include <cmath>
+#include <condition_variable>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -130,8 +130,9 @@ class Engine::Impl {
 Engine::Impl::Impl(std::shared_ptr<const model::Weights> weights, EngineOptions options)
     : weights_(present(weights)),
       options_(checked(std::move(options), weights_->plan().architecture().vocab)),
-      limits_{weights_->plan().architecture(), cache_shape(weights_->plan().architecture(), options_).pages,
-              options_.max_sequences, !options_.token_bytes.empty()},
+      limits_{weights_->plan().architecture(),
+              cache_shape(weights_->plan().architecture(), options_).pages, options_.max_sequences,
+              !options_.token_bytes.empty()},
       pool_(options_.threads),
       cache_(cache_shape(limits_.architecture, options_), weights_->id()),
       decoder_(weights_, cache_, pool_, decoder_options(options_)),
@@ -170,8 +171,8 @@ int64_t Engine::Impl::submit(Submission submission) {
     std::lock_guard lock(mutex_);
     refuse_if_closed();
     if (queued_ >= options_.queue_limit) {
-      throw CapacityError(concat("the queue is full: ", queued_,
-                                 " requests wait; try again when some have ended"));
+      throw CapacityError(
+          concat("the queue is full: ", queued_, " requests wait; try again when some have ended"));
     }
     inbox_.reserve(inbox_.size() + 1);
     requests_.emplace(id, request);

@@ -6,7 +6,8 @@
 //   while (!done) for (Event& event : engine.next(request, timeout)) ...   // DoneEvent is the last
 //
 // Threads  Every function may be called from any thread at any time.
-// Errors   What can be known beforehand is thrown by submit(). An error while a request runs ends it
+// Errors   What can be known beforehand is thrown by submit(). An error while a request runs ends
+// it
 //          with Reason::kError; the engine serves the others and the next.
 // Numerics The ids and log-probabilities of a request depend on the request and the weights alone:
 //          the same bits in any company, for any number of threads, any prefill_chunk, with the
@@ -31,12 +32,12 @@ struct EngineOptions {
   int threads = 0;  // 0: physical_cores()
   std::string isa;  // "": the widest
   kv::Kind kv_kind = kv::Kind::kI8;
-  int64_t kv_tokens = 0;      // positions of all sequences together, rounded up to pages
-  int64_t max_sequences = 8;  // in one step; 1..256
-  int64_t prefill_chunk = 256;  // prompt tokens of one step at most; 1..4096
+  int64_t kv_tokens = 0;                 // positions of all sequences together, rounded up to pages
+  int64_t max_sequences = 8;             // in one step; 1..256
+  int64_t prefill_chunk = 256;           // prompt tokens of one step at most; 1..4096
   std::vector<std::string> token_bytes;  // [V] text of each id, for stop strings; or empty
-  int64_t queue_limit = 1024;  // requests that may wait
-  int64_t event_limit = 256;   // events of a request that may wait to be read
+  int64_t queue_limit = 1024;            // requests that may wait
+  int64_t event_limit = 256;             // events of a request that may wait to be read
 };
 
 class Engine {
@@ -59,8 +60,8 @@ class Engine {
   // an id that was never given.
   void cancel(int64_t request);
 
-  // A turn among the engine's iterations: while it is held no step runs. Everyone who asks gets one,
-  // in order. Throws InvalidArgument if this thread holds it.
+  // A turn among the engine's iterations: while it is held no step runs. Everyone who asks gets
+  // one, in order. Throws InvalidArgument if this thread holds it.
   void enter_turn();
   void leave_turn();
 

@@ -86,7 +86,8 @@ void GenerateJob::on_lane(size_t index) {
   count_draft(at.size() - 1, right - 1);
   sample(which).draft.learn(right - 1, at.size() - 1);
   cache().truncate(at.sequence, before + right);
-  cache().commit(at.sequence);  // of a sample that ended too: the next turn of a chat begins with it
+  cache().commit(
+      at.sequence);  // of a sample that ended too: the next turn of a chat begins with it
   if (goes_on) {
     feed(which);
   } else {

@@ -30,7 +30,7 @@ class GenerateJob : public Job {
     cpu::SampleResult token;
     std::vector<IdLogprob> top;
   };
-  struct Sample {  // as many as lanes, in their order
+  struct Sample {               // as many as lanes, in their order
     std::vector<int32_t> seen;  // history, generated ids, and what is drafted after them
     std::vector<int32_t> text;  // prompt and generated ids, kept up only when speculating
     int64_t generated = 0;

@@ -162,8 +162,8 @@ std::unique_ptr<Job> make_job(std::shared_ptr<Request> request, Submission&& sub
   const auto* logits = std::get_if<Logits>(&submission.task);
   const int64_t fresh_from =
       logits ? logits->first : static_cast<int64_t>(submission.prompt.ids.size());
-  auto keys = keys_of(submission.prompt, fingerprint, fresh_from,
-                      static_cast<uint64_t>(request->id()));
+  auto keys =
+      keys_of(submission.prompt, fingerprint, fresh_from, static_cast<uint64_t>(request->id()));
   auto task = std::move(submission.task);
   return std::visit(
       [&]<class Task>(Task& asked) -> std::unique_ptr<Job> {

@@ -7,8 +7,8 @@ namespace tgv::engine {
 namespace {
 
 constexpr double kFirst = 16, kLeast = 4;
-constexpr double kDecodeSteps = 2;  // what a mixed step may last
-constexpr double kNewest = 0.25;    // weight of the newest time in the mean
+constexpr double kDecodeSteps = 2;               // what a mixed step may last
+constexpr double kNewest = 0.25;                 // weight of the newest time in the mean
 constexpr double kGrowth = 1.25, kShrink = 0.5;  // in one step, at most: one time says little
 
 }  // namespace

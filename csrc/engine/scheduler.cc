@@ -30,8 +30,8 @@ bool Scheduler::iterate() {
   sweep();
   admit();
   const bool has_run = step_.run(running_, metrics_);
-  sweep();
-  return has_run;
+  // An end makes room for those that wait.
+  return sweep() || has_run;
 }
 
 Time Scheduler::wake_at() const {
@@ -53,16 +53,17 @@ void Scheduler::end_those_over() {
   for (const auto& job : running_) end(*job);
 }
 
-void Scheduler::sweep() {
+bool Scheduler::sweep() {
   const auto is_through = [&](const std::unique_ptr<Job>& job) {
     if (job->is_finished()) count_end(*job);
     return job->is_finished();
   };
-  std::erase_if(waiting_, is_through);
-  std::erase_if(running_, [&](const std::unique_ptr<Job>& job) {
+  size_t ended = std::erase_if(waiting_, is_through);
+  ended += std::erase_if(running_, [&](const std::unique_ptr<Job>& job) {
     if (job->is_finished()) sequences_ -= job->room().sequences;
     return is_through(job);
   });
+  return ended > 0;
 }
 
 void Scheduler::count_end(const Job& job) {

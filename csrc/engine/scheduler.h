@@ -35,7 +35,7 @@ class Scheduler {
   void admit();
   bool can_admit(const Job& job) const;
   bool is_being_read(const Job& job) const;
-  void sweep();
+  bool sweep();  // lets go of those that ended; true if there was one
   void count_end(const Job& job);
 
   kv::KVCache& cache_;

@@ -68,15 +68,18 @@ void Step::plan(std::span<const std::unique_ptr<Job>> jobs) {
     for (size_t i = 0; i < job->lanes().size(); ++i) {
       const Lane& lane = job->lanes()[i];
       const int64_t left = lane.left();
-      if (left > 0 && !lane.bulk) parts_.push_back({job, i, left, lane.logits_of_next(left), 0, false});
+      if (left > 0 && !lane.bulk)
+        parts_.push_back({job, i, left, lane.logits_of_next(left), 0, false});
     }
   }
+  const auto decoding = static_cast<std::ptrdiff_t>(parts_.size());
   plan_prompts(jobs_);
-  // Long ones first: they are begun first.
-  std::ranges::stable_sort(parts_, std::ranges::greater(), &Part::count);
+  // Long ones first: the decoder begins them first.
+  std::rotate(parts_.begin(), parts_.begin() + decoding, parts_.end());
 }
 
-// First come, first served, within the share of a step that decodes and the rows of logits there are.
+// First come, first served, within the share of a step that decodes and the rows of logits there
+// are.
 void Step::plan_prompts(std::span<Job* const> jobs) {
   int64_t share = parts_.empty() ? share_.most() : share_.tokens();
   int64_t rows = decoder_.options().max_logit_rows;
@@ -101,8 +104,8 @@ void Step::append() {
       const Lane& lane = part.at();
       const kv::Keys keys(lane.keys);
       part.before = cache_.length(lane.sequence);
-      cache_.append(lane.sequence, keys.subspan(static_cast<size_t>(lane.fed),
-                                                static_cast<size_t>(part.count)));
+      cache_.append(lane.sequence,
+                    keys.subspan(static_cast<size_t>(lane.fed), static_cast<size_t>(part.count)));
     });
   }
   std::erase_if(parts_, [](const Part& part) { return part.job->is_finished(); });
@@ -115,9 +118,9 @@ bool Step::decode(Metrics& metrics) {
   for (const Part& part : parts_) {
     const Lane& lane = part.at();
     const std::span<const model::StepToken> all(lane.tokens);
-    segments_.push_back({cache_.block_table(lane.sequence), part.before,
-                         all.subspan(static_cast<size_t>(lane.fed), static_cast<size_t>(part.count)),
-                         part.logits});
+    segments_.push_back(
+        {cache_.block_table(lane.sequence), part.before,
+         all.subspan(static_cast<size_t>(lane.fed), static_cast<size_t>(part.count)), part.logits});
     requests_.push_back(&part.job->request());
   }
   bool is_whole = false;

@@ -11,7 +11,8 @@ StepWatch::StepWatch() {
   try {
     thread_ = std::thread([this] { watch(); });
   } catch (const std::system_error& error) {
-    throw SystemError(concat("the thread that watches deadlines cannot be started: ", error.what()));
+    throw SystemError(
+        concat("the thread that watches deadlines cannot be started: ", error.what()));
   }
 }
 

@@ -15,9 +15,7 @@ constexpr size_t kMostStops = 16, kLongestStop = 1024;
 constexpr int64_t kMostTopLogprobs = 64;
 constexpr size_t kMostCandidates = 4096;
 
-int64_t pages_for(int64_t positions) {
-  return (positions + kv::kPageTokens - 1) / kv::kPageTokens;
-}
+int64_t pages_for(int64_t positions) { return (positions + kv::kPageTokens - 1) / kv::kPageTokens; }
 
 // As KVCache counts them for a prompt of which nothing is cached.
 int64_t pages_of(int64_t prompt, const Room& room) {
@@ -32,7 +30,8 @@ void require(bool holds, const char* argument, const Value& value, const std::st
 
 void check_ids(const char* argument, std::span<const int32_t> ids, int64_t vocab) {
   for (const int32_t id : ids) {
-    require(id >= 0 && id < vocab, argument, concat("with id ", id), concat("ids in 0..", vocab - 1));
+    require(id >= 0 && id < vocab, argument, concat("with id ", id),
+            concat("ids in 0..", vocab - 1));
   }
 }
 

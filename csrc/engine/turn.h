@@ -14,8 +14,8 @@ namespace tgv::engine {
 
 class Turn {
  public:
-  // Waits for its turn. False: closed, and there is no turn to leave. Throws InvalidArgument if this
-  // thread is inside already.
+  // Waits for its turn. False: closed, and there is no turn to leave. Throws InvalidArgument if
+  // this thread is inside already.
   [[nodiscard]] bool enter();
   void leave();
 
