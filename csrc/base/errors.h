@@ -31,6 +31,12 @@ class CapacityError : public Error {
   using Error::Error;
 };
 
+// Something was closed and is used again.
+class ClosedError : public Error {
+ public:
+  using Error::Error;
+};
+
 // The operating system or the GPU driver refused (out of memory, a failed launch, ...).
 class SystemError : public Error {
  public:

@@ -1,5 +1,6 @@
+#include "bindings/kv.h"
+
 #include <pybind11/stl.h>
-#include <pybind11/typing.h>
 
 #include <memory>
 #include <string>
@@ -16,7 +17,6 @@ namespace {
 
 using kv::KVCache;
 using KeyList = std::vector<int64_t>;
-using IntDict = py::typing::Dict<py::str, int64_t>;
 
 std::unique_ptr<KVCache> make_cache(int64_t pages, int64_t layers, int64_t heads, int64_t head_dim,
                                     const std::string& kind, const std::string& model_id,
@@ -33,20 +33,6 @@ std::string admission(const KVCache& cache, const KeyList& prompt, int64_t max_n
                       int64_t forks) {
   constexpr const char* names[] = {"now", "later", "never"};
   return names[static_cast<int>(cache.admission(reservation(prompt, max_new_tokens, forks)))];
-}
-
-IntDict counts_dict(const KVCache& cache) {
-  const kv::Counts counts = cache.counts();
-  IntDict out;
-  out["pages"] = counts.pages;
-  out["free"] = counts.free;
-  out["kept"] = counts.kept;
-  out["referenced"] = counts.referenced;
-  out["indexed"] = counts.indexed;
-  out["promised"] = counts.promised;
-  out["sequences"] = counts.sequences;
-  out["evicted"] = counts.evicted;
-  return out;
 }
 
 // K and V matched as [T, H, D]; returns T.
@@ -106,6 +92,19 @@ void bind_sequences(py::class_<KVCache>& cache) {
 
 }  // namespace
 
+IntDict counts_dict(const kv::Counts& counts) {
+  IntDict out;
+  out["pages"] = counts.pages;
+  out["free"] = counts.free;
+  out["kept"] = counts.kept;
+  out["referenced"] = counts.referenced;
+  out["indexed"] = counts.indexed;
+  out["promised"] = counts.promised;
+  out["sequences"] = counts.sequences;
+  out["evicted"] = counts.evicted;
+  return out;
+}
+
 void bind_kv(py::module_& module) {
   // The GIL is kept: a cache belongs to one thread at a time, and the GIL sees to that here.
   py::class_<KVCache> cache(
@@ -128,7 +127,8 @@ void bind_kv(py::module_& module) {
            py::arg("v"), "Write k, v f32 [T, H, D] at positions first .. first+T-1, not committed.")
       .def("read", &read, py::arg("k"), py::arg("v"), py::arg("sequence"), py::arg("layer"),
            py::arg("first"), "Read positions first .. first+T-1 into k, v f32 [T, H, D].")
-      .def("counts", &counts_dict,
+      .def(
+          "counts", [](const KVCache& self) { return counts_dict(self.counts()); },
            "Pages by state, what is promised, sequences, pages evicted so far.")
       .def("references", &KVCache::references, py::arg("page"), "Block tables a page is in.")
       .def("is_indexed", &KVCache::is_indexed, py::arg("page"), "Whether a prefix can find a page.")

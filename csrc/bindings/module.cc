@@ -25,6 +25,8 @@ void translate(std::exception_ptr pointer) {
     raise("UnsupportedError", error);
   } catch (const CapacityError& error) {
     raise("CapacityError", error);
+  } catch (const ClosedError& error) {
+    raise("ClosedError", error);
   } catch (const Error& error) {
     raise("TinyGPTVError", error);
   }
@@ -44,4 +46,5 @@ PYBIND11_MODULE(_native, module) {
   tgv::bindings::bind_int4_matmul(module);
   tgv::bindings::bind_model(module);
   tgv::bindings::bind_attention(module);
+  tgv::bindings::bind_engine(module);
 }

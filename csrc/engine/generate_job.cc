@@ -1,0 +1,146 @@
+#include "engine/generate_job.h"
+
+#include <algorithm>
+
+#include "base/errors.h"
+
+namespace tgv::engine {
+
+GenerateJob::GenerateJob(std::shared_ptr<Request> request, Submission&& submission, Generate&& task,
+                         const Room& room, const Context& context, std::vector<int64_t> keys)
+    : Job(std::move(request), std::move(submission), room, context, std::move(keys)),
+      task_(std::move(task)),
+      params_(params_of(task_)),
+      running_(task_.samples) {
+  for (int64_t i = 0; i < task_.samples; ++i) {
+    Sample sample{task_.history, {}, 0, StopStrings(task_.stop), {}, {}};
+    sample.seen.reserve(task_.history.size() + static_cast<size_t>(task_.max_new_tokens));
+    sample.choices.resize(task_.speculate ? kMostDrafted + 1 : 1);
+    samples_.push_back(std::move(sample));
+  }
+  if (task_.speculate) {
+    for (int64_t i = 0; i < prompt_length(); ++i) samples_[0].text.push_back(prompt_id(i));
+  }
+}
+
+int64_t GenerateJob::events_of_step() const {
+  return running_ * static_cast<int64_t>(samples_[0].choices.size());
+}
+
+// --- choosing: on any thread -------------------------------------------------------------------
+void GenerateJob::compute(size_t lane, int64_t token, const float* logits, Scratch& scratch) {
+  if (has_read_prompt()) {
+    choose(static_cast<int64_t>(lane), token, logits, scratch);
+    return;
+  }
+  for (int64_t i = 0; i < task_.samples; ++i) choose(i, 0, logits, scratch);
+}
+
+// The id after `ahead` further ones, which so far are guesses.
+void GenerateJob::choose(int64_t index, int64_t ahead, const float* logits, Scratch& scratch) {
+  Sample& of = sample(index);
+  const int64_t generated = of.generated + ahead;
+  cpu::SampleInput input;
+  input.logits = logits;
+  input.vocab = context().vocab;
+  input.history = std::span(of.seen).first(task_.history.size() + static_cast<size_t>(generated));
+  input.position = prompt_length() + generated;
+  cpu::SamplingParams params = params_;
+  params.sample = static_cast<uint32_t>(index);
+  if (generated < task_.min_new_tokens) params.banned = task_.eos_ids;
+  Choice& choice = of.choices[static_cast<size_t>(ahead)];
+  choice.token = cpu::sample(input, params, scratch.sampling(), context().isa);
+  choice.top.clear();
+  if (task_.top_logprobs == 0 || !choice.token.finite) return;
+  const size_t count = static_cast<size_t>(task_.top_logprobs);
+  std::vector<int32_t> ids(count);
+  std::vector<float> logprobs(count);
+  cpu::top_logprobs(ids.data(), logprobs.data(), task_.top_logprobs, logits, input.vocab,
+                    scratch.sampling(), context().isa);
+  for (size_t i = 0; i < count; ++i) choice.top.emplace_back(ids[i], logprobs[i]);
+}
+
+// --- what follows from it: on the engine's thread ----------------------------------------------
+void GenerateJob::on_prompt() {
+  for (int64_t i = 1; i < lane_count(); ++i) lane(i).sequence = cache().fork(lane(0).sequence);
+  for (int64_t i = 0; i < lane_count(); ++i) {
+    if (accept(i, sample(i).choices[0])) {
+      feed(i);
+    } else {
+      end_sample(i);
+    }
+  }
+}
+
+void GenerateJob::on_lane(size_t index) {
+  const int64_t which = static_cast<int64_t>(index);
+  Lane& at = lane(which);
+  const int64_t before = cache().length(at.sequence) - at.size();
+  int64_t right = 0;  // tokens that were fed and stand
+  bool goes_on = true, guessed = true;
+  while (goes_on && guessed && right < at.size()) {
+    const Choice& choice = sample(which).choices[static_cast<size_t>(right++)];
+    goes_on = accept(which, choice);
+    guessed = right < at.size() && at.tokens[static_cast<size_t>(right)].id == choice.token.id;
+  }
+  count_draft(at.size() - 1, right - 1);
+  sample(which).draft.learn(right - 1, at.size() - 1);
+  cache().truncate(at.sequence, before + right);
+  cache().commit(
+      at.sequence);  // of a sample that ended too: the next turn of a chat begins with it
+  if (goes_on) {
+    feed(which);
+  } else {
+    end_sample(which);
+  }
+}
+
+bool GenerateJob::accept(int64_t index, const Choice& choice) {
+  if (!choice.token.finite) {
+    throw Error("the model's logits hold NaN or infinity, or every id is banned");
+  }
+  Sample& of = sample(index);
+  const int32_t id = choice.token.id;
+  of.seen.resize(task_.history.size() + static_cast<size_t>(of.generated));
+  of.seen.push_back(id);
+  if (task_.speculate) of.text.push_back(id);
+  ++of.generated;
+  count_token();
+  say(TokenEvent{static_cast<int32_t>(index), id, choice.token.logprob, choice.top});
+  Reason reason;
+  if (!ends_with(of, id, reason)) return true;
+  request().end(index, reason);
+  return false;
+}
+
+bool GenerateJob::ends_with(Sample& of, int32_t id, Reason& reason) {
+  const bool is_end = std::ranges::find(task_.eos_ids, id) != task_.eos_ids.end();
+  const auto& bytes = *context().token_bytes;
+  reason = Reason::kStop;
+  if (is_end) return true;
+  if (!task_.stop.empty() && of.stop.put(bytes[static_cast<size_t>(id)])) return true;
+  reason = Reason::kLength;
+  return of.generated == task_.max_new_tokens;
+}
+
+void GenerateJob::feed(int64_t index) {
+  Lane& at = lane(index);
+  at.clear();
+  at.add(sample(index).seen.back());
+  if (task_.speculate) add_draft(index);
+}
+
+void GenerateJob::add_draft(int64_t index) {
+  Sample& of = sample(index);
+  const size_t before = of.seen.size();
+  const int64_t left = task_.max_new_tokens - of.generated - 1;  // the last id is never fed
+  look_up(of.seen, of.text, std::min(of.draft.next(), left));
+  for (size_t i = before; i < of.seen.size(); ++i) lane(index).add(of.seen[i]);
+}
+
+void GenerateJob::end_sample(int64_t index) {
+  release(lane(index));
+  if (--running_ == 0) set_finished(Reason::kStop);
+}
+
+}  // namespace tgv::engine

@@ -1,0 +1,77 @@
+// One step: what of which sequences is fed, through the decoder, to what each job makes of it.
+//
+// All sequences that decode are in it, and one part of the prompts that are being read. Requests
+// whose reader lags behind are left out.
+//
+// If the decoder fails, the requests in the step end with its error. If one request's own part
+// fails, that one does. Either way the others and the cache are as they were.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "engine/job.h"
+#include "engine/metrics.h"
+#include "engine/prefill_share.h"
+#include "engine/step_watch.h"
+#include "model/decoder.h"
+
+namespace tgv::engine {
+
+class Step {
+ public:
+  Step(model::Decoder& decoder, kv::KVCache& cache, ThreadPool& pool, int64_t prefill_chunk);
+
+  // Ends the step that runs when nobody wants it; look_again() after a cancellation.
+  StepWatch& watch() { return watch_; }
+
+  // Runs one. False: there is nothing to run.
+  bool run(std::span<const std::unique_ptr<Job>> jobs, Metrics& metrics);
+
+ private:
+  struct Part {
+    Job* job = nullptr;
+    size_t lane = 0;
+    int64_t count = 0;   // tokens
+    int64_t logits = 0;  // rows, of its last tokens
+    int64_t before = 0;  // length of the sequence
+    bool bulk = false;
+
+    Lane& at() const { return job->lanes()[lane]; }
+  };
+  struct Row {  // of logits
+    Job* job = nullptr;
+    size_t lane = 0;
+    int64_t token = 0;  // of the lane
+    std::string error;  // of compute()
+  };
+
+  void plan(std::span<const std::unique_ptr<Job>> jobs);
+  void plan_prompts(std::span<Job* const> jobs);
+  void append();
+  bool decode(Metrics& metrics);
+  void take_back() noexcept;
+  void compute();
+  void compute_row(int64_t row, int worker);
+  void deliver();
+  int64_t tokens(bool bulk) const;
+
+  model::Decoder& decoder_;
+  kv::KVCache& cache_;
+  ThreadPool& pool_;
+  PrefillShare share_;
+  StepWatch watch_;
+  std::vector<Scratch> scratch_;  // [threads]
+
+  // of one step
+  std::vector<Part> parts_;
+  std::vector<Job*> jobs_;  // that have room
+  std::vector<Request*> requests_;
+  std::vector<model::Segment> segments_;
+  std::vector<Row> rows_;
+};
+
+}  // namespace tgv::engine

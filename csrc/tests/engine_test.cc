@@ -1,0 +1,590 @@
+// The engine over tiny random weights, and its parts alone. Small enough for ThreadSanitizer.
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/beam_search.h"
+#include "engine/fingerprint.h"
+#include "engine/prefill_share.h"
+#include "engine/prompt_lookup.h"
+#include "engine/stop_strings.h"
+#include "engine/turn.h"
+#include "model/random_weights.h"
+#include "tests/check.h"
+
+namespace {
+
+using tgv::CapacityError;
+using tgv::ClosedError;
+using tgv::InvalidArgument;
+using namespace tgv::engine;
+
+constexpr int64_t kVocab = 61, kWidth = 32, kPositions = 256;
+
+std::shared_ptr<const tgv::model::Weights> weights() {
+  static const auto made = [] {
+    tgv::model::Architecture a;
+    a.width = kWidth;
+    a.layers = 2;
+    a.heads = 2;
+    a.head_dim = 16;
+    a.rotary_dims = 8;
+    a.mlp_width = 64;
+    a.vocab = kVocab;
+    a.max_positions = kPositions;
+    tgv::ThreadPool pool(1);
+    return tgv::model::random_weights(a, {}, 7, pool);
+  }();
+  return made;
+}
+
+EngineOptions settings() {
+  EngineOptions options;
+  options.threads = 2;
+  options.kv_tokens = 2048;
+  for (int64_t id = 0; id < kVocab; ++id) {
+    options.token_bytes.push_back(std::string(1, static_cast<char>('A' + id)));
+  }
+  return options;
+}
+
+std::vector<int32_t> ids(int64_t count, int64_t seed = 0) {
+  std::vector<int32_t> out;
+  for (int64_t i = 0; i < count; ++i) {
+    out.push_back(static_cast<int32_t>((7 * i + i * i * 3 + 11 * seed) % kVocab));
+  }
+  return out;
+}
+
+Submission asking(std::vector<int32_t> prompt, int64_t max_new_tokens) {
+  Generate task;
+  task.max_new_tokens = max_new_tokens;
+  return {{std::move(prompt), {}, 0, 0}, std::move(task), {}};
+}
+
+Generate& generate(Submission& submission) { return std::get<Generate>(submission.task); }
+
+struct Answer {
+  std::map<int, std::vector<int32_t>> ids;
+  std::map<int, std::vector<float>> logprobs;
+  std::map<int, Reason> ends;
+  std::vector<BeamEvent> beams;
+  std::map<int, std::vector<float>> scores;
+  std::vector<float> logits;
+  std::string message;
+  Stats stats;
+  bool done = false;
+
+  void take(Event& event) {
+    CHECK(!done);
+    if (auto* token = std::get_if<TokenEvent>(&event)) {
+      CHECK(!ends.count(token->sample));
+      ids[token->sample].push_back(token->id);
+      logprobs[token->sample].push_back(token->logprob);
+    } else if (auto* end = std::get_if<EndEvent>(&event)) {
+      CHECK(ends.emplace(end->sample, end->reason).second);
+      message = end->message;
+    } else if (auto* beam = std::get_if<BeamEvent>(&event)) {
+      beams.push_back(*beam);
+    } else if (auto* score = std::get_if<ScoresEvent>(&event)) {
+      scores[score->candidate] = score->logprobs;
+    } else if (auto* part = std::get_if<LogitsEvent>(&event)) {
+      logits.insert(logits.end(), part->values.begin(), part->values.end());
+    } else {
+      stats = std::get<DoneEvent>(event).stats;
+      done = true;
+    }
+  }
+};
+
+Answer read(Engine& engine, int64_t request) {
+  Answer answer;
+  while (!answer.done) {
+    for (Event& event : engine.next(request, 60)) answer.take(event);
+  }
+  return answer;
+}
+
+Answer ask(Engine& engine, Submission submission) {
+  return read(engine, engine.submit(std::move(submission)));
+}
+
+bool same(const Answer& a, const Answer& b) { return a.ids == b.ids && a.logprobs == b.logprobs; }
+
+void check_nothing_left(Engine& engine) {
+  engine.check();
+  const tgv::kv::Counts counts = engine.counts();
+  CHECK_EQ(counts.referenced, 0);
+  CHECK_EQ(counts.promised, 0);
+  CHECK_EQ(counts.sequences, 0);
+}
+
+// --- parts -------------------------------------------------------------------------------------
+TEST(stop_strings_are_found_across_pieces) {
+  const std::vector<std::string> stops{"###", "ab"};
+  StopStrings watch(stops);
+  CHECK(!watch.put("x#"));
+  CHECK(!watch.put(""));
+  CHECK(!watch.put("#"));
+  CHECK(watch.put("#y"));
+  CHECK(watch.put("later"));
+  StopStrings other(stops);
+  CHECK(!other.put("##a"));
+  CHECK(other.put("b"));
+  CHECK(StopStrings(stops).put("long text with ab inside"));
+  const std::vector<std::string> none;
+  CHECK(!StopStrings(none).put("###"));
+}
+
+TEST(prompt_lookup_proposes_what_followed) {
+  const auto guess = [](std::vector<int32_t> text, int64_t most) {
+    std::vector<int32_t> draft;
+    look_up(draft, text, most);
+    return draft;
+  };
+  using Draft = std::vector<int32_t>;
+  CHECK(guess({1, 2, 3, 4, 9, 1, 2, 3}, 7) == (Draft{4, 9, 1, 2, 3}));
+  CHECK(guess({1, 2, 3, 4, 9, 1, 2, 3}, 2) == (Draft{4, 9}));
+  CHECK(guess({5, 3, 6, 1, 2, 3, 7, 9, 2, 3}, 1) == (Draft{7}));  // two ids before one
+  CHECK(guess({5, 5}, 3) == (Draft{5}));                          // overlapping the end
+  CHECK(guess({1, 2, 3}, 7).empty());
+  CHECK(guess({1, 2, -1, 3, 1, 2}, 7).empty());  // an embedding follows
+  CHECK(guess({-1, 4, -1}, 7).empty());
+  CHECK(guess({4}, 7).empty());
+  CHECK(guess({1, 1, 1}, 0).empty());
+}
+
+TEST(prefill_share_follows_times) {
+  PrefillShare share(256);
+  CHECK_EQ(share.tokens(), 16);
+  share.learn(0, 256, 1000);  // nobody decodes: no matter
+  CHECK_EQ(share.tokens(), 16);
+  for (int i = 0; i < 100; ++i) {  // a decode step of 10 ms, 0.1 ms a prompt token: 100 fit
+    share.learn(3, 0, 10);
+    share.learn(3, share.tokens(), 10 + 0.1 * static_cast<double>(share.tokens()));
+  }
+  CHECK(share.tokens() >= 90 && share.tokens() <= 110);
+  for (int i = 0; i < 100; ++i) share.learn(3, share.tokens(), 1000);
+  CHECK_EQ(share.tokens(), 4);
+  for (int i = 0; i < 100; ++i) share.learn(3, share.tokens(), 1);
+  CHECK_EQ(share.tokens(), 256);
+  share.learn(3, 2, 1000);  // less than its share: says nothing about it
+  CHECK_EQ(share.tokens(), 256);
+  CHECK_EQ(PrefillShare(1).tokens(), 1);
+}
+
+TEST(fingerprint_is_siphash) {
+  const Fingerprint known({0x0706050403020100, 0x0f0e0d0c0b0a0908});
+  std::vector<uint8_t> bytes;
+  for (uint8_t i = 0; i < 15; ++i) bytes.push_back(i);
+  CHECK(known.hash(bytes) == 0xa129ca6149be45e5u);  // the example of the paper
+  std::vector<float> row(8, 0.5f);
+  const int64_t key = known.row_key(row.data(), 8);
+  CHECK(key < 0);
+  row[7] = std::nextafter(0.5f, 1.0f);
+  CHECK(known.row_key(row.data(), 8) != key);
+  CHECK(Fingerprint().row_key(row.data(), 8) != Fingerprint().row_key(row.data(), 8));
+  CHECK(known.fresh_key(1) < 0 && known.fresh_key(1) != known.fresh_key(2));
+}
+
+TEST(turns_come_in_order) {
+  Turn turn;
+  CHECK(turn.enter());
+  CHECK_THROWS(InvalidArgument, (void)turn.enter(), "has a turn already");
+  std::vector<int> order;
+  std::vector<std::thread> others;
+  for (int i = 0; i < 4; ++i) {
+    others.emplace_back([&, i] {
+      if (!turn.enter()) return;
+      order.push_back(i);
+      turn.leave();
+    });
+    while (turn.waiting() != i + 1) std::this_thread::yield();
+  }
+  turn.leave();
+  for (std::thread& other : others) other.join();
+  CHECK(order == (std::vector<int>{0, 1, 2, 3}));
+  CHECK(turn.enter());
+  std::thread late([&] { CHECK(!turn.enter()); });
+  while (turn.waiting() != 1) std::this_thread::yield();
+  turn.close();
+  late.join();
+  CHECK(!turn.enter());
+}
+
+TEST(beam_search_takes_the_lowest_of_equals_first) {
+  Beams task;
+  task.max_new_tokens = 2;
+  task.eos_ids = {3};
+  task.returned = 2;
+  BeamSearch search(task);
+  const auto rank_all = [&](std::vector<float> logprobs) {
+    for (int64_t beam = 0; beam < 2; ++beam) {
+      auto row = logprobs;
+      search.rank(beam, row);
+    }
+  };
+  rank_all({-1, -2, -1, -5});
+  CHECK(search.advance() == (std::vector<int64_t>{0, 0}));
+  CHECK_EQ(search.last_id(0), 0);
+  CHECK_EQ(search.last_id(1), 2);
+  rank_all({-2, -2, -2, -1});  // both beams end best
+  CHECK(search.advance().empty());
+  CHECK(search.is_done());
+  const auto results = search.results();
+  CHECK_EQ(results.size(), 2u);
+  CHECK(results[0].ids == (std::vector<int32_t>{0, 3}));
+  CHECK(results[1].ids == (std::vector<int32_t>{2, 3}));
+  CHECK_EQ(results[0].score, -1.0);
+}
+
+// --- the same bits, whatever else happens ------------------------------------------------------
+TEST(answers_do_not_depend_on_company_threads_chunks_cache_or_drafts) {
+  std::vector<Submission> requests;
+  for (int64_t i = 0; i < 8; ++i) {
+    requests.push_back(asking(ids(3 + 13 * i, i), 12 + i));
+    if (i % 3 == 1) {
+      Generate& task = generate(requests.back());
+      task.temperature = 0.8;
+      task.top_p = 0.9;
+      task.seed = 5;
+      task.samples = 2;
+    }
+  }
+  std::vector<Answer> expected;
+  {
+    EngineOptions options = settings();
+    options.threads = 1;
+    for (const Submission& request : requests) {
+      Engine engine(weights(), options);
+      expected.push_back(ask(engine, request));
+      CHECK_EQ(expected.back().stats.cached, 0);
+    }
+  }
+  for (const int threads : {1, 2}) {
+    for (const int64_t chunk : {1, 7, 64}) {
+      EngineOptions options = settings();
+      options.threads = threads;
+      options.prefill_chunk = chunk;
+      Engine engine(weights(), options);
+      for (int round = 0; round < 2; ++round) {  // the second finds its prompts
+        std::vector<int64_t> running;
+        for (const Submission& request : requests) running.push_back(engine.submit(request));
+        for (size_t i = 0; i < requests.size(); ++i) {
+          const Answer answer = read(engine, running[i]);
+          CHECK(same(answer, expected[i]));
+          if (round == 1 && requests[i].prompt.ids.size() > 16) CHECK(answer.stats.cached >= 16);
+        }
+      }
+      for (size_t i = 0; i < requests.size(); ++i) {
+        Submission guessing = requests[i];
+        if (generate(guessing).temperature > 0) continue;
+        generate(guessing).speculate = true;
+        CHECK(same(ask(engine, guessing), expected[i]));
+      }
+      check_nothing_left(engine);
+    }
+  }
+}
+
+TEST(drafts_are_accepted_in_repetitive_text) {
+  Engine engine(weights(), settings());
+  Submission request = asking(ids(20), 120);
+  const Answer plain = ask(engine, request);
+  generate(request).speculate = true;
+  const Answer guessed = ask(engine, request);
+  CHECK(same(plain, guessed));
+  CHECK(guessed.stats.drafted > 0);
+  CHECK(guessed.stats.accepted > 0);  // greedy text of a tiny model runs in circles
+  CHECK_EQ(guessed.stats.generated, 120);
+  check_nothing_left(engine);
+}
+
+TEST(embeddings_stand_for_their_contents) {
+  Engine engine(weights(), settings());
+  Submission request = asking(ids(60), 5);
+  for (size_t i = 4; i < 40; ++i) request.prompt.ids[i] = -1;
+  request.prompt.embedding_rows = 36;
+  request.prompt.embedding_width = kWidth;
+  for (int64_t i = 0; i < 36 * kWidth; ++i) {
+    request.prompt.embeddings.push_back(std::sin(static_cast<float>(i)));
+  }
+  const Answer first = ask(engine, request);
+  const Answer again = ask(engine, request);
+  CHECK(same(first, again));
+  CHECK_EQ(again.stats.cached, 48);
+  request.prompt.embeddings[static_cast<size_t>(20 * kWidth)] += 0.25f;
+  CHECK_EQ(ask(engine, request).stats.cached, 16);
+  Submission asked = request;
+  asked.prompt.embeddings[5] = std::numeric_limits<float>::quiet_NaN();
+  CHECK_THROWS(InvalidArgument, engine.submit(asked), "embeddings has nan at [0,5]");
+  check_nothing_left(engine);
+}
+
+TEST(a_second_question_waits_for_the_first_ones_prompt) {
+  EngineOptions options = settings();
+  options.prefill_chunk = 16;
+  Engine engine(weights(), options);
+  engine.enter_turn();  // so that both are there before the first is admitted
+  const int64_t first = engine.submit(asking(ids(150), 4));
+  const int64_t second = engine.submit(asking(ids(160), 4));
+  engine.leave_turn();
+  CHECK_EQ(read(engine, first).stats.cached, 0);
+  CHECK_EQ(read(engine, second).stats.cached, 144);
+}
+
+// --- scores, logits, beams ---------------------------------------------------------------------
+TEST(scores_logits_and_tokens_agree) {
+  Engine engine(weights(), settings());
+  const auto prompt = ids(40);
+  const Answer answer = ask(engine, asking(prompt, 9));
+  const std::vector<int32_t>& said = answer.ids.at(0);
+  std::vector<std::vector<int32_t>> candidates{said, {said[0]}, {said[0], said[1]}};
+  for (int32_t i = 0; i < 20; ++i) candidates.push_back({said[0], i, 5, i});
+  for (const int64_t sequences : {1, 3, 8}) {
+    EngineOptions options = settings();
+    options.max_sequences = sequences;
+    options.prefill_chunk = 11;
+    Engine scorer(weights(), options);
+    const Answer scores = ask(scorer, {{prompt, {}, 0, 0}, Score{candidates}, {}});
+    CHECK_EQ(scores.scores.size(), candidates.size());
+    CHECK(scores.scores.at(0) == answer.logprobs.at(0));
+    CHECK_EQ(scores.scores.at(1)[0], answer.logprobs.at(0)[0]);
+    CHECK_EQ(scores.scores.at(2)[1], answer.logprobs.at(0)[1]);
+    CHECK(scores.ends.at(0) == Reason::kStop);
+    for (size_t i = 3; i < candidates.size(); ++i) {  // each as if it were alone
+      const Answer one = ask(scorer, {{prompt, {}, 0, 0}, Score{{candidates[i]}}, {}});
+      CHECK(one.scores.at(0) == scores.scores.at(static_cast<int>(i)));
+    }
+    check_nothing_left(scorer);
+  }
+  const Answer logits = ask(engine, {{prompt, {}, 0, 0}, Logits{0}, {}});
+  CHECK_EQ(logits.logits.size(), prompt.size() * kVocab);
+  const auto last = logits.logits.end() - kVocab;
+  CHECK_EQ(std::max_element(last, logits.logits.end()) - last, said[0]);
+  const Answer some = ask(engine, {{prompt, {}, 0, 0}, Logits{29}, {}});
+  CHECK(std::equal(some.logits.begin(), some.logits.end(), logits.logits.begin() + 29 * kVocab));
+  check_nothing_left(engine);
+}
+
+TEST(beams_share_pages_and_leave_none) {
+  EngineOptions options = settings();
+  options.kv_tokens = 192;  // what five beams may need, and no more
+  Engine engine(weights(), options);
+  Beams task;
+  task.beams = 5;
+  task.returned = 3;
+  task.max_new_tokens = 20;
+  task.eos_ids = {4, 9};
+  const Submission request{{ids(20), {}, 0, 0}, task, {}};
+  const Answer first = ask(engine, request), again = ask(engine, request);
+  CHECK_EQ(first.beams.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    CHECK(first.beams[i].ids == again.beams[i].ids);
+    CHECK_EQ(first.beams[i].score, again.beams[i].score);
+    CHECK(i == 0 || first.beams[i].score <= first.beams[i - 1].score);
+  }
+  check_nothing_left(engine);
+}
+
+// --- the end of requests -----------------------------------------------------------------------
+TEST(ends_by_id_string_and_length) {
+  Engine engine(weights(), settings());
+  const Answer plain = ask(engine, asking(ids(10), 30));
+  const std::vector<int32_t>& said = plain.ids.at(0);
+  CHECK(plain.ends.at(0) == Reason::kLength);
+
+  Submission by_id = asking(ids(10), 30);
+  generate(by_id).eos_ids = {said[5]};
+  const Answer ended = ask(engine, by_id);
+  const auto first = std::ranges::find(said, said[5]) - said.begin();
+  CHECK_EQ(static_cast<int64_t>(ended.ids.at(0).size()), first + 1);
+  CHECK(ended.ends.at(0) == Reason::kStop);
+
+  generate(by_id).min_new_tokens = 8;
+  const std::vector<int32_t> later = ask(engine, by_id).ids.at(0);
+  CHECK(later.size() >= 8);
+  CHECK(std::find(later.begin(), later.begin() + 8, said[5]) == later.begin() + 8);
+
+  Submission by_text = asking(ids(10), 30);
+  const auto text = [](int32_t id) { return static_cast<char>('A' + id); };
+  generate(by_text).stop = {"no such", std::string{text(said[2]), text(said[3])}};
+  const Answer stopped = ask(engine, by_text);
+  CHECK_EQ(stopped.ids.at(0).size(), 4u);
+  CHECK(stopped.ends.at(0) == Reason::kStop);
+  generate(by_text).speculate = true;
+  CHECK(same(stopped, ask(engine, by_text)));
+  check_nothing_left(engine);
+}
+
+TEST(cancelled_before_during_and_after) {
+  EngineOptions options = settings();
+  options.max_sequences = 1;
+  options.event_limit = 4;  // the running one cannot end by itself: nobody reads it
+  Engine engine(weights(), options);
+  const int64_t running = engine.submit(asking(ids(10), 200));
+  const int64_t waiting = engine.submit(asking(ids(10), 5));
+  engine.cancel(waiting);
+  engine.cancel(waiting);
+  const Answer never = read(engine, waiting);
+  CHECK(never.ids.empty());
+  CHECK(never.ends.at(0) == Reason::kCancelled);
+  engine.cancel(waiting);  // forgotten by now
+  engine.cancel(running);
+  const Answer some = read(engine, running);
+  CHECK(some.ends.at(0) == Reason::kCancelled);
+  CHECK(some.ids.empty() || some.ids.at(0).size() <= 5);
+  CHECK_THROWS(InvalidArgument, engine.cancel(99), "request is 99");
+  CHECK_THROWS(InvalidArgument, engine.next(waiting, 0), "whose end was not read");
+  CHECK(ask(engine, asking(ids(10), 5)).ends.at(0) == Reason::kLength);
+  check_nothing_left(engine);
+}
+
+TEST(deadlines_give_what_there_is) {
+  EngineOptions options = settings();
+  options.event_limit = 4;
+  Engine engine(weights(), options);
+  Submission late = asking(ids(10), 200);
+  late.deadline_s = 0.05;  // reached for sure: nobody reads, so it stays at 4 tokens
+  const int64_t request = engine.submit(late);
+  std::this_thread::sleep_for(std::chrono::milliseconds(80));
+  const Answer answer = read(engine, request);
+  CHECK(answer.ends.at(0) == Reason::kDeadline);
+  late.deadline_s = 0;
+  CHECK(ask(engine, late).ids.empty());
+  late.deadline_s = -1;
+  CHECK(ask(engine, late).ends.at(0) == Reason::kDeadline);
+
+  Beams beams;
+  beams.beams = 3;
+  beams.max_new_tokens = 200;
+  beams.eos_ids = {1};
+  const int64_t searching = engine.submit({{ids(10), {}, 0, 0}, beams, 0.02});
+  const Answer best = read(engine, searching);
+  CHECK(best.ends.at(0) == Reason::kDeadline || best.ends.at(0) == Reason::kStop);
+  check_nothing_left(engine);
+}
+
+TEST(a_slow_reader_stops_only_itself) {
+  EngineOptions options = settings();
+  options.event_limit = 3;
+  Engine engine(weights(), options);
+  const Answer expected = ask(engine, asking(ids(9), 40));
+  const int64_t slow = engine.submit(asking(ids(9), 40));
+  const Answer quick = ask(engine, asking(ids(30), 60));
+  CHECK_EQ(quick.ids.at(0).size(), 60u);
+  CHECK_EQ(engine.metrics().running, 1);
+  CHECK(same(read(engine, slow), expected));
+  check_nothing_left(engine);
+}
+
+TEST(full_queues_and_impossible_requests_are_refused) {
+  EngineOptions options = settings();
+  options.kv_tokens = 64;
+  options.queue_limit = 2;
+  options.event_limit = 1;
+  Engine engine(weights(), options);
+  CHECK_THROWS(CapacityError, engine.submit(asking(ids(30), 40)), "can never fit");
+  CHECK_THROWS(InvalidArgument, engine.submit(asking(ids(200), 100)), "passes the model's 256");
+  CHECK_THROWS(InvalidArgument, engine.submit(asking({}, 1)), "ids is empty");
+  CHECK_THROWS(InvalidArgument, engine.submit(asking({61}, 1)), "ids has 61 at position 0");
+  CHECK_THROWS(InvalidArgument, engine.submit(asking({-1}, 1)), "embeddings has 0 rows");
+  CHECK_THROWS(InvalidArgument, engine.submit(asking({1}, 0)), "max_new_tokens is 0");
+  const int64_t running = engine.submit(asking(ids(10), 40));  // stays: nobody reads it
+  while (engine.metrics().running == 0) std::this_thread::yield();
+  std::vector<int64_t> waiting;
+  for (int i = 0; i < 2; ++i) waiting.push_back(engine.submit(asking(ids(10), 40)));
+  CHECK_THROWS(CapacityError, engine.submit(asking(ids(10), 40)), "the queue is full");
+  CHECK_EQ(read(engine, running).ids.at(0).size(), 40u);
+  for (const int64_t id : waiting) CHECK_EQ(read(engine, id).ids.at(0).size(), 40u);
+  check_nothing_left(engine);
+}
+
+TEST(an_error_ends_one_request_and_no_other) {
+  Engine engine(weights(), settings());
+  const Answer expected = ask(engine, asking(ids(9), 20));
+  Submission broken = asking(ids(40), 20);
+  broken.prompt.ids[35] = -1;
+  broken.prompt.embedding_rows = 1;
+  broken.prompt.embedding_width = kWidth;
+  // Finite, and so large that the norms of the first layer overflow.
+  broken.prompt.embeddings.assign(kWidth, std::numeric_limits<float>::max());
+  broken.prompt.embeddings[0] = -std::numeric_limits<float>::max();
+  const int64_t bad = engine.submit(broken);
+  const int64_t good = engine.submit(asking(ids(9), 20));
+  CHECK(same(read(engine, good), expected));
+  const Answer answer = read(engine, bad);
+  CHECK(answer.ends.at(0) == Reason::kError);
+  CHECK(!answer.message.empty());
+  CHECK(same(ask(engine, asking(ids(9), 20)), expected));
+  CHECK_EQ(engine.metrics().ended[static_cast<size_t>(Reason::kError)], 1);
+  check_nothing_left(engine);
+}
+
+TEST(closing_ends_everything) {
+  Engine engine(weights(), settings());
+  std::vector<int64_t> requests;
+  for (int64_t i = 0; i < 12; ++i) requests.push_back(engine.submit(asking(ids(20, i), 200)));
+  std::thread reader([&] { CHECK(read(engine, requests[0]).done); });
+  engine.close();
+  engine.close();
+  reader.join();
+  for (size_t i = 1; i < requests.size(); ++i) {
+    const Answer answer = read(engine, requests[i]);
+    CHECK(answer.ends.at(0) == Reason::kCancelled);
+  }
+  CHECK_THROWS(ClosedError, engine.submit(asking(ids(3), 1)), "closed");
+  CHECK_THROWS(ClosedError, engine.metrics(), "closed");
+  CHECK_THROWS(ClosedError, engine.counts(), "closed");
+  CHECK_THROWS(ClosedError, engine.enter_turn(), "closed");
+}
+
+TEST(no_step_runs_during_a_turn) {
+  Engine engine(weights(), settings());
+  engine.enter_turn();
+  const int64_t request = engine.submit(asking(ids(5), 3));
+  CHECK(engine.next(request, 0.02).empty());
+  CHECK_EQ(engine.metrics().steps, 0);
+  engine.leave_turn();
+  CHECK_EQ(read(engine, request).ids.at(0).size(), 3u);
+}
+
+TEST(many_threads_ask_cancel_and_turn_at_once) {
+  EngineOptions options = settings();
+  options.max_sequences = 3;
+  options.kv_tokens = 512;
+  options.event_limit = 8;
+  Engine engine(weights(), options);
+  const Answer expected = ask(engine, asking(ids(17), 10));
+  std::vector<std::thread> callers;
+  std::atomic<int> wrong{0};
+  for (int64_t t = 0; t < 4; ++t) {
+    callers.emplace_back([&, t] {
+      for (int64_t i = 0; i < 8; ++i) {
+        if (t == 3) {
+          engine.enter_turn();
+          engine.leave_turn();
+          engine.check();
+          continue;
+        }
+        const int64_t request = engine.submit(asking(ids(17), 10));
+        if (i % 3 == 2) engine.cancel(request);
+        const Answer answer = read(engine, request);
+        if (answer.ends.at(0) == Reason::kLength && !same(answer, expected)) ++wrong;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK_EQ(wrong.load(), 0);
+  check_nothing_left(engine);
+}
+
+}  // namespace
+
+TEST_MAIN()
