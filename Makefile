@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 NATIVE_SOURCES := $(shell find csrc cmake CMakeLists.txt -type f -not -path 'csrc/tests/*' -not -path 'csrc/simt/*')
-CPP_FILES = $(shell find csrc benchmarks -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find csrc benchmarks examples -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name "*.cuh" -o -name "*.cpp")
 STUB := python/tinygptv_fast/_native.pyi
 
 .DEFAULT_GOAL := help

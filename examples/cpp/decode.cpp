@@ -60,8 +60,10 @@ std::vector<std::string> split(const std::string& list) {
 }
 
 Arguments parse(int count, char** values) {
-  if (count < 2) refuse("usage: decode MODEL.tgvp --ids 1,2,image,3 [--image FILE.tgvi] [--max-new-tokens N] "
-                        "[--end ID,...] [--deadline-ms MS] [--threads N]");
+  if (count < 2)
+    refuse(
+        "usage: decode MODEL.tgvp --ids 1,2,image,3 [--image FILE.tgvi] [--max-new-tokens N] "
+        "[--end ID,...] [--deadline-ms MS] [--threads N]");
   Arguments out;
   out.model = values[1];
   for (int i = 2; i < count; i += 2) {
@@ -90,8 +92,9 @@ Arguments parse(int count, char** values) {
   return out;
 }
 
-// The rows of a safetensors file that holds one float32 tensor "embeddings" [rows, width]: eight bytes
-// of header length, a json header, the numbers. Only what ImageState.save writes is understood.
+// The rows of a safetensors file that holds one float32 tensor "embeddings" [rows, width]: eight
+// bytes of header length, a json header, the numbers. Only what ImageState.save writes is
+// understood.
 std::vector<float> read_embeddings(const std::string& path, int64_t width) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) refuse(path + " cannot be opened");

@@ -12,8 +12,9 @@
  *   tgv_close(engine);
  *
  * "model.tgvp" is what `tinygptv pack MODEL --out model.tgvp` writes: one file, read straight into
- * memory. The ids of a prompt come from the model's tokenizer; image embeddings from ImageState.save
- * (a safetensors file with one float32 tensor [NQ, C]) or from a vision tower of one's own.
+ * memory. The ids of a prompt come from the model's tokenizer; image embeddings from
+ * ImageState.save (a safetensors file with one float32 tensor [NQ, C]) or from a vision tower of
+ * one's own.
  *
  * Every function may be called from any thread. None throws, aborts or prints: a code other than
  * TGV_OK means nothing was done, and tgv_last_error() says what was wrong, in one sentence.
@@ -51,11 +52,11 @@ typedef enum {
 typedef enum { TGV_KV_INT8 = 0, TGV_KV_F16 = 1, TGV_KV_BF16 = 2, TGV_KV_F32 = 3 } tgv_kv_kind;
 
 typedef struct {
-  int32_t threads;        /* 0: the physical cores this process may use */
-  tgv_kv_kind kv_kind;    /* how keys and values are kept */
-  int64_t kv_tokens;      /* positions of all sequences together; memory is taken when used */
-  int64_t max_sequences;  /* in one step */
-  int32_t map_file;       /* 1: share the system's copy of the file instead of reading it */
+  int32_t threads;       /* 0: the physical cores this process may use */
+  tgv_kv_kind kv_kind;   /* how keys and values are kept */
+  int64_t kv_tokens;     /* positions of all sequences together; memory is taken when used */
+  int64_t max_sequences; /* in one step */
+  int32_t map_file;      /* 1: share the system's copy of the file instead of reading it */
 } tgv_options;
 
 typedef struct {
@@ -68,10 +69,10 @@ typedef struct {
   int64_t max_new_tokens; /* >= 1 */
   const int32_t* end_ids; /* [end_id_count] ids that end the answer */
   int64_t end_id_count;
-  double temperature; /* 0: greedy */
-  int64_t top_k;      /* 0: all */
-  double top_p;       /* 1: all */
-  double min_p;       /* 0: all */
+  double temperature;        /* 0: greedy */
+  int64_t top_k;             /* 0: all */
+  double top_p;              /* 1: all */
+  double min_p;              /* 0: all */
   double repetition_penalty; /* 1: none */
   uint64_t seed;
   double deadline_seconds; /* from now; 0: none. What there is by then is the answer. */
@@ -118,7 +119,8 @@ TGV_API tgv_status tgv_sizes(const tgv_engine* engine, int64_t* width, int64_t* 
 
 TGV_API tgv_status tgv_submit(tgv_engine* engine, const tgv_request* request, int64_t* id);
 
-/* The next event of a request; sleeps until there is one, at most timeout_seconds (TGV_NONE then). */
+/* The next event of a request; sleeps until there is one, at most timeout_seconds (TGV_NONE then).
+ */
 TGV_API tgv_status tgv_poll(tgv_engine* engine, int64_t id, double timeout_seconds,
                             tgv_event* event);
 
