@@ -6,7 +6,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth']
 class KVCache:
     """
     The paged KV cache, for tests and tools; internal, it may change without notice.
@@ -156,9 +156,23 @@ def isas() -> list[str]:
     Instruction sets kernels can run with here, the one they prefer last: of 'portable',
     'avx2', 'avxvnni', 'avx512' and 'avx512vnni'.
     """
+def paged_attention(out: typing_extensions.Buffer, q: typing_extensions.Buffer, k_pages: typing_extensions.Buffer, v_pages: typing_extensions.Buffer, k_scales: typing_extensions.Buffer | None, v_scales: typing_extensions.Buffer | None, block_table: typing_extensions.Buffer, first_position: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, kind: str, threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    out f32 [T, H, D] = causal attention of q f32 [T, H, D] at positions first_position + t
+    over pages [NP, H, 16, D] of a kind ('f32', 'f16', 'bf16' as the bits of float16, 'int8'
+    with scales f16 [NP, H, 16]) in the order of block_table i32. Raises
+    InvalidArgumentError, UnsupportedError.
+    """
 def physical_cores() -> int:
     """
     Physical cores in the affinity mask, capped by the control group: what threads=None means.
+    """
+def qkv_append(out: typing_extensions.Buffer, k_pages: typing_extensions.Buffer, v_pages: typing_extensions.Buffer, k_scales: typing_extensions.Buffer | None, v_scales: typing_extensions.Buffer | None, qkv: typing_extensions.Buffer, block_table: typing_extensions.Buffer, first_position: typing.SupportsInt | typing.SupportsIndex, cos: typing_extensions.Buffer, sin: typing_extensions.Buffer, q_weight: typing_extensions.Buffer | None, q_bias: typing_extensions.Buffer | None, k_weight: typing_extensions.Buffer | None, k_bias: typing_extensions.Buffer | None, eps: typing.SupportsFloat | typing.SupportsIndex, kind: str, threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    Of qkv f32 [T, H, 3, D]: q, normalised and rotated, to out f32 [T, H, D]; k likewise and v,
+    rounded to the kind, to positions first_position + t of the pages. cos, sin f32
+    [positions, R/2]; weights and biases f32 [D] or None. Raises InvalidArgumentError,
+    UnsupportedError.
     """
 def quantize_int4(qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, zeros: typing_extensions.Buffer | None, error: typing_extensions.Buffer, norm: typing_extensions.Buffer, worst: typing_extensions.Buffer, weight: typing_extensions.Buffer, group_size: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex, isa: str = '') -> tuple[int, int]:
     """
