@@ -1,12 +1,12 @@
 """Attention over a paged cache at Phi-2's shape, after checking the answer: GB/s for decode, TFLOP/s for a prompt.
 
-    python benchmarks/paged_attention.py [--save] [--kinds int8 f16] [--contexts 64 1024] [--tokens 1 8 256] [--isas avx2]
+    python benchmarks/paged_attention.py [--save] [--kinds int8 f16] [--contexts 64 1024] [--tokens 1 256] [--isas avx2]
 
-Bytes are those a call must move: K and V of the context with their scales, q and y. Layers are rotated, as a decoder does
-it, so that no call finds its pages in the cache. Calls come in rounds with a probe of the bandwidth before and after each;
-the fraction is that of a round's bytes over its whole time, the median over the rounds whose two probes differ by less
-than 10 %, and how many those were stands beside it. A call from Python costs tens of microseconds, which understates
-short contexts. FLOPs are 4·D for every token, head and position that it sees.
+Bytes are those a call must move: K and V of the context with their scales, q and y. Layers are rotated, as a decoder
+does it, so that no call finds its pages in the cache. Calls come in rounds with a probe of the bandwidth before and
+after each; the fraction is that of a round's bytes over its whole time, the median over the rounds whose two probes
+differ by less than 10 %, and how many those were stands beside it. A call from Python costs tens of microseconds,
+which understates short contexts. FLOPs are 4·D for every token, head and position that it sees.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def show(r: dict[str, Any]) -> None:
     fraction = "-" if r["fraction_of_read"] is None else f"{r['fraction_of_read']:.2f}"
     read = f"{min(r['read_gbytes_per_s']):.0f}..{max(r['read_gbytes_per_s']):.0f}"
     print(
-        f"{r['isa']:<10} {r['kind']:>5} {r['context']:>7} {r['tokens']:>6} {us:>18} {r['gbytes_per_s']:>6.1f} {read:>8} "
+        f"{r['isa']:<10} {r['kind']:>5} {r['context']:>7} {r['tokens']:>6} {us:>17} {r['gbytes_per_s']:>6.1f} {read:>8} "
         f"{fraction:>6} ({r['steady_rounds']}/{ROUNDS}) {r['tflop_per_s']:>7.3f} {r['tflop_per_s_p10']:>7.3f}",
         flush=True,
     )
@@ -143,7 +143,7 @@ def main() -> int:
     torch.set_num_threads(1)
     print(f"{_native.cpu_brand()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}")
     print(
-        f"{'isa':<10} {'kind':>5} {'context':>7} {'tokens':>6} {'us p10/50/90':>18} {'GB/s':>6} {'read':>8} "
+        f"{'isa':<10} {'kind':>5} {'context':>7} {'tokens':>6} {'us p10/50/90':>17} {'GB/s':>6} {'read':>8} "
         f"{'fraction':>12} {'TFLOP/s':>7} {'at p10':>7}"
     )
     records = []

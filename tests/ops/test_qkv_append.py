@@ -1,4 +1,4 @@
-"""qkv_append against its twin on every instruction set; the rows of the cache bit for bit; what it leaves alone; errors."""
+"""qkv_append against its twin on every instruction set: rows of the cache bit for bit, what it leaves alone, errors."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_rounding_after_norm_and_turn(dtype: torch.dtype, monkeypatch: pytest.Mo
     assert same_bits(p.run(exact), q)
     k = exact.rows(p.positions)[0].float()[7:]
     rounded = replace(p, qkv=torch.stack([q, k, p.qkv[:, :, 2]], 2), norms=(None, None))
-    rounded.cos, rounded.sin = torch.empty(0, 0), torch.empty(0, 0)
+    rounded.cos = rounded.sin = torch.empty(p.positions, 0)
     twin = rounded.pages(dtype)
     rounded.run(twin, tgv.reference.qkv_append)
     for a, b in zip(pages.parts(), twin.parts(), strict=True):
@@ -287,7 +287,7 @@ def good_arguments() -> dict[str, Any]:
 
 
 BAD_ARGUMENTS: list[tuple[str, Any, str]] = [
-    ("qkv", P.qkv[:, :, 0], r"qkv is \[3,2,20\] f32, expected \[T,H,3,D\] f32"),
+    ("qkv", P.qkv[:, :, 0].contiguous(), r"qkv is \[3,2,20\] f32, expected \[T,H,3,D\] f32"),
     ("qkv", P.qkv.transpose(1, 2).contiguous(), r"qkv is \[3,3,2,20\] f32, expected \[T,H,3,D\] f32"),
     ("qkv", P.qkv.double(), "float64"),
     ("qkv", P.qkv.transpose(0, 1), "strided"),

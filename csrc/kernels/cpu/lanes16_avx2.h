@@ -190,7 +190,7 @@ TGV_INLINE void transpose(Lanes (&x)[16]) {
   for (int i = 0; i < 8; ++i) x[i] = {a[i], c[i]}, x[i + 8] = {b[i], d[i]};
 }
 
-constexpr int kScoreQueries = 2, kScorePages = 1, kValueQueries = 1;
+constexpr int kScoreQueries = 3, kScorePages = 1, kValueQueries = 1;
 
 }  // namespace
 }  // namespace tgv::cpu
