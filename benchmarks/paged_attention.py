@@ -123,7 +123,8 @@ def show(r: dict[str, Any]) -> None:
     fraction = "-" if r["fraction_of_read"] is None else f"{r['fraction_of_read']:.2f}"
     read = f"{min(r['read_gbytes_per_s']):.0f}..{max(r['read_gbytes_per_s']):.0f}"
     print(
-        f"{r['isa']:<10} {r['kind']:>5} {r['context']:>7} {r['tokens']:>6} {us:>17} {r['gbytes_per_s']:>6.1f} {read:>8} "
+        f"{r['isa']:<10} {r['kind']:>5} {r['context']:>7} {r['tokens']:>6} {us:>18} "
+        f"{r['gbytes_per_s']:>6.1f} {read:>8} "
         f"{fraction:>6} ({r['steady_rounds']}/{ROUNDS}) {r['tflop_per_s']:>7.3f} {r['tflop_per_s_p10']:>7.3f}",
         flush=True,
     )
@@ -143,7 +144,7 @@ def main() -> int:
     torch.set_num_threads(1)
     print(f"{_native.cpu_brand()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}")
     print(
-        f"{'isa':<10} {'kind':>5} {'context':>7} {'tokens':>6} {'us p10/50/90':>17} {'GB/s':>6} {'read':>8} "
+        f"{'isa':<10} {'kind':>5} {'context':>7} {'tokens':>6} {'us p10/50/90':>18} {'GB/s':>6} {'read':>8} "
         f"{'fraction':>12} {'TFLOP/s':>7} {'at p10':>7}"
     )
     records = []
