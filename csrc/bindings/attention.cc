@@ -130,16 +130,16 @@ void bind_attention(py::module_& module) {
       "over pages [NP, H, 16, D] of a kind ('f32', 'f16', 'bf16' as the bits of float16, 'int8'\n"
       "with scales f16 [NP, H, 16]) in the order of block_table i32. Raises\n"
       "InvalidArgumentError, UnsupportedError.");
-  module.def(
-      "qkv_append", &qkv_append, py::arg("out"), py::arg("k_pages"), py::arg("v_pages"),
-      py::arg("k_scales"), py::arg("v_scales"), py::arg("qkv"), py::arg("block_table"),
-      py::arg("first_position"), py::arg("cos"), py::arg("sin"), py::arg("q_weight"),
-      py::arg("q_bias"), py::arg("k_weight"), py::arg("k_bias"), py::arg("eps"), py::arg("kind"),
-      py::arg("threads") = 1, py::arg("isa") = "",
-      "Of qkv f32 [T, H, 3, D]: q, normalised and rotated, to out f32 [T, H, D]; k likewise and v,\n"
-      "rounded to the kind, to positions first_position + t of the pages. cos, sin f32\n"
-      "[positions, R/2]; weights and biases f32 [D] or None. Raises InvalidArgumentError,\n"
-      "UnsupportedError.");
+  module.def("qkv_append", &qkv_append, py::arg("out"), py::arg("k_pages"), py::arg("v_pages"),
+             py::arg("k_scales"), py::arg("v_scales"), py::arg("qkv"), py::arg("block_table"),
+             py::arg("first_position"), py::arg("cos"), py::arg("sin"), py::arg("q_weight"),
+             py::arg("q_bias"), py::arg("k_weight"), py::arg("k_bias"), py::arg("eps"),
+             py::arg("kind"), py::arg("threads") = 1, py::arg("isa") = "",
+             "Of qkv f32 [T, H, 3, D]: q, normalised and rotated, to out f32 [T, H, D]; k likewise "
+             "and v,\n"
+             "rounded to the kind, to positions first_position + t of the pages. cos, sin f32\n"
+             "[positions, R/2]; weights and biases f32 [D] or None. Raises InvalidArgumentError,\n"
+             "UnsupportedError.");
 }
 
 }  // namespace tgv::bindings

@@ -12,10 +12,10 @@
 namespace tgv::bindings {
 
 struct PageBuffers {
-  pybind11::buffer k_pages, v_pages;                  // [NP, H, PS, D]; bf16 as the bits of f16
+  pybind11::buffer k_pages, v_pages;                   // [NP, H, PS, D]; bf16 as the bits of f16
   std::optional<pybind11::buffer> k_scales, v_scales;  // [NP, H, PS] f16; for int8 and only then
-  pybind11::buffer block_table;                       // [any] i32
-  std::string kind;                                   // f32, f16, bf16 or int8
+  pybind11::buffer block_table;                        // [any] i32
+  std::string kind;                                    // f32, f16, bf16 or int8
   int64_t first_position = 0;
 };
 

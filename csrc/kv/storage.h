@@ -1,9 +1,10 @@
 // The memory of a KV cache. Knows pages and rows, not who uses them.
 //
-// Layout    [NP][L] of: K [H, PS, D], V [H, PS, D], and for int8 K's and V's scales [H, PS] in half,
+// Layout    [NP][L] of: K [H, PS, D], V [H, PS, D], and for int8 K's and V's scales [H, PS] in
+// half,
 //           each part rounded up to 64 bytes. All layers of a page lie together, so that a cache
-//           that is nearly empty occupies little more than the pages in use, even where memory comes
-//           in huge pages of 2 MB; one layer reads a page in runs of H * PS * D elements.
+//           that is nearly empty occupies little more than the pages in use, even where memory
+//           comes in huge pages of 2 MB; one layer reads a page in runs of H * PS * D elements.
 //
 // Reserved as a whole at construction, on huge pages where the kernel grants them; the system gives
 // real memory when a page is first written. Not thread-safe; threads may write different rows.
@@ -25,12 +26,12 @@ struct Shape {
   int64_t head_dim = 0;  // D, a multiple of 4 in 4..256
   Kind kind = Kind::kI8;
 
-  void check() const;           // throws InvalidArgument
-  int64_t plane_bytes() const;  // of K of one page in one layer
+  void check() const;            // throws InvalidArgument
+  int64_t plane_bytes() const;   // of K of one page in one layer
   int64_t scales_bytes() const;  // of its scales, rounded up to 64; 0 unless kind is int8
-  int64_t layer_bytes() const;  // of one page in one layer: K and V, with scales
-  int64_t page_bytes() const;   // of one page in all layers
-  int64_t total_bytes() const;  // pages * page_bytes()
+  int64_t layer_bytes() const;   // of one page in one layer: K and V, with scales
+  int64_t page_bytes() const;    // of one page in all layers
+  int64_t total_bytes() const;   // pages * page_bytes()
 };
 
 class Storage {

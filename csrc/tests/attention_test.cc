@@ -1,5 +1,5 @@
-// kernels/cpu/qkv_append and paged_attention over the pages of a real cache, on every instruction set
-// here: against kv/rows, double precision and themselves in other pieces. Sanitizers run it.
+// kernels/cpu/qkv_append and paged_attention over the pages of a real cache, on every instruction
+// set here: against kv/rows, double precision and themselves in other pieces. Sanitizers run it.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -28,7 +28,8 @@ std::vector<float> random_floats(int64_t count, unsigned seed) {
   return out;
 }
 
-// A cache of two layers of which the second is used, and a sequence on some of its pages, backwards.
+// A cache of two layers of which the second is used, and a sequence on some of its pages,
+// backwards.
 struct Cache {
   kv::Storage storage;
   std::vector<int32_t> table;
@@ -68,8 +69,8 @@ struct Attention {
         cache(kind, heads, head_dim, positions) {
     for (int64_t i = 0; i < positions; ++i) {
       cache.write(i, row(k, i), row(v, i));
-      cache.storage.read(row(k, i), row(v, i), 1,
-                         cache.table[static_cast<size_t>(i / kPageTokens)], i % kPageTokens);
+      cache.storage.read(row(k, i), row(v, i), 1, cache.table[static_cast<size_t>(i / kPageTokens)],
+                         i % kPageTokens);
     }
   }
 
@@ -131,9 +132,8 @@ struct Attention {
         moved += error[i] * std::fabs(part);
       }
       // Both sums over the context, and eight roundings more: of p, its scale, joins, the division.
-      const double bound =
-          moved + shift * magnitude +
-          2 * fp32_sum_bound(static_cast<double>(x.size()) + 8, magnitude) + 1e-37;
+      const double bound = moved + shift * magnitude +
+                           2 * fp32_sum_bound(static_cast<double>(x.size()) + 8, magnitude) + 1e-37;
       if (!(std::fabs(y[d] - sum) <= bound)) {
         fail(__FILE__, __LINE__,
              concat("y[", position, ",", head, ",", d, "] is ", y[d], ", expected ", sum,
@@ -250,7 +250,7 @@ TEST(appended_rows_are_those_of_the_cache) {
         Append a(3, head_dim, 0, 21);
         for (int64_t d = 0; d < head_dim; ++d) {
           a.part(0, 0, 1)[d] = 0;
-          a.part(1, 1, 2)[d] *= 1e-6f;   // half denormals; int8: below the least scale or near it
+          a.part(1, 1, 2)[d] *= 1e-6f;  // half denormals; int8: below the least scale or near it
           a.part(2, 1, 2)[d] *= 3e-5f;
           a.part(3, 2, 1)[d] *= 1e4f;
         }
@@ -299,8 +299,8 @@ TEST(norm_and_rotation_against_double) {
               y.push_back((x[d] - mean) * inverse * weight + bias);
               // What roundings of the mean (at most that of D magnitudes below 6), of the product
               // and of the sum are relative to.
-              largest = std::max(largest, (std::fabs(x[d]) + 6) * inverse * std::fabs(weight) +
-                                              std::fabs(bias));
+              largest = std::max(
+                  largest, (std::fabs(x[d]) + 6) * inverse * std::fabs(weight) + std::fabs(bias));
             }
             for (int64_t i = 0; i < rotary / 2; ++i) {
               const size_t at = static_cast<size_t>((14 + t) * (rotary / 2) + i);

@@ -18,13 +18,13 @@ using tgv::kv::Admission;
 using tgv::kv::Kind;
 using tgv::kv::kind_bytes;
 using tgv::kv::kind_name;
-using tgv::kv::load_row;
-using tgv::kv::store_row;
 using tgv::kv::kPageTokens;
 using tgv::kv::KVCache;
+using tgv::kv::load_row;
 using tgv::kv::PrefixIndex;
 using tgv::kv::SequenceId;
 using tgv::kv::Shape;
+using tgv::kv::store_row;
 
 namespace {
 

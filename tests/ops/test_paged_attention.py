@@ -1,4 +1,4 @@
-"""paged_attention against its twin on every instruction set; bit-identity for any chunk; poison; errors; torch.compile."""
+"""paged_attention against its twin on every instruction set; the same bits for any chunk; poison; errors; compiling."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ def test_scales_only_for_int8() -> None:
 @pytest.mark.parametrize("head_dim", [2, 6, 260])
 def test_widths_that_no_kernel_has(head_dim: int) -> None:
     pages = torch.zeros(3, 2, 16, head_dim)
-    with pytest.raises(InvalidArgumentError, match="D is a multiple of 4 in 4..256"):
+    with pytest.raises(InvalidArgumentError, match=r"D is a multiple of 4 in 4\.\.256"):
         paged_attention(queries(1, 2, head_dim), pages, pages, GOOD.table - 1, 37)
 
 

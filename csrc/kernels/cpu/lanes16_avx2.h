@@ -66,8 +66,8 @@ TGV_INLINE Lanes keep_first(Lanes x, int64_t n, float other) {
           _mm256_blendv_ps(others, x.high, _mm256_castsi256_ps(first_lanes(n - 8)))};
 }
 TGV_INLINE __m256 power_of_two(__m256 shifted) {
-  const __m256i n = _mm256_sub_epi32(_mm256_castps_si256(shifted),
-                                     _mm256_set1_epi32(0x4b400000 - 127));
+  const __m256i n =
+      _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(0x4b400000 - 127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(n, 23));
 }
 TGV_INLINE Lanes power_of_two(Lanes shifted) {
@@ -117,9 +117,8 @@ TGV_INLINE void to_bfloat16(void* p, Lanes x) {
 }
 TGV_INLINE void to_int8(void* p, Lanes x) {
   const __m256i words = narrow(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high), true);
-  _mm_storeu_si128(static_cast<__m128i*>(p),
-                   _mm_packs_epi16(_mm256_castsi256_si128(words),
-                                   _mm256_extracti128_si256(words, 1)));
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(words),
+                                                             _mm256_extracti128_si256(words, 1)));
 }
 
 TGV_INLINE float sum(Lanes x) {
@@ -191,7 +190,7 @@ TGV_INLINE void transpose(Lanes (&x)[16]) {
   for (int i = 0; i < 8; ++i) x[i] = {a[i], c[i]}, x[i + 8] = {b[i], d[i]};
 }
 
-constexpr int kScoreQueries = 2, kScorePages = 1, kValueQueries = 1;
+constexpr int kScoreQueries = 3, kScorePages = 1, kValueQueries = 1;
 
 }  // namespace
 }  // namespace tgv::cpu

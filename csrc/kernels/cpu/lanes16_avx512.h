@@ -38,8 +38,8 @@ TGV_INLINE Lanes keep_first(Lanes x, int64_t n, float other) {
   return _mm512_mask_mov_ps(splat(other), first_lanes(n), x);
 }
 TGV_INLINE Lanes power_of_two(Lanes shifted) {
-  const __m512i n = _mm512_sub_epi32(_mm512_castps_si512(shifted),
-                                     _mm512_set1_epi32(0x4b400000 - 127));
+  const __m512i n =
+      _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4b400000 - 127));
   return _mm512_castsi512_ps(_mm512_slli_epi32(n, 23));
 }
 
@@ -47,13 +47,11 @@ TGV_INLINE Lanes from_half(const void* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
 }
 TGV_INLINE Lanes from_bfloat16(const void* p) {
-  const __m512i codes =
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  const __m512i codes = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(codes, 16));
 }
 TGV_INLINE Lanes from_int8(const void* p) {
-  return _mm512_cvtepi32_ps(
-      _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
 }
 
 TGV_INLINE void to_half(void* p, Lanes x) {
@@ -64,9 +62,8 @@ TGV_INLINE void to_bfloat16(void* p, Lanes x) {
   const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_srli_epi32(
       _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-  const __m512i codes =
-      _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), high,
-                           _mm512_set1_epi32(0x40));
+  const __m512i codes = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), high,
+                                             _mm512_set1_epi32(0x40));
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(codes));
 }
 TGV_INLINE void to_int8(void* p, Lanes x) {
@@ -105,8 +102,7 @@ TGV_INLINE Lanes sums(const Lanes (&x)[16]) {
   }
   const Lanes mixed =
       _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
-  const __m512i place =
-      _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+  const __m512i place = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
   return _mm512_permutexvar_ps(place, mixed);
 }
 
@@ -137,7 +133,7 @@ TGV_INLINE void transpose(Lanes (&x)[16]) {
   for (int i = 0; i < 16; ++i) x[i] = y[i];
 }
 
-constexpr int kScoreQueries = 3, kScorePages = 2, kValueQueries = 4;
+constexpr int kScoreQueries = 4, kScorePages = 2, kValueQueries = 4;
 
 }  // namespace
 }  // namespace tgv::cpu

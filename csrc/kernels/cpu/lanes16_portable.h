@@ -80,7 +80,8 @@ TGV_INLINE Lanes keep_first(Lanes x, int64_t n, float other) {
 // 2^n of lanes that hold n + 1.5 * 2^23, -127 <= n <= 127; of others anything.
 TGV_INLINE Lanes power_of_two(Lanes shifted) {
   for (float& lane : shifted.lane) {
-    lane = __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, lane) - 0x4b400000u + 127u) << 23);
+    lane =
+        __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, lane) - 0x4b400000u + 127u) << 23);
   }
   return shifted;
 }
@@ -110,7 +111,8 @@ TGV_INLINE Lanes from_int8(const void* p) {
   return out;
 }
 
-// The reverse, rounded to nearest, ties to even; NaN stays NaN. to_int8 takes integers in -128..127.
+// The reverse, rounded to nearest, ties to even; NaN stays NaN. to_int8 takes integers in
+// -128..127.
 TGV_INLINE void to_half(void* p, const Lanes& x) {
   uint16_t codes[16];
   for (int i = 0; i < 16; ++i) codes[i] = float_to_half(x.lane[i]);

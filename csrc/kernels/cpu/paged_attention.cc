@@ -37,9 +37,7 @@ PagedAttentionBody* body_of(Isa isa) {
 
 int64_t pieces_of(int64_t size, int64_t piece) { return (size + piece - 1) / piece; }
 
-int64_t kind_bytes(KvKind kind) {
-  return kind == KvKind::kF32 ? 4 : kind == KvKind::kI8 ? 1 : 2;
-}
+int64_t kind_bytes(KvKind kind) { return kind == KvKind::kF32 ? 4 : kind == KvKind::kI8 ? 1 : 2; }
 
 // What the pool is given: two references in a lambda are stored without allocating.
 struct Work {
@@ -85,8 +83,7 @@ int64_t paged_attention_bytes(const PagedAttentionParams& p) {
 size_t paged_attention_scratch_bytes(int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
   const int64_t few = kFewRows * (3 * padded + kCutTokens);
-  const int64_t many =
-      2 * kCutTokens * (padded + 1) + kBlockTokens * (2 * padded + kCutTokens);
+  const int64_t many = 2 * kCutTokens * (padded + 1) + kBlockTokens * (2 * padded + kCutTokens);
   return static_cast<size_t>(std::max(few, many)) * sizeof(float);
 }
 
@@ -115,14 +112,12 @@ void paged_attention(const PagedAttentionParams& params, const PagedAttentionPie
                      int64_t index, void* scratch, Isa isa) {
   const int64_t head = index / pieces.token_pieces * pieces.heads;
   // Later tokens see more: they begin first.
-  const int64_t token =
-      (pieces.token_pieces - 1 - index % pieces.token_pieces) * pieces.tokens;
+  const int64_t token = (pieces.token_pieces - 1 - index % pieces.token_pieces) * pieces.tokens;
   paged_attention(params, head, std::min(head + pieces.heads, params.heads), token,
                   std::min(token + pieces.tokens, params.tokens), scratch, isa);
 }
 
-void paged_attention(const PagedAttentionParams& params, ThreadPool& pool, void* scratch,
-                     Isa isa) {
+void paged_attention(const PagedAttentionParams& params, ThreadPool& pool, void* scratch, Isa isa) {
   if (const char* why = paged_attention_why_not(params)) {
     throw InvalidArgument(concat("paged_attention of [T=", params.tokens, ",H=", params.heads,
                                  ",D=", params.head_dim, "] cannot run: ", why));

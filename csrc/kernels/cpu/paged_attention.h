@@ -2,7 +2,8 @@
 //
 // What     y[t,h] = sum over positions i <= first_position + t of w_i v[i,h], w the softmax of
 //          scale * q[t,h] . k[i,h]. Decode (one token) and chunked prefill are the same function.
-// Math     In base 2: x_i = (q . k_i) c with c = scale * log2 e (times the row's int8 scale, first),
+// Math     In base 2: x_i = (q . k_i) c with c = scale * log2 e (times the row's int8 scale,
+// first),
 //          p_i = 2^(x_i - m). The context is cut at every 256th position; of each cut m = max x,
 //          l = sum p, o = sum p v; cuts are combined in ascending order by
 //          M = max(m, m'), l = l 2^(m-M) + l' 2^(m'-M), o likewise, and y = o / l at the end.
@@ -18,9 +19,10 @@
 //          vector is one d of 16 keys, and nothing is shuffled.
 // Numerics Lane j of 16 sums d = j, 16 + j, ... by one FMA chain, lanes are added by one tree
 //          (j + 8, + 4, + 2, + 1); l sums lanes i % 16 and the same tree; o is one FMA chain in
-//          ascending i per cut. So y[t,h] depends on q[t,h], the K and V it may see and its position
-//          alone, bit for bit: not on T, chunks, pieces or ISA. Positions after it are not used in
-//          any way. p below 2^-126 counts as 0. NaN or infinity in q, or in what it sees, gives NaN.
+//          ascending i per cut. So y[t,h] depends on q[t,h], the K and V it may see and its
+//          position alone, bit for bit: not on T, chunks, pieces or ISA. Positions after it are not
+//          used in any way. p below 2^-126 counts as 0. NaN or infinity in q, or in what it sees,
+//          gives NaN.
 // Limits   T, first_position >= 0, H >= 1, D a multiple of 4 in 4..256, PS = 16.
 // Oracle   tinygptv_fast.reference.paged_attention (torch).
 #pragma once
@@ -73,8 +75,8 @@ void paged_attention(const PagedAttentionParams& params, int64_t head_begin, int
 void paged_attention(const PagedAttentionParams& params, const PagedAttentionPieces& pieces,
                      int64_t index, void* scratch, Isa isa);
 
-// All of it. scratch: pool.threads() * paged_attention_scratch_bytes(D). Throws InvalidArgument with
-// the sentence of paged_attention_why_not.
+// All of it. scratch: pool.threads() * paged_attention_scratch_bytes(D). Throws InvalidArgument
+// with the sentence of paged_attention_why_not.
 void paged_attention(const PagedAttentionParams& params, ThreadPool& pool, void* scratch, Isa isa);
 
 }  // namespace tgv::cpu

@@ -13,7 +13,9 @@ constexpr float kLowest = -3.4028234663852886e38f;  // below every score: infini
 constexpr float kMinusInfinity = -__builtin_inff();
 
 template <KvKind kKind>
-constexpr int64_t kElementBytes = kKind == KvKind::kF32 ? 4 : kKind == KvKind::kI8 ? 1 : 2;
+constexpr int64_t kElementBytes = kKind == KvKind::kF32  ? 4
+                                  : kKind == KvKind::kI8 ? 1
+                                                         : 2;
 
 // Sixteen elements of a row, from element `first` on.
 template <KvKind kKind>
@@ -145,8 +147,8 @@ struct Pages {
     return rows(p.pages.v, page, head);
   }
   TGV_INLINE const uint8_t* scale_row(const uint16_t* scales, int64_t page, int64_t head) const {
-    return reinterpret_cast<const uint8_t*>(scales) +
-           p.block_table[page] * p.pages.scale_stride + head * 32;
+    return reinterpret_cast<const uint8_t*>(scales) + p.block_table[page] * p.pages.scale_stride +
+           head * 32;
   }
   // What 16 dot products with K are multiplied by.
   TGV_INLINE Lanes k_factors(int64_t page, int64_t head) const {
@@ -181,8 +183,7 @@ void attend_kind(const PagedAttentionParams& p, const PagedAttentionRange& r, vo
   }
 }
 
-TGV_INLINE void attend(const PagedAttentionParams& p, const PagedAttentionRange& r,
-                       void* scratch) {
+TGV_INLINE void attend(const PagedAttentionParams& p, const PagedAttentionRange& r, void* scratch) {
   if (r.head_begin >= r.head_end || r.token_begin >= r.token_end) return;
   switch (p.pages.kind) {
     case KvKind::kF32:

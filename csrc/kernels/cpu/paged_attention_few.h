@@ -84,7 +84,8 @@ TGV_INLINE void add_page(float* o, const float* weights, const uint8_t* v, int64
     for (int64_t c = 0; 16 * c < head_dim; ++c) {
       Lanes total = load(o + 16 * c);
       for (int64_t key = 0; key < count; ++key) {
-        total = fma(splat(weights[key]), chunk<kKind, false>(v + key * row_bytes, c, head_dim), total);
+        total =
+            fma(splat(weights[key]), chunk<kKind, false>(v + key * row_bytes, c, head_dim), total);
       }
       store(o + 16 * c, total);
     }
@@ -93,8 +94,8 @@ TGV_INLINE void add_page(float* o, const float* weights, const uint8_t* v, int64
 
 // Rows in work: token t of head h is row (h - head_begin) * tokens + t.
 struct FewRows {
-  int64_t padded;                       // D in whole vectors
-  float *q, *o, *cut_o, *scores;        // [rows][padded] three times, [rows][kCutTokens]
+  int64_t padded;                 // D in whole vectors
+  float *q, *o, *cut_o, *scores;  // [rows][padded] three times, [rows][kCutTokens]
   Softmax state[kFewRows];
 
   FewRows(float* memory, int64_t width)
@@ -118,8 +119,13 @@ struct Few {
       : p(params),
         r(range),
         rows(memory, (params.head_dim + 15) / 16 * 16),
-        ahead{pages, range.head_begin, range.head_end,
-              (params.first_position + range.token_end + 15) / 16, 0, 0, range.head_begin} {}
+        ahead{pages,
+              range.head_begin,
+              range.head_end,
+              (params.first_position + range.token_end + 15) / 16,
+              0,
+              0,
+              range.head_begin} {}
 
   int64_t row_of(int64_t head, int64_t t) const { return (head - r.head_begin) * tokens + t; }
   int64_t limit(int64_t t) const { return p.first_position + r.token_begin + t + 1; }

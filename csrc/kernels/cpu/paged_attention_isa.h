@@ -6,7 +6,7 @@
 namespace tgv::cpu {
 
 constexpr int64_t kCutTokens = 256;   // positions of a cut of the context
-constexpr int64_t kFewTokens = 7;     // up to here K and V are used as they lie
+constexpr int64_t kFewTokens = 8;     // up to here K and V are used as they lie
 constexpr int64_t kFewRows = 32;      // (token, head) in work together, few tokens
 constexpr int64_t kFewHeads = 16;     // heads of those: one stream of memory
 constexpr int64_t kManyTokens = 256;  // for which a cut is converted once

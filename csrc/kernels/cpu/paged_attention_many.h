@@ -46,9 +46,7 @@ TGV_INLINE Tile<kQ, kP> lane_dots(const float* q, const float* k, int64_t padded
   const auto keys = [&](int64_t c, int page) {
     return load(k + page * 16 * stride + 16 * (16 * c + kLane));
   };
-  const auto query = [&](int64_t c, int i) {
-    return splat(q[i * stride + 16 * c + kLane]);
-  };
+  const auto query = [&](int64_t c, int i) { return splat(q[i * stride + 16 * c + kLane]); };
   Tile<kQ, kP> out;
   for (int i = 0; i < kQ; ++i) {
     for (int page = 0; page < kP; ++page) {

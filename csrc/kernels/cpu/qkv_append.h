@@ -13,8 +13,8 @@
 // Threads  A piece is a range of heads, all tokens; pieces write different rows.
 // Traffic  Everything once.
 // Numerics Sums over D: lane j of 16 adds d = j, 16 + j, ... in order, then the tree of
-//          paged_attention.h; no product is fused but the one in var and weight, bias. A row depends
-//          on its own numbers and position alone; all ISAs agree bit for bit.
+//          paged_attention.h; no product is fused but the one in var and weight, bias. A row
+//          depends on its own numbers and position alone; all ISAs agree bit for bit.
 // Limits   T, first_position >= 0, H >= 1, D a multiple of 4 in 4..256, R even in 0..D, PS = 16.
 // Oracle   tinygptv_fast.reference.qkv_append (torch).
 #pragma once

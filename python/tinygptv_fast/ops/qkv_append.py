@@ -34,15 +34,15 @@ def qkv_append(
 ) -> torch.Tensor:
     """q float32 [T, H, D] of qkv float32 [T, H, 3, D]; its k and v go to the pages, which are changed in place.
 
-    q and k are normalised over D if q_norm, k_norm = (weight, bias or None), float32 [D] each, are given; then of their
-    first R dims, i and i + R/2 are turned by the angle whose cosine and sine are ``cos[p, i]`` and ``sin[p, i]`` (float32
-    [positions, R/2]; R = 0 turns nothing) at position p = ``first_position`` + t. K and V are rounded to the kind of the
-    pages (``ops.paged_attention`` has their shapes); an int8 row that would have to hold NaN, infinity or numbers beyond
-    127 · 65504 gets the scale NaN. ``out`` float32 [T, H, D], apart from the inputs, is written and returned.
-    ``threads`` as everywhere. All tensors are contiguous and on the CPU; there is no gradient.
+    q and k are normalised over D if q_norm, k_norm = (weight, bias or None), float32 [D] each, are given; then of
+    their first R dims, i and i + R/2 are turned by the angle whose cosine and sine are ``cos[p, i]`` and ``sin[p,
+    i]`` (float32 [positions, R/2]; R = 0 turns nothing) at position p = ``first_position`` + t. K and V are rounded
+    to the kind of the pages (``ops.paged_attention`` has their shapes); an int8 row that would have to hold NaN,
+    infinity or numbers beyond 127 · 65504 gets the scale NaN. ``out`` float32 [T, H, D], apart from the inputs, is
+    written and returned. ``threads`` as everywhere. All tensors are contiguous and on the CPU; there is no gradient.
 
-    Raises ``InvalidArgumentError`` for a wrong type, dtype, device, shape or stride, too few positions in cos and sin and
-    a block table that is too short or names a page that is not there, ``UnsupportedError`` for an instruction set
+    Raises ``InvalidArgumentError`` for a wrong type, dtype, device, shape or stride, too few positions in cos and sin
+    and a block table that is too short or names a page that is not there, ``UnsupportedError`` for an instruction set
     (``TINYGPTV_CPU_ISA``) this CPU lacks or a tensor that requires a gradient.
     """
     weights = (*_norm("q_norm", q_norm), *_norm("k_norm", k_norm))

@@ -37,9 +37,7 @@ def read_rows(pages: Tensor, scales: Tensor | None, block_table: Tensor, positio
     return rows.transpose(1, 2).flatten(0, 1)[:positions]
 
 
-def _write_rows(
-    rows: Tensor, pages: Tensor, scales: Tensor | None, block_table: Tensor, first_position: int
-) -> None:
+def _write_rows(rows: Tensor, pages: Tensor, scales: Tensor | None, block_table: Tensor, first_position: int) -> None:
     """rows float32 [T, H, D] to positions first_position + t."""
     levels, steps = round_rows(rows, pages.dtype)
     for t in range(rows.shape[0]):

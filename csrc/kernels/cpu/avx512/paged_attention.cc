@@ -5,7 +5,7 @@
 namespace tgv::cpu {
 
 void paged_attention_avx512(const PagedAttentionParams& params, const PagedAttentionRange& range,
-                          void* scratch) {
+                            void* scratch) {
   attend(params, range, scratch);
 }
 
