@@ -12,5 +12,8 @@ void bind_cuda(py::module_& module);      // what a GPU here can do
 void bind_kv(py::module_& module);        // the KV cache, for tests and tools
 void bind_quantize(py::module_& module);  // int4 scale search
 void bind_int4_matmul(py::module_& module);
+void bind_norm(py::module_& module);
+void bind_embedding(py::module_& module);
+void bind_sampling(py::module_& module);
 
 }  // namespace tgv::bindings

@@ -42,4 +42,7 @@ PYBIND11_MODULE(_native, module) {
   tgv::bindings::bind_kv(module);
   tgv::bindings::bind_quantize(module);
   tgv::bindings::bind_int4_matmul(module);
+  tgv::bindings::bind_norm(module);
+  tgv::bindings::bind_embedding(module);
+  tgv::bindings::bind_sampling(module);
 }

@@ -3,6 +3,21 @@
 Knows torch tensors and the native core; no model, no files. The slow twin of each op is in ``reference``.
 """
 
+from .embedding import embedding
 from .int4_matmul import PackedInt4, int4_matmul, pack_int4
+from .norm import add_branches, layer_norm, rms_norm
+from .sampling import SampledToken, log_softmax, sample, top_logprobs
 
-__all__ = ["PackedInt4", "int4_matmul", "pack_int4"]
+__all__ = [
+    "PackedInt4",
+    "SampledToken",
+    "add_branches",
+    "embedding",
+    "int4_matmul",
+    "layer_norm",
+    "log_softmax",
+    "pack_int4",
+    "rms_norm",
+    "sample",
+    "top_logprobs",
+]
