@@ -97,6 +97,9 @@ bench: build
 	$(BIN)/python benchmarks/quantize_error.py
 	$(BIN)/python benchmarks/quantize_speed.py
 	$(BIN)/python benchmarks/int4_matmul.py
+	$(BIN)/python benchmarks/norm.py
+	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/thread_pool.py
 
 sanitize: $(VENV)/.installed
