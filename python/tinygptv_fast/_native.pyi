@@ -6,7 +6,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['HugeBuffer', 'KVCache', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'embedding', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'layer_norm', 'log_softmax', 'physical_cores', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
 class KVCache:
     """
     The paged KV cache, for tests and tools; internal, it may change without notice.
@@ -90,6 +90,11 @@ class HugeBuffer:
     """
     def __init__(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+def add_branches(x: typing_extensions.Buffer, attention: typing_extensions.Buffer, mlp: typing_extensions.Buffer, weight: typing_extensions.Buffer | None, eps: typing.SupportsFloat | typing.SupportsIndex, isa: str = '') -> None:
+    """
+    x f32 [T, C] += rms_norm(attention) + mlp; weight None: += attention + mlp.
+    Raises InvalidArgumentError, UnsupportedError.
+    """
 def affinity_cpus() -> list[int]:
     """
     Logical CPUs this process may run on.
@@ -136,6 +141,11 @@ def cuda_why_not() -> str:
     """
     Why no GPU can be used here, as a sentence; empty if one can.
     """
+def embedding(out: typing_extensions.Buffer, ids: typing_extensions.Buffer, table: typing_extensions.Buffer, scales: typing_extensions.Buffer | None, kind: str) -> None:
+    """
+    out f32 [T, C] = rows ids i32 [T] of table [V, C]; kind 'f32', 'bf16' (bits as f16) or
+    'int8' with scales f32 [V]. Raises InvalidArgumentError.
+    """
 def int4_matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, symmetric: bool, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
     """
     out f32 [M, N] = act(x f32 [M, K] times the packed matrix, transposed, + bias f32 [N]
@@ -156,6 +166,16 @@ def isas() -> list[str]:
     Instruction sets kernels can run with here, the one they prefer last: of 'portable',
     'avx2', 'avxvnni', 'avx512' and 'avx512vnni'.
     """
+def layer_norm(out: typing_extensions.Buffer, x: typing_extensions.Buffer, weight: typing_extensions.Buffer, bias: typing_extensions.Buffer, eps: typing.SupportsFloat | typing.SupportsIndex, isa: str = '') -> None:
+    """
+    out f32 [T, C] = layer norm of x f32 [T, C] with weight and bias f32 [C]; out may be x.
+    Raises InvalidArgumentError, UnsupportedError.
+    """
+def log_softmax(out: typing_extensions.Buffer, logits: typing_extensions.Buffer, isa: str = '') -> None:
+    """
+    out f32 [T, V] = log-softmax of the rows of logits f32 [T, V]; out may be logits.
+    Raises InvalidArgumentError, UnsupportedError.
+    """
 def physical_cores() -> int:
     """
     Physical cores in the affinity mask, capped by the control group: what threads=None means.
@@ -172,4 +192,19 @@ def read_bandwidth(threads: typing.SupportsInt | typing.SupportsIndex = 0, bytes
     """
     Median bytes per second that `threads` threads (0: physical_cores()) read together from
     `bytes` of huge-page memory. Raises InvalidArgumentError.
+    """
+def rms_norm(out: typing_extensions.Buffer, x: typing_extensions.Buffer, weight: typing_extensions.Buffer, eps: typing.SupportsFloat | typing.SupportsIndex, isa: str = '') -> None:
+    """
+    out f32 [T, C] = x / sqrt(mean(x^2) + eps) * weight f32 [C]; out may be x.
+    Raises InvalidArgumentError, UnsupportedError.
+    """
+def sample(logits: typing_extensions.Buffer, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, min_p: typing.SupportsFloat | typing.SupportsIndex, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex, presence_penalty: typing.SupportsFloat | typing.SupportsIndex, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex, logit_bias: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], banned: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], position: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, sample: typing.SupportsInt | typing.SupportsIndex, isa: str = '') -> tuple[int, float, bool]:
+    """
+    One token of logits f32 [V]: (id, log-softmax of the logits as given, finite). Raises
+    InvalidArgumentError, UnsupportedError.
+    """
+def top_logprobs(ids: typing_extensions.Buffer, logprobs: typing_extensions.Buffer, logits: typing_extensions.Buffer, isa: str = '') -> bool:
+    """
+    The n largest of logits f32 [V], best first: ids i32 [n], log-softmax f32 [n]. False if
+    logits hold NaN or +inf. Raises InvalidArgumentError, UnsupportedError.
     """

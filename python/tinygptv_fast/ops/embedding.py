@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import InvalidArgumentError
-from .tensors import buffer_of, native_module
+from .tensors import buffer_of, dense_of, native_module
 
 _KINDS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 
@@ -33,13 +33,15 @@ def embedding(
     if wide:
         ids_buffer = _narrow(ids).numpy()
     kind = _KINDS[table.dtype]
-    rows = buffer_of("table", table, table.dtype) if kind != "bf16" else _bits_of(table)
+    rows = dense_of("table", table, table.dtype)
+    if kind == "bf16":
+        rows = rows.view(torch.float16)  # the bits: numpy has no bfloat16
     if out is None:
         out = torch.empty(ids.numel() if ids.dim() else 0, table.shape[1] if table.dim() == 2 else 0)
     native_module().embedding(
         buffer_of("out", out, torch.float32),
         ids_buffer,
-        rows,
+        rows.numpy(),
         None if scales is None else buffer_of("scales", scales, torch.float32),
         kind,
     )
@@ -49,13 +51,6 @@ def embedding(
 def _narrow(ids: torch.Tensor) -> torch.Tensor:
     """int64 ids as int32; what does not fit becomes an id that no table has."""
     return ids.clamp(-1, 2**31 - 1).to(torch.int32).contiguous()
-
-
-def _bits_of(table: torch.Tensor) -> object:
-    """bfloat16 [V, C] as the bits of float16: numpy has no bfloat16."""
-    if table.requires_grad:
-        buffer_of("table", table, torch.bfloat16)  # raises, unless gradients are off
-    return buffer_of("table", table.detach().view(torch.float16), torch.float16)
 
 
 @torch.library.custom_op("tinygptv_fast::embedding", mutates_args=(), device_types="cpu")

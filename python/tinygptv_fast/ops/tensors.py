@@ -16,7 +16,12 @@ from ..errors import InvalidArgumentError, UnsupportedError
 
 
 def buffer_of(name: str, tensor: Any, dtype: torch.dtype) -> Any:
-    """``tensor`` as a numpy array over the same memory (strides kept).
+    """``tensor`` as a numpy array over the same memory (strides kept). Raises as ``dense_of`` does."""
+    return dense_of(name, tensor, dtype).numpy()
+
+
+def dense_of(name: str, tensor: Any, dtype: torch.dtype) -> torch.Tensor:
+    """``tensor``, detached.
 
     Raises ``InvalidArgumentError`` naming ``name`` unless it is a dense CPU tensor of ``dtype``, and
     ``UnsupportedError`` if it asks for a gradient that no op of this package has.
@@ -32,7 +37,7 @@ def buffer_of(name: str, tensor: Any, dtype: torch.dtype) -> Any:
         if torch.is_grad_enabled():
             raise UnsupportedError(f"{name} requires a gradient, which this op has not; call it under torch.no_grad()")
         tensor = tensor.detach()
-    return tensor.numpy()
+    return tensor
 
 
 def native_module() -> ModuleType:
