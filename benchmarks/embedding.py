@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from quantize_common import append
-from rows_common import microseconds, record
-from tinygptv_fast import _native, reference
+from rows_common import microseconds, native, record
+from tinygptv_fast import reference
 
 VOCAB, WIDTH, BATCHES = 51200, 2560, 64
 
@@ -34,11 +34,11 @@ def measure(kind: str, tokens: int) -> dict[str, Any]:
     name = {"float32": "f32", "bfloat16": "bf16", "int8": "int8"}[kind]
     given = None if scales is None else scales.numpy()
 
-    _native.embedding(out.numpy(), ids[0].numpy(), rows, given, name)
+    native.embedding(out.numpy(), ids[0].numpy(), rows, given, name)
     if not torch.equal(out, reference.embedding(ids[0], table, scales)):
         raise SystemExit(f"embedding of {kind} differs from its twin")
     batches = cycle(ids)
-    times = microseconds(lambda: _native.embedding(out.numpy(), next(batches).numpy(), rows, given, name))
+    times = microseconds(lambda: native.embedding(out.numpy(), next(batches).numpy(), rows, given, name))
     moved = tokens * WIDTH * (4 + table.element_size())
     return record("embedding", f"{kind} [{tokens},{WIDTH}]", "any", moved, times)
 

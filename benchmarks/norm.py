@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from quantize_common import append
-from rows_common import microseconds, record
+from rows_common import microseconds, native, record
 from tinygptv_fast import _native, reference
 
 WIDTH, EPS = 2560, 1e-5
@@ -24,17 +24,17 @@ def measure(isa: str, tokens: int) -> list[dict[str, Any]]:
     weight, bias, out = torch.randn(WIDTH), torch.randn(WIDTH), torch.empty(tokens, WIDTH)
     calls = {
         "layer_norm": (
-            lambda: _native.layer_norm(out.numpy(), x.numpy(), weight.numpy(), bias.numpy(), EPS, isa),
+            lambda: native.layer_norm(out.numpy(), x.numpy(), weight.numpy(), bias.numpy(), EPS, isa),
             lambda: reference.layer_norm(x, weight, bias, EPS),
             2,
         ),
         "rms_norm": (
-            lambda: _native.rms_norm(out.numpy(), x.numpy(), weight.numpy(), EPS, isa),
+            lambda: native.rms_norm(out.numpy(), x.numpy(), weight.numpy(), EPS, isa),
             lambda: reference.rms_norm(x, weight, EPS),
             2,
         ),
         "add_branches": (
-            lambda: _native.add_branches(out.numpy(), attention.numpy(), mlp.numpy(), weight.numpy(), EPS, isa),
+            lambda: native.add_branches(out.numpy(), attention.numpy(), mlp.numpy(), weight.numpy(), EPS, isa),
             lambda: reference.add_branches(x, attention, mlp, weight, EPS),
             4,
         ),

@@ -11,6 +11,7 @@ from typing import Any
 from tinygptv_fast import _native
 
 SECONDS = 0.25
+native: Any = _native  # its stubs ask for a Buffer, which numpy's arrays are for mypy only from Python 3.12 on
 
 
 def microseconds(call: Callable[[], object]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from quantize_common import append
-from rows_common import microseconds, record
+from rows_common import microseconds, native, record
 from tinygptv_fast import _native, reference
 
 HISTORY = 500
@@ -59,7 +59,7 @@ def measure(isa: str, kind: str, options: dict[str, Any], vocab: int) -> dict[st
     positions = count()
 
     def call(position: int) -> Any:
-        return _native.sample(
+        return native.sample(
             buffer, **settings, logit_bias=[], banned=[], history=history, position=position, seed=1, sample=0, isa=isa
         )
 
@@ -74,13 +74,13 @@ def measure(isa: str, kind: str, options: dict[str, Any], vocab: int) -> dict[st
 def measure_logprobs(isa: str, vocab: int) -> list[dict[str, Any]]:
     logits = make_logits("random", vocab)
     out, ids, best = np.empty((1, vocab), np.float32), np.empty(20, np.int32), np.empty(20, np.float32)
-    _native.log_softmax(out, logits[None].numpy(), isa)
-    _native.top_logprobs(ids, best, logits.numpy(), isa)
+    native.log_softmax(out, logits[None].numpy(), isa)
+    native.top_logprobs(ids, best, logits.numpy(), isa)
     truth = reference.log_softmax(logits[None])
     if not np.allclose(out, truth, rtol=0, atol=1e-5) or ids.tolist() != reference.top_logprobs(logits, 20)[0].tolist():
         raise SystemExit(f"log-probabilities on {isa} differ from their twins")
-    softmax = microseconds(lambda: _native.log_softmax(out, logits[None].numpy(), isa))
-    top = microseconds(lambda: _native.top_logprobs(ids, best, logits.numpy(), isa))
+    softmax = microseconds(lambda: native.log_softmax(out, logits[None].numpy(), isa))
+    top = microseconds(lambda: native.top_logprobs(ids, best, logits.numpy(), isa))
     return [
         record("sampling", "log_softmax", isa, 8 * vocab, softmax),
         record("sampling", "top 20 logprobs", isa, 4 * vocab, top),
