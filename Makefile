@@ -98,6 +98,9 @@ bench: build
 	$(BIN)/python benchmarks/quantize_speed.py
 	$(BIN)/python benchmarks/int4_matmul.py
 	$(BIN)/python benchmarks/paged_attention.py
+	$(BIN)/python benchmarks/norm.py
+	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/thread_pool.py
 
 sanitize: $(VENV)/.installed

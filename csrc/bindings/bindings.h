@@ -15,5 +15,8 @@ void bind_int4_matmul(py::module_& module);
 void bind_engine(py::module_& module);   // requests
 void bind_model(py::module_& module);  // weights and the decoder step
 void bind_attention(py::module_& module);  // qkv_append, paged_attention
+void bind_norm(py::module_& module);
+void bind_embedding(py::module_& module);
+void bind_sampling(py::module_& module);
 
 }  // namespace tgv::bindings

@@ -42,4 +42,16 @@ TensorView view_of(const pybind11::buffer& buffer, const std::string& argument) 
   return view;
 }
 
+void check_apart(const std::string& out_name, const TensorView& out, const std::string& in_name,
+                 const TensorView& in) {
+  const auto begin = [](const TensorView& v) { return reinterpret_cast<uintptr_t>(v.data); };
+  const auto end = [&](const TensorView& v) {
+    return begin(v) + static_cast<uintptr_t>(v.elements() * dtype_bytes(v.dtype));
+  };
+  if (begin(out) < end(in) && begin(in) < end(out)) {
+    throw InvalidArgument(
+        concat(out_name, " shares memory with ", in_name, ", expected memory of its own"));
+  }
+}
+
 }  // namespace tgv::bindings

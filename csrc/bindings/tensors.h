@@ -14,4 +14,9 @@ namespace tgv::bindings {
 // element type the core does not know.
 TensorView view_of(const pybind11::buffer& buffer, const std::string& argument);
 
+// Throws InvalidArgument unless the memory of `out` and that of `in`, both contiguous, have no byte
+// in common.
+void check_apart(const std::string& out_name, const TensorView& out, const std::string& in_name,
+                 const TensorView& in);
+
 }  // namespace tgv::bindings

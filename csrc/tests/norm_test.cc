@@ -131,6 +131,7 @@ TEST(all_instruction_sets_give_the_same_bits_and_rows_are_their_own) {
     }
     if (first.empty()) first = y;
     CHECK(y == first && alone == first && in_place == first);
+    std::printf("     ran on %s\n", isa_name(isa));  // read by tests/native/test_qemu.py
   }
 }
 

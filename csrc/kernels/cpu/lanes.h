@@ -30,17 +30,32 @@ struct Lanes {
   NativeFloats part[kParts];
 };
 
+// f(0), f(1), ... with constants: GCC keeps in registers only what it never indexes by a loop.
+#define TGV_EACH [&](int i) __attribute__((always_inline))
+template <class F>
+TGV_INLINE void each_part(F f) {
+  f(0);
+  if constexpr (kParts > 1) f(1);
+  if constexpr (kParts > 2) f(2), f(3);
+}
+template <class F>
+TGV_INLINE void each_of_four(F f) {
+  f(0), f(1), f(2), f(3);
+}
+
 TGV_INLINE Lanes splat(float x) {
   Lanes out;
-  for (NativeFloats& part : out.part) part = x - NativeFloats{};  // x - 0 is x, -0 included
+  each_part(TGV_EACH { out.part[i] = x - NativeFloats{}; });  // x - 0 is x, -0 included
   return out;
 }
 TGV_INLINE Lanes load(const float* p) {
   Lanes out;
-  __builtin_memcpy(out.part, p, sizeof(out.part));
+  each_part(TGV_EACH { __builtin_memcpy(&out.part[i], p + i * kNative, sizeof(NativeFloats)); });
   return out;
 }
-TGV_INLINE void store(float* p, const Lanes& x) { __builtin_memcpy(p, x.part, sizeof(x.part)); }
+TGV_INLINE void store(float* p, const Lanes& x) {
+  each_part(TGV_EACH { __builtin_memcpy(p + i * kNative, &x.part[i], sizeof(NativeFloats)); });
+}
 
 // The first `count` of p, the rest `fill`; count in 1..16.
 TGV_INLINE Lanes load_some(const float* p, int64_t count, float fill) {
@@ -58,28 +73,28 @@ TGV_INLINE void store_some(float* p, const Lanes& x, int64_t count) {
 }
 
 TGV_INLINE Lanes operator+(Lanes a, const Lanes& b) {
-  for (int i = 0; i < kParts; ++i) a.part[i] += b.part[i];
+  each_part(TGV_EACH { a.part[i] += b.part[i]; });
   return a;
 }
 TGV_INLINE Lanes operator-(Lanes a, const Lanes& b) {
-  for (int i = 0; i < kParts; ++i) a.part[i] -= b.part[i];
+  each_part(TGV_EACH { a.part[i] -= b.part[i]; });
   return a;
 }
 TGV_INLINE Lanes operator*(Lanes a, const Lanes& b) {
-  for (int i = 0; i < kParts; ++i) a.part[i] *= b.part[i];
+  each_part(TGV_EACH { a.part[i] *= b.part[i]; });
   return a;
 }
 
 // The larger of each pair; a NaN in b is passed over.
 TGV_INLINE Lanes larger(Lanes a, const Lanes& b) {
-  for (int i = 0; i < kParts; ++i) a.part[i] = b.part[i] > a.part[i] ? b.part[i] : a.part[i];
+  each_part(TGV_EACH { a.part[i] = b.part[i] > a.part[i] ? b.part[i] : a.part[i]; });
   return a;
 }
 
 // Whether any lane of x is at least `least`.
 TGV_INLINE bool any_at_least(const Lanes& x, float least) {
-  NativeInts found = x.part[0] >= least;
-  for (int i = 1; i < kParts; ++i) found |= x.part[i] >= least;
+  NativeInts found = {};
+  each_part(TGV_EACH { found |= x.part[i] >= least; });
   int32_t all[kNative], any = 0;
   __builtin_memcpy(all, &found, sizeof(all));
   for (int i = 0; i < kNative; ++i) any |= all[i];
@@ -90,7 +105,8 @@ TGV_INLINE bool any_at_least(const Lanes& x, float least) {
 // x = n ln 2 + r: ln 2 in two parts, the first short, so that r is off by one rounding; p is a
 // polynomial of degree 6 with 1 + r exact, its error on |r| <= ln 2 / 2 below 0.2 units.
 TGV_INLINE Lanes exp_of_negative(Lanes x) {
-  for (NativeFloats& v : x.part) {
+  each_part(TGV_EACH {
+    NativeFloats& v = x.part[i];
     // Adding 1.5 * 2^23 leaves no bits for a fraction: the nearest integer is in the low bits.
     const NativeFloats shifted = v * 1.4426950408889634f + 12582912.0f;
     const NativeFloats n = shifted - 12582912.0f;
@@ -104,7 +120,7 @@ TGV_INLINE Lanes exp_of_negative(Lanes x) {
     // A product, not an addition to the exponent: NaN must stay NaN.
     const NativeFloats power = (NativeFloats)(((NativeInts)shifted - (0x4b400000 - 127)) << 23);
     v = v < -87.0f ? NativeFloats{} : p * power;
-  }
+  });
   return x;
 }
 

@@ -9,14 +9,15 @@ namespace {
 
 TGV_INLINE float sum_of(const float* x, int64_t width) {
   FourSums sums;
-  int64_t i = 0;
-  for (; i + kFourLanes <= width; i += kFourLanes) {
-    for (int j = 0; j < 4; ++j) sums.of[j] = sums.of[j] + load(x + i + kLanes * j);
+  int64_t at = 0;
+  for (; at + kFourLanes <= width; at += kFourLanes) {
+    each_of_four(TGV_EACH { sums.of[i] = sums.of[i] + load(x + at + kLanes * i); });
   }
-  for (int j = 0; i < width; i += kLanes, ++j) {
-    const int64_t left = width - i;
-    sums.of[j] = sums.of[j] + load_some(x + i, left < kLanes ? left : kLanes, 0.0f);
-  }
+  each_of_four(TGV_EACH {
+    if (const int64_t left = width - at - kLanes * i; left > 0) {
+      sums.of[i] = sums.of[i] + load_some(x + at + kLanes * i, left < kLanes ? left : kLanes, 0.0f);
+    }
+  });
   return sums.total();
 }
 
@@ -24,18 +25,20 @@ TGV_INLINE float sum_of(const float* x, int64_t width) {
 TGV_INLINE float squares_about(const float* x, int64_t width, float middle) {
   const Lanes center = splat(middle);
   FourSums sums;
-  int64_t i = 0;
-  for (; i + kFourLanes <= width; i += kFourLanes) {
-    for (int j = 0; j < 4; ++j) {
-      const Lanes d = load(x + i + kLanes * j) - center;
-      sums.of[j] = sums.of[j] + d * d;
+  int64_t at = 0;
+  for (; at + kFourLanes <= width; at += kFourLanes) {
+    each_of_four(TGV_EACH {
+      const Lanes d = load(x + at + kLanes * i) - center;
+      sums.of[i] = sums.of[i] + d * d;
+    });
+  }
+  each_of_four(TGV_EACH {
+    if (const int64_t left = width - at - kLanes * i; left > 0) {
+      const Lanes d =
+          load_some(x + at + kLanes * i, left < kLanes ? left : kLanes, middle) - center;
+      sums.of[i] = sums.of[i] + d * d;
     }
-  }
-  for (int j = 0; i < width; i += kLanes, ++j) {
-    const int64_t left = width - i;
-    const Lanes d = load_some(x + i, left < kLanes ? left : kLanes, middle) - center;
-    sums.of[j] = sums.of[j] + d * d;
-  }
+  });
   return sums.total();
 }
 

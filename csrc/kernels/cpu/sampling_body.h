@@ -16,12 +16,12 @@ float lane_maxima(float* maxima, const float* x, int64_t n) {
   for (int64_t begin = 0; begin < n; begin += kChunk, maxima += kChunkMaxima) {
     const int64_t end = smaller_of(begin + kChunk, n);
     Lanes top[4] = {splat(kLowest), splat(kLowest), splat(kLowest), splat(kLowest)};
-    int64_t i = begin;
-    for (; i + kFourLanes <= end; i += kFourLanes) {
-      for (int j = 0; j < 4; ++j) top[j] = larger(top[j], load(x + i + kLanes * j));
+    int64_t at = begin;
+    for (; at + kFourLanes <= end; at += kFourLanes) {
+      each_of_four(TGV_EACH { top[i] = larger(top[i], load(x + at + kLanes * i)); });
     }
-    for (; i < end; i += kLanes) {
-      top[0] = larger(top[0], load_some(x + i, smaller_of(end - i, kLanes), kLowest));
+    for (; at < end; at += kLanes) {
+      top[0] = larger(top[0], load_some(x + at, smaller_of(end - at, kLanes), kLowest));
     }
     const Lanes of_chunk = larger(larger(top[0], top[1]), larger(top[2], top[3]));
     store(maxima, of_chunk);
@@ -39,16 +39,18 @@ double sum_exp(const float* x, int64_t n, float shift) {
   for (int64_t begin = 0; begin < n; begin += kChunk) {
     const int64_t end = smaller_of(begin + kChunk, n);
     FourSums sums;
-    int64_t i = begin;
-    for (; i + kFourLanes <= end; i += kFourLanes) {
-      for (int j = 0; j < 4; ++j) {
-        sums.of[j] = sums.of[j] + exp_of_negative(load(x + i + kLanes * j) - peak);
+    int64_t at = begin;
+    for (; at + kFourLanes <= end; at += kFourLanes) {
+      each_of_four(TGV_EACH {
+        sums.of[i] = sums.of[i] + exp_of_negative(load(x + at + kLanes * i) - peak);
+      });
+    }
+    each_of_four(TGV_EACH {
+      if (const int64_t left = end - at - kLanes * i; left > 0) {
+        const Lanes some = load_some(x + at + kLanes * i, smaller_of(left, kLanes), kLowest);
+        sums.of[i] = sums.of[i] + exp_of_negative(some - peak);
       }
-    }
-    for (int j = 0; i < end; i += kLanes, ++j) {
-      const Lanes some = load_some(x + i, smaller_of(end - i, kLanes), kLowest);
-      sums.of[j] = sums.of[j] + exp_of_negative(some - peak);
-    }
+    });
     total += static_cast<double>(sums.total());
   }
   return total;
@@ -83,7 +85,7 @@ int64_t collect(float* values, int32_t* ids, const float* x, int64_t n, float le
     const int64_t end = smaller_of(begin + kFourLanes, n);
     if (end == begin + kFourLanes) {
       Lanes top = load(x + begin);
-      for (int j = 1; j < 4; ++j) top = larger(top, load(x + begin + kLanes * j));
+      each_of_four(TGV_EACH { top = larger(top, load(x + begin + kLanes * i)); });
       if (!any_at_least(top, least)) continue;
     }
     for (int64_t i = begin; i < end; ++i) {  // without a branch: count never passes i

@@ -3,8 +3,25 @@
 Knows torch tensors and the native core; no model, no files. The slow twin of each op is in ``reference``.
 """
 
+from .embedding import embedding
 from .int4_matmul import PackedInt4, int4_matmul, pack_int4
+from .norm import add_branches, layer_norm, rms_norm
 from .paged_attention import paged_attention
 from .qkv_append import qkv_append
+from .sampling import SampledToken, log_softmax, sample, top_logprobs
 
-__all__ = ["PackedInt4", "int4_matmul", "pack_int4", "paged_attention", "qkv_append"]
+__all__ = [
+    "PackedInt4",
+    "SampledToken",
+    "add_branches",
+    "embedding",
+    "int4_matmul",
+    "layer_norm",
+    "log_softmax",
+    "pack_int4",
+    "paged_attention",
+    "qkv_append",
+    "rms_norm",
+    "sample",
+    "top_logprobs",
+]

@@ -17,7 +17,14 @@ from ..errors import InvalidArgumentError, UnsupportedError
 
 def buffer_of(name: str, tensor: Any, dtype: torch.dtype) -> Any:
     """``tensor`` as a numpy array over the same memory (strides kept); bfloat16, which numpy has not, as the bits of
-    float16.
+    float16. Raises as ``dense_of`` does.
+    """
+    dense = dense_of(name, tensor, dtype)
+    return (dense.view(torch.float16) if dtype == torch.bfloat16 else dense).numpy()
+
+
+def dense_of(name: str, tensor: Any, dtype: torch.dtype) -> torch.Tensor:
+    """``tensor``, detached.
 
     Raises ``InvalidArgumentError`` naming ``name`` unless it is a dense CPU tensor of ``dtype``, and
     ``UnsupportedError`` if it asks for a gradient that no op of this package has.
@@ -33,9 +40,7 @@ def buffer_of(name: str, tensor: Any, dtype: torch.dtype) -> Any:
         if torch.is_grad_enabled():
             raise UnsupportedError(f"{name} requires a gradient, which this op has not; call it under torch.no_grad()")
         tensor = tensor.detach()
-    if dtype == torch.bfloat16:
-        tensor = tensor.view(torch.float16)
-    return tensor.numpy()
+    return tensor
 
 
 def native_module() -> ModuleType:

@@ -3,6 +3,7 @@
 Knows nothing of files, native code or the engine. State dict names are the tensor names of ``docs/architecture.md``.
 """
 
+from .embedding import embedding
 from .generation import GenerationOptions, GenerationResult, generate
 from .int4_matmul import int4_matmul
 from .layout import ChatLayout, TrainingBatch
@@ -10,10 +11,12 @@ from .lora import LoraLinear
 from .loss import causal_lm_loss
 from .model import TinyGPTVReference
 from .paged_attention import paged_attention, qkv_append
+from .norm import add_branches, layer_norm, rms_norm
 from .phi import KVCache, PhiBackbone
 from .projector import Projector
 from .qformer import QFormer
 from .ranking import rank_candidates
+from .sampling import log_softmax, sample, top_logprobs
 from .vision import VisionTower, interpolate_position_embedding
 
 __all__ = [
@@ -28,11 +31,18 @@ __all__ = [
     "TinyGPTVReference",
     "TrainingBatch",
     "VisionTower",
+    "add_branches",
     "causal_lm_loss",
+    "embedding",
     "generate",
     "int4_matmul",
     "interpolate_position_embedding",
     "paged_attention",
     "qkv_append",
+    "layer_norm",
+    "log_softmax",
     "rank_candidates",
+    "rms_norm",
+    "sample",
+    "top_logprobs",
 ]
