@@ -11,6 +11,6 @@ void bind_machine(py::module_& module);   // CPU features, cores, bandwidth, bui
 void bind_cuda(py::module_& module);      // what a GPU here can do
 void bind_kv(py::module_& module);        // the KV cache, for tests and tools
 void bind_quantize(py::module_& module);  // int4 scale search
-void bind_int4_matmul(py::module_& module);
+void bind_matmul(py::module_& module);    // products and packing
 
 }  // namespace tgv::bindings

@@ -41,5 +41,5 @@ PYBIND11_MODULE(_native, module) {
   tgv::bindings::bind_cuda(module);
   tgv::bindings::bind_kv(module);
   tgv::bindings::bind_quantize(module);
-  tgv::bindings::bind_int4_matmul(module);
+  tgv::bindings::bind_matmul(module);
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'isas', 'matmul', 'physical_cores', 'quantize_int4', 'read_bandwidth']
 class KVCache:
     """
     The paged KV cache, for tests and tools; internal, it may change without notice.
@@ -136,6 +136,15 @@ def cuda_why_not() -> str:
     """
     Why no GPU can be used here, as a sentence; empty if one can.
     """
+def float_pack(packed: typing_extensions.Buffer, weights: typing_extensions.Buffer, kind: str, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+    """
+    Reorder weights f32 [N, K] into packed u8 [float_packed_bytes], rounded to nearest
+    even for kind 'bf16'. Raises InvalidArgumentError.
+    """
+def float_packed_bytes(rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, kind: str) -> int:
+    """
+    Bytes of a packed matrix of kind 'f32' or 'bf16'. Raises InvalidArgumentError.
+    """
 def int4_matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, symmetric: bool, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
     """
     out f32 [M, N] = act(x f32 [M, K] times the packed matrix, transposed, + bias f32 [N]
@@ -151,10 +160,29 @@ def int4_packed_bytes(rows: typing.SupportsInt | typing.SupportsIndex, columns: 
     """
     Bytes of a packed int4 matrix. Raises InvalidArgumentError.
     """
+def int8_matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    As int4_matmul, for a matrix of int8_pack. Raises InvalidArgumentError,
+    UnsupportedError.
+    """
+def int8_pack(packed: typing_extensions.Buffer, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+    """
+    Reorder qweight i8 [N, K] and scales f32 [N] into packed u8 [int8_packed_bytes].
+    Raises InvalidArgumentError.
+    """
+def int8_packed_bytes(rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Bytes of a packed int8 matrix. Raises InvalidArgumentError.
+    """
 def isas() -> list[str]:
     """
     Instruction sets kernels can run with here, the one they prefer last: of 'portable',
     'avx2', 'avxvnni', 'avx512' and 'avx512vnni'.
+    """
+def matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, kind: str, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    As int4_matmul, for a matrix of float_pack, with float32 arithmetic throughout.
+    Raises InvalidArgumentError, UnsupportedError.
     """
 def physical_cores() -> int:
     """

@@ -19,7 +19,7 @@ struct Ints {
   Quads part[4];
 };
 struct Floats {
-  Reals part[4];
+  Reals part[4] = {};
 };
 // A 16-bit lane is two k of a row, of which step s takes one: k = 4 i + s / 2 + 2 (lane & 1), and
 // 16 more for odd s. For int8 the steps are the even and the odd bytes of the eight chunks.

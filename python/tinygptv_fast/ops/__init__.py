@@ -4,5 +4,17 @@ Knows torch tensors and the native core; no model, no files. The slow twin of ea
 """
 
 from .int4_matmul import PackedInt4, int4_matmul, pack_int4
+from .int8_matmul import PackedInt8, int8_matmul, pack_int8
+from .matmul import PackedFloat, matmul, pack_float
 
-__all__ = ["PackedInt4", "int4_matmul", "pack_int4"]
+__all__ = [
+    "PackedFloat",
+    "PackedInt4",
+    "PackedInt8",
+    "int4_matmul",
+    "int8_matmul",
+    "matmul",
+    "pack_float",
+    "pack_int4",
+    "pack_int8",
+]

@@ -5,9 +5,11 @@ Knows nothing of files, native code or the engine. State dict names are the tens
 
 from .generation import GenerationOptions, GenerationResult, generate
 from .int4_matmul import int4_matmul
+from .int8_matmul import int8_matmul
 from .layout import ChatLayout, TrainingBatch
 from .lora import LoraLinear
 from .loss import causal_lm_loss
+from .matmul import matmul
 from .model import TinyGPTVReference
 from .phi import KVCache, PhiBackbone
 from .projector import Projector
@@ -30,6 +32,8 @@ __all__ = [
     "causal_lm_loss",
     "generate",
     "int4_matmul",
+    "int8_matmul",
     "interpolate_position_embedding",
+    "matmul",
     "rank_candidates",
 ]

@@ -7,7 +7,7 @@
 namespace tgv::cpu {
 namespace {
 
-constexpr int kLanes = 16, kVectors = 2, kBlockTile = 2, kTokenTile = 4, kAloneTokens = 4;
+constexpr int kLanes = 16, kVectors = 2, kBlockTile = 2, kTokenTile = 6, kAloneTokens = 4;
 constexpr bool kUnsignedBytes = true;
 // Masks of ones: GCC 12 warns of an uninitialised value inside intrinsics without a mask. The code
 // is the same.
