@@ -97,6 +97,8 @@ bench: build
 	$(BIN)/python benchmarks/quantize_error.py
 	$(BIN)/python benchmarks/quantize_speed.py
 	$(BIN)/python benchmarks/int4_matmul.py
+	$(BIN)/python benchmarks/matmul.py
+	$(BIN)/python benchmarks/linear_step.py
 	$(BIN)/python benchmarks/thread_pool.py
 
 sanitize: $(VENV)/.installed

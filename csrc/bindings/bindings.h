@@ -7,10 +7,11 @@ namespace tgv::bindings {
 
 namespace py = pybind11;
 
-void bind_machine(py::module_& module);   // CPU features, cores, bandwidth, build
-void bind_cuda(py::module_& module);      // what a GPU here can do
-void bind_kv(py::module_& module);        // the KV cache, for tests and tools
-void bind_quantize(py::module_& module);  // int4 scale search
-void bind_matmul(py::module_& module);    // products and packing
+void bind_machine(py::module_& module);       // CPU features, cores, bandwidth, build
+void bind_cuda(py::module_& module);          // what a GPU here can do
+void bind_kv(py::module_& module);            // the KV cache, for tests and tools
+void bind_quantize(py::module_& module);      // int4 scale search
+void bind_matmul(py::module_& module);        // products and packing
+void bind_linear_probe(py::module_& module);  // what the matrices of a step cost
 
 }  // namespace tgv::bindings

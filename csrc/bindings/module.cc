@@ -42,4 +42,5 @@ PYBIND11_MODULE(_native, module) {
   tgv::bindings::bind_kv(module);
   tgv::bindings::bind_quantize(module);
   tgv::bindings::bind_matmul(module);
+  tgv::bindings::bind_linear_probe(module);
 }
