@@ -3,10 +3,11 @@
     python benchmarks/linear_step.py [--save] [--tokens 1 2 3 4 8 64 256] [--kinds int4 int8] [--isas avx2]
 
 The packed weights of 32 Phi-2 layers lie end to end in huge-page memory: [Wqkv 7680x2560 | W1 10240x2560] and
-[Wo 2560x2560 | W2 2560x10240]; workers round activations in one phase and claim row blocks in the next. The same memory
-is plainly read directly before and after every pass; the fraction is the weights' bytes over the pass's time and the
-mean of both readings, the median over the rounds in which these differ by less than 5 % (how many those were stands
-beside it). That the products are right is checked by csrc/tests/linear_test.cc.
+[Wo 2560x2560 | W2 2560x10240]; workers round activations in one phase and claim row blocks in the next, ``--window``
+layers a round. As much of the same memory is plainly read directly before and after every round; the fraction is the
+weights' bytes over the round's time and the mean of both readings, the median over the rounds in which these differ by
+less than 5 % (how many those were stands beside it). Short windows find the moments in which nobody else uses the
+machine. That the products are right is checked by csrc/tests/linear_test.cc.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def main() -> int:
     parser.add_argument("--groups", type=int, nargs="+", default=[32])
     parser.add_argument("--isas", nargs="+", default=[_native.best_isa()], choices=_native.isas())
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--window", type=int, default=4)
     parser.add_argument("--threads", type=int, default=_native.physical_cores())
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
@@ -78,10 +80,16 @@ def main() -> int:
             for isa in arguments.isas:
                 rounds = _native.linear_probe(
                     arguments.tokens, kind=kind, group_size=group or 32, layers=arguments.layers,
-                    rounds=arguments.rounds, threads=arguments.threads, isa=isa,
+                    rounds=arguments.rounds, window=arguments.window, threads=arguments.threads, isa=isa,
                 )  # fmt: skip
                 common = {"benchmark": "linear_step", "cpu": _native.cpu_brand(), "threads": arguments.threads}
-                common |= {"kind": kind, "isa": isa, "group": group, "layers": arguments.layers}
+                common |= {
+                    "kind": kind,
+                    "isa": isa,
+                    "group": group,
+                    "layers": arguments.layers,
+                    "window": arguments.window,
+                }
                 done = [common | summary([r for r in rounds if r["tokens"] == t]) for t in arguments.tokens]
                 for record in done:
                     show(record, done[0])

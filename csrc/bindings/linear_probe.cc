@@ -22,7 +22,7 @@ cpu::WeightKind kind_of(const std::string& name) {
 
 std::vector<py::dict> linear_probe(const std::vector<int64_t>& tokens, const std::string& kind,
                                    int64_t group_size, bool symmetric, int64_t width, int layers,
-                                   int rounds, int threads, const std::string& isa) {
+                                   int rounds, int window, int threads, const std::string& isa) {
   cpu::LinearProbeOptions options;
   options.kind = kind_of(kind);
   options.group_size = group_size;
@@ -31,6 +31,7 @@ std::vector<py::dict> linear_probe(const std::vector<int64_t>& tokens, const std
   options.layers = layers;
   options.tokens = tokens;
   options.rounds = rounds;
+  options.window = window;
   options.threads = threads;
   options.isa = choose_isa(isa);
   std::vector<cpu::LinearProbeRound> found;
@@ -58,11 +59,12 @@ void bind_linear_probe(py::module_& module) {
   module.def(
       "linear_probe", &linear_probe, py::arg("tokens"), py::arg("kind") = "int4",
       py::arg("group_size") = 32, py::arg("symmetric") = true, py::arg("width") = 2560,
-      py::arg("layers") = 32, py::arg("rounds") = 9, py::arg("threads") = 2, py::arg("isa") = "",
+      py::arg("layers") = 32, py::arg("rounds") = 9, py::arg("window") = 4, py::arg("threads") = 2,
+      py::arg("isa") = "",
       "Time the matrices of a decoder step: [Wqkv | W1] and [Wo | W2] of `layers` layers, random,\n"
-      "end to end in memory, in the phases of one pool. One dict per round and number of tokens:\n"
-      "seconds of a pass, bytes per second of plain reads directly before and after it\n"
-      "(read_before, read_after), bytes of weights, operations of a pass. Raises\n"
+      "end to end in memory, in the phases of one pool, `window` layers at a time. One dict per\n"
+      "round and number of tokens: seconds of a window, bytes per second of plain reads directly\n"
+      "before and after it (read_before, read_after), its bytes of weights and operations. Raises\n"
       "InvalidArgumentError, UnsupportedError.");
 }
 

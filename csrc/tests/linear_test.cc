@@ -209,7 +209,8 @@ TEST(claims_cover_every_block_once) {
 TEST(probe_measures_what_it_is_asked) {
   cpu::LinearProbeOptions options;
   options.width = 64;
-  options.layers = 2;
+  options.layers = 5;
+  options.window = 2;
   options.tokens = {1, 3};
   options.rounds = 2;
   for (const WeightKind kind : {WeightKind::kInt4, WeightKind::kF32}) {
