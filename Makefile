@@ -101,6 +101,8 @@ bench: build
 	$(BIN)/python benchmarks/norm.py
 	$(BIN)/python benchmarks/embedding.py
 	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/matmul.py
+	$(BIN)/python benchmarks/linear_step.py
 	$(BIN)/python benchmarks/thread_pool.py
 
 sanitize: $(VENV)/.installed

@@ -16,6 +16,7 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,12 +59,13 @@ def probe(threads: int) -> float:
     return float(_native.read_bandwidth(threads=threads, bytes=128 << 20, passes=3)) / 1e9
 
 
-def measure(weights: list[PackedInt4], tokens: int, threads: int) -> dict[str, Any]:
-    """Time calls of ``tokens`` rows over ``weights`` in turn, in ROUNDS rounds, each between two probes."""
+def measure(weights: list[Any], tokens: int, threads: int, product: Callable[..., Any] = int4_matmul) -> dict[str, Any]:
+    """Time calls of ``product`` with ``tokens`` rows over ``weights`` in turn, in ROUNDS rounds, each between two
+    probes."""
     first = weights[0]
     x, out = torch.randn(tokens, first.columns), torch.empty(tokens, first.rows)
     moved = first.nbytes + 4 * (x.numel() + out.numel())
-    int4_matmul(x, first, out=out, threads=threads)
+    product(x, first, out=out, threads=threads)
     times: list[float] = []
     fractions: list[float] = []
     probes = [probe(threads)]
@@ -71,7 +73,7 @@ def measure(weights: list[PackedInt4], tokens: int, threads: int) -> dict[str, A
         start, done = time.perf_counter(), len(times)
         while len(times) < done + 3 or time.perf_counter() < start + ROUND_SECONDS:
             begin = time.perf_counter()
-            int4_matmul(x, weights[len(times) % len(weights)], out=out, threads=threads)
+            product(x, weights[len(times) % len(weights)], out=out, threads=threads)
             times.append(time.perf_counter() - begin)
         rate = moved * (len(times) - done) / (time.perf_counter() - start) / 1e9
         probes.append(probe(threads))

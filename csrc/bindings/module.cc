@@ -43,11 +43,12 @@ PYBIND11_MODULE(_native, module) {
   tgv::bindings::bind_cuda(module);
   tgv::bindings::bind_kv(module);
   tgv::bindings::bind_quantize(module);
-  tgv::bindings::bind_int4_matmul(module);
   tgv::bindings::bind_model(module);
   tgv::bindings::bind_attention(module);
   tgv::bindings::bind_engine(module);
   tgv::bindings::bind_norm(module);
   tgv::bindings::bind_embedding(module);
   tgv::bindings::bind_sampling(module);
+  tgv::bindings::bind_matmul(module);
+  tgv::bindings::bind_linear_probe(module);
 }

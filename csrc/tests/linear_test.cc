@@ -79,7 +79,6 @@ Data make_data(const LinearShape& shape, int64_t tokens) {
 }
 
 void pack(const Data& d, uint8_t* packed, ThreadPool& pool) {
-  const int64_t blocks = d.shape.row_blocks();
   switch (d.shape.kind) {
     case WeightKind::kInt4:
       cpu::int4_pack(
@@ -87,11 +86,11 @@ void pack(const Data& d, uint8_t* packed, ThreadPool& pool) {
           {d.qweight.data(), d.scales.data(), d.shape.symmetric ? nullptr : d.zeros.data()}, pool);
       return;
     case WeightKind::kInt8:
-      cpu::linear_pack_int8(d.shape, packed, d.bytes.data(), d.row_scales.data(), 0, blocks);
+      cpu::int8_pack(d.shape, packed, d.bytes.data(), d.row_scales.data(), pool);
       return;
     case WeightKind::kBF16:
     case WeightKind::kF32:
-      cpu::linear_pack_f32(d.shape, packed, d.weights.data(), 0, blocks);
+      cpu::float_pack(d.shape, packed, d.weights.data(), pool);
       return;
   }
 }
@@ -210,7 +209,8 @@ TEST(claims_cover_every_block_once) {
 TEST(probe_measures_what_it_is_asked) {
   cpu::LinearProbeOptions options;
   options.width = 64;
-  options.layers = 2;
+  options.layers = 5;
+  options.window = 2;
   options.tokens = {1, 3};
   options.rounds = 2;
   for (const WeightKind kind : {WeightKind::kInt4, WeightKind::kF32}) {
@@ -225,6 +225,24 @@ TEST(probe_measures_what_it_is_asked) {
   }
   options.tokens = {0};
   CHECK_THROWS(InvalidArgument, cpu::linear_probe(options), "1 or more");
+}
+
+TEST(bf16_sources_pack_like_the_floats_they_stand_for) {
+  const LinearShape f32{WeightKind::kF32, 19, 7}, bf16{WeightKind::kBF16, 19, 7};
+  std::vector<uint16_t> codes;
+  std::vector<float> values;
+  for (int i = 0; i < 19 * 7; ++i) {
+    codes.push_back(float_to_bfloat16(0.37f * static_cast<float>(i) - 20));
+    values.push_back(bfloat16_to_float(codes.back()));
+  }
+  for (const LinearShape& shape : {f32, bf16}) {
+    const size_t bytes = static_cast<size_t>(shape.packed_bytes());
+    std::vector<uint8_t> a(bytes, 1), b(bytes, 2);
+    cpu::linear_pack_f32(shape, a.data(), values.data(), 0, 2);
+    cpu::linear_pack_bf16(shape, b.data(), codes.data(), 1, 2);
+    cpu::linear_pack_bf16(shape, b.data(), codes.data(), 0, 1);
+    CHECK(a == b);
+  }
 }
 
 TEST(what_cannot_run_says_why) {

@@ -30,15 +30,15 @@
 //            bf16   for each two k 64 bytes: a 32-bit lane is row r, the even k in its low half.
 //            f32    for each k 64 bytes, the 16 rows.
 // Threads  Split N (linear_rows) or tokens and K (linear_round): any worker may take any piece.
-// Traffic  The weights once, and once more from the cache per 64 tokens; 40 bytes of rounded
+// Traffic  The weights once, and once more from the cache per 48 tokens; 40 bytes of rounded
 //          activations for 32 k of a token.
 // Work     AVX-512 VNNI, int4: per 32 k of 16 rows and one token 8 dot products of 64 bytes, one
-//          conversion, one multiplication, one FMA. A tile is unpacked once per 64 tokens.
+//          conversion, one multiplication, one FMA. A tile is unpacked once per 48 tokens.
 // Numerics One FMA chain in ascending k for every (m, n), whatever T, N, worker or ISA: y[m,n]
 //          depends on x[m,:] and W[n,:] alone, and all ISAs agree bit for bit.
 // Limits   T, N, K >= 1, each at most 2^31; int4 groups of 32, 64 or 128, the last may be short.
 //          y overlaps no input.
-// Oracle   tinygptv_fast.reference.int4_matmul (torch).
+// Oracle   tinygptv_fast.reference.int4_matmul, int8_matmul, matmul (torch).
 #pragma once
 
 #include <cstddef>

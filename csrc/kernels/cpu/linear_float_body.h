@@ -86,17 +86,18 @@ TGV_INLINE void float_strip(const Linear& w, const LinearInput& in, float* y, in
 template <bool kPairs>
 TGV_INLINE void multiply_floats(const Linear& w, const LinearInput& in, float* y, int64_t begin,
                                 int64_t end) {
-  for (int64_t block = begin; block < end;) {
-    const bool together = in.tokens >= kFloatTokens && block + kFloatBlocks <= end;
-    for (int64_t first = 0; first < in.tokens; first += kLinearTokens) {
-      const int64_t left = in.tokens - first, count = left < kLinearTokens ? left : kLinearTokens;
-      if (together) {
+  const int64_t together = in.tokens >= kFloatTokens ? kFloatBlocks : 1;
+  for (int64_t first = 0; first < in.tokens; first += kLinearTokens) {
+    const int64_t left = in.tokens - first, count = left < kLinearTokens ? left : kLinearTokens;
+    int64_t block = begin;
+    for (; block + together <= end; block += together) {
+      if (together == kFloatBlocks) {
         float_strip<kFloatBlocks, kPairs>(w, in, y, first, count, block);
       } else {
         float_strip<1, kPairs>(w, in, y, first, count, block);
       }
     }
-    block += together ? kFloatBlocks : 1;
+    for (; block < end; ++block) float_strip<1, kPairs>(w, in, y, first, count, block);
   }
 }
 

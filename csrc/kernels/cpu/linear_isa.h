@@ -7,7 +7,9 @@
 
 namespace tgv::cpu {
 
-constexpr int kLinearTokens = 64;  // tokens for which a tile is unpacked once
+// Tokens for which a tile is unpacked once: 48 rows of K = 10240, rounded, leave L2 room for
+// weights.
+constexpr int kLinearTokens = 48;
 
 // 32 activations of one token. `rounded` is laid out as
 // [block of kLinearTokens tokens][tile][token of the block].

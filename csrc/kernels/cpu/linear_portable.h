@@ -146,11 +146,12 @@ TGV_INLINE Floats to_float(const Ints& x) {
 // Instead: the product of two floats is exact in double, and a sum of doubles rounded to odd (its
 // last bit set if anything was lost) rounds to the right float, because double has more than two
 // bits extra.
-TGV_INLINE Floats fma(const Floats& a, const Floats& b, Floats c) {
+TGV_INLINE Floats fma(const Floats& a, const Floats& b, const Floats& c) {
+  Floats result = {};
 #if defined(__FP_FAST_FMAF)
   for (int r = 0; r < kLanes; ++r) {
     const int v = r / 4, i = r % 4;
-    c.part[v][i] = __builtin_fmaf(a.part[v][i], b.part[v][i], c.part[v][i]);
+    result.part[v][i] = __builtin_fmaf(a.part[v][i], b.part[v][i], c.part[v][i]);
   }
 #else
   using Pair = float __attribute__((vector_size(8)));
@@ -175,12 +176,12 @@ TGV_INLINE Floats fma(const Floats& a, const Floats& b, Floats c) {
       Wide odd;
       __builtin_memcpy(&odd, &bits, sizeof(odd));
       const Pair out = __builtin_convertvector(odd, Pair);
-      c.part[v][i] = out[0];
-      c.part[v][i + 1] = out[1];
+      result.part[v][i] = out[0];
+      result.part[v][i + 1] = out[1];
     }
   }
 #endif
-  return c;
+  return result;
 }
 
 TGV_INLINE Floats load(const float* p) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <memory>
 
 #include "base/errors.h"
 #include "base/huge_buffer.h"
@@ -66,31 +67,32 @@ class Step {
     return static_cast<size_t>(o.layers * bytes);
   }
 
-  int64_t bytes() const { return static_cast<int64_t>(weights_.bytes()); }
+  int64_t bytes() const { return options_.window * layer_bytes(); }
 
   double operations(int64_t tokens) const {
     double weights = 0;
     for (const LinearShape& s : shapes(options_))
       weights += static_cast<double>(s.rows * s.columns);
-    return 2.0 * static_cast<double>(tokens * options_.layers) * weights;
+    return 2.0 * static_cast<double>(tokens * options_.window) * weights;
   }
 
-  // Seconds of one pass.
+  // Seconds of one window.
   double run(int64_t tokens) {
+    next_window();
     const auto start = Clock::now();
-    for (int pass = 0; pass < options_.passes; ++pass) {
-      pool_.run_phases(4 * options_.layers,
-                       [this, tokens](int phase, int) { this->phase(phase, tokens); });
-    }
-    return seconds_since(start) / options_.passes;
+    pool_.run_phases(4 * options_.window,
+                     [this, tokens](int phase, int) { this->phase(phase, tokens); });
+    return seconds_since(start);
   }
 
+  // Bytes per second of plain reads of one window.
   double read_rate() {
-    const size_t part = weights_.bytes() / static_cast<size_t>(options_.threads) / 64 * 64;
+    next_window();
+    const uint8_t* const from = layer(0);
+    const size_t part = static_cast<size_t>(bytes() / options_.threads / 64 * 64);
     const auto start = Clock::now();
-    pool_.run([&](int worker) {
-      sink_ ^= xor_all(weights_.data() + part * static_cast<size_t>(worker), part);
-    });
+    pool_.run(
+        [&](int worker) { sink_ ^= xor_all(from + part * static_cast<size_t>(worker), part); });
     return static_cast<double>(part * static_cast<size_t>(options_.threads)) / seconds_since(start);
   }
 
@@ -98,16 +100,17 @@ class Step {
   // Random bits with the exponents of float16 scales tamed: speed does not depend on values, but
   // denormals and NaN could.
   void fill_weights() {
-    pool_.parallel_for(bytes() / 64, 4096, [&](int64_t begin, int64_t end) {
-      uint64_t state = 0x9e3779b97f4a7c15u * static_cast<uint64_t>(begin + 1);
-      for (int64_t i = 8 * begin; i < 8 * end; ++i) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        const uint64_t word = (state & 0x0fff0fff0fff0fffu) | 0x2000200020002000u;
-        std::memcpy(weights_.data() + 8 * i, &word, 8);
-      }
-    });
+    pool_.parallel_for(
+        static_cast<int64_t>(weights_.bytes()) / 64, 4096, [&](int64_t begin, int64_t end) {
+          uint64_t state = 0x9e3779b97f4a7c15u * static_cast<uint64_t>(begin + 1);
+          for (int64_t i = 8 * begin; i < 8 * end; ++i) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            const uint64_t word = (state & 0x0fff0fff0fff0fffu) | 0x2000200020002000u;
+            std::memcpy(weights_.data() + 8 * i, &word, 8);
+          }
+        });
   }
   static void fill_floats(std::vector<float>& out, size_t seed) {
     uint32_t state = 12345 + static_cast<uint32_t>(seed);
@@ -115,6 +118,13 @@ class Step {
       state = state * 1664525 + 1013904223;
       x = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f;
     }
+  }
+
+  int64_t layer_bytes() const { return static_cast<int64_t>(weights_.bytes()) / options_.layers; }
+  const uint8_t* layer(int i) const { return weights_.data() + (first_ + i) * layer_bytes(); }
+  void next_window() {
+    first_ += options_.window;
+    if (first_ + options_.window > options_.layers) first_ = 0;
   }
 
   LinearInput input(size_t i, int64_t tokens) {
@@ -143,9 +153,7 @@ class Step {
       return;
     }
     const std::array<LinearShape, 4> all = shapes(options_);
-    const uint8_t* at =
-        weights_.data() +
-        static_cast<size_t>(phase / 4) * (weights_.bytes() / static_cast<size_t>(options_.layers));
+    const uint8_t* at = layer(phase / 4);
     std::array<LinearTask, 2> tasks;
     if (phase % 4 == 1) {
       tasks[0] = {{all[0], at, nullptr, Activation::kNone}, input(0, tokens), qkv_.data()};
@@ -168,6 +176,7 @@ class Step {
   }
 
   const LinearProbeOptions& options_;
+  int first_ = 0;  // layer of the window
   ThreadPool pool_;
   HugeBuffer weights_;
   std::array<std::vector<float>, 3> x_;
@@ -185,9 +194,11 @@ std::vector<LinearProbeRound> linear_probe(const LinearProbeOptions& options) {
     }
   }
   if (options.tokens.empty() ||
-      *std::min_element(options.tokens.begin(), options.tokens.end()) < 1 || options.layers < 1 ||
-      options.rounds < 1 || options.passes < 1) {
-    throw InvalidArgument("linear_probe: tokens, layers, rounds and passes are 1 or more");
+      *std::min_element(options.tokens.begin(), options.tokens.end()) < 1 || options.rounds < 1 ||
+      options.window < 1 || options.layers < options.window) {
+    throw InvalidArgument(
+        "linear_probe: tokens, rounds and window are 1 or more, layers as many as the window or "
+        "more");
   }
   Step step(options, *std::max_element(options.tokens.begin(), options.tokens.end()));
   std::vector<LinearProbeRound> out;

@@ -21,18 +21,19 @@ struct LinearProbeOptions {
   int layers = 32;
   std::vector<int64_t> tokens = {1};  // measured in turn
   int rounds = 9;                     // of every number of tokens
-  int passes = 1;                     // over the weights in a round
+  int window = 32;                    // layers of a round; each round takes the next ones
   int threads = 2;
   Isa isa = Isa::kPortable;
 };
 
+// Short windows are for machines that others use: some of them nobody disturbs.
 struct LinearProbeRound {
   int64_t tokens = 0;
-  double seconds = 0;      // of one pass over all layers
-  double read_before = 0;  // bytes per second: the same weights read by as many threads, in the
-  double read_after = 0;   // same pool, directly before and after
-  int64_t bytes = 0;       // packed weights
-  double operations = 0;   // of one pass: two per weight and token, without padding
+  double seconds = 0;      // of one window
+  double read_before = 0;  // bytes per second: the windows before and after it plainly read by as
+  double read_after = 0;   // many threads of the same pool, directly before and after
+  int64_t bytes = 0;       // packed weights of the window
+  double operations = 0;   // two per weight and token, without padding
 };
 
 // Weights and inputs are random. Throws InvalidArgument, Unsupported, SystemError.

@@ -36,6 +36,8 @@ TGV_INLINE void round_tile(RoundedTile& out, const float* x) {
   out.offset = -8 * sum;
 }
 
+// kRoundTile: round_tile, or what an ISA does in its place with the same result.
+template <void (*kRoundTile)(RoundedTile&, const float*) = round_tile>
 TGV_INLINE void round_tokens(const LinearInput& in, int64_t token_block, int64_t tile_begin,
                              int64_t tile_end) {
   const int64_t K = in.columns, tiles = (K + 31) / 32, first = token_block * kLinearTokens;
@@ -46,12 +48,12 @@ TGV_INLINE void round_tokens(const LinearInput& in, int64_t token_block, int64_t
     for (int64_t t = tile_begin; t < tile_end; ++t) {
       RoundedTile& out = block[t * count + m];
       if (32 * (t + 1) <= K) {
-        round_tile(out, x + 32 * t);
+        kRoundTile(out, x + 32 * t);
         continue;
       }
       float padded[32] = {};
       for (int64_t k = 32 * t; k < K; ++k) padded[k - 32 * t] = x[k];
-      round_tile(out, padded);
+      kRoundTile(out, padded);
     }
   }
 }

@@ -90,6 +90,11 @@ TGV_INLINE void tile_step(const uint8_t* tile, const uint8_t* head, int64_t bloc
     for (; m + kTokenTile <= count; m += kTokenTile) {
       step_tokens<kCount, kForm, kTokenTile>(w, x + m, out + m * kStride, kStride);
     }
+    if constexpr (kTokenTile > 2) {
+      for (; m + 2 <= count; m += 2) {
+        step_tokens<kCount, kForm, 2>(w, x + m, out + m * kStride, kStride);
+      }
+    }
     for (; m < count; ++m) {
       step_tokens<kCount, kForm, 1>(w, x + m, out + m * kStride, kStride);
     }
@@ -150,21 +155,24 @@ TGV_INLINE void strip(const Linear& w, const LinearInput& in, float* y, int64_t 
   }
 }
 
+// One block of tokens after the other: its activations stay in L2, and the weights of a claim come
+// from the cache after the first.
 template <Form kForm>
 TGV_INLINE void multiply_blocks(const Linear& w, const LinearInput& in, float* y, int64_t begin,
                                 int64_t end) {
-  for (int64_t block = begin; block < end;) {
-    // Few tokens leave the memory to wait for, and one stream is what it serves best.
-    const bool together = in.tokens > kAloneTokens && block + kBlockTile <= end;
-    for (int64_t first = 0; first < in.tokens; first += kLinearTokens) {
-      const int64_t left = in.tokens - first, count = left < kLinearTokens ? left : kLinearTokens;
-      if (together) {
+  // Few tokens leave the memory to wait for, and one stream is what it serves best.
+  const int64_t together = in.tokens > kAloneTokens ? kBlockTile : 1;
+  for (int64_t first = 0; first < in.tokens; first += kLinearTokens) {
+    const int64_t left = in.tokens - first, count = left < kLinearTokens ? left : kLinearTokens;
+    int64_t block = begin;
+    for (; block + together <= end; block += together) {
+      if (together == kBlockTile) {
         strip<kBlockTile, kForm>(w, in, y, first, count, block);
       } else {
         strip<1, kForm>(w, in, y, first, count, block);
       }
     }
-    block += together ? kBlockTile : 1;
+    for (; block < end; ++block) strip<1, kForm>(w, in, y, first, count, block);
   }
 }
 

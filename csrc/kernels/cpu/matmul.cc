@@ -19,6 +19,13 @@ std::string described(const LinearShape& shape) {
   return out;
 }
 
+void check_pack(const char* what, const LinearShape& shape, bool pointers) {
+  if (const char* why = linear_shape_why_not(shape)) {
+    throw InvalidArgument(concat(what, " of ", described(shape), ": ", why));
+  }
+  if (!pointers) throw InvalidArgument(concat(what, " has a null pointer"));
+}
+
 // One pass on its way through the pool. The lambda that the pool gets holds one pointer, so that
 // std::function stores it without allocating.
 struct Pass {
@@ -96,16 +103,27 @@ void matmul(const MatmulParams& p, ThreadPool& pool, Isa isa) {
 
 void int4_pack(const LinearShape& shape, uint8_t* packed, const Int4Source& source,
                ThreadPool& pool) {
-  if (const char* why = linear_shape_why_not(shape)) {
-    throw InvalidArgument(concat("int4_pack of ", described(shape), ": ", why));
-  }
-  if (!packed || !source.qweight || !source.scales ||
-      (source.zeros == nullptr) != shape.symmetric) {
-    throw InvalidArgument(
-        "int4_pack has a null pointer, expected all but zeros (null if and only if symmetric)");
+  check_pack("int4_pack", shape, packed && source.qweight && source.scales);
+  if ((source.zeros == nullptr) != shape.symmetric) {
+    throw InvalidArgument("int4_pack: zeros are null if and only if the matrix is symmetric");
   }
   pool.parallel_for(shape.row_blocks(), kPackBlocks, [&](int64_t begin, int64_t end) {
     linear_pack_int4(shape, packed, source, begin, end);
+  });
+}
+
+void int8_pack(const LinearShape& shape, uint8_t* packed, const int8_t* qweight,
+               const float* scales, ThreadPool& pool) {
+  check_pack("int8_pack", shape, packed && qweight && scales);
+  pool.parallel_for(shape.row_blocks(), kPackBlocks, [&](int64_t begin, int64_t end) {
+    linear_pack_int8(shape, packed, qweight, scales, begin, end);
+  });
+}
+
+void float_pack(const LinearShape& shape, uint8_t* packed, const float* weights, ThreadPool& pool) {
+  check_pack("float_pack", shape, packed && weights);
+  pool.parallel_for(shape.row_blocks(), kPackBlocks, [&](int64_t begin, int64_t end) {
+    linear_pack_f32(shape, packed, weights, begin, end);
   });
 }
 

@@ -30,8 +30,11 @@ size_t matmul_scratch_bytes(const LinearShape& shape, int64_t tokens);
 // Allocates nothing. Throws InvalidArgument with the sentence of matmul_why_not.
 void matmul(const MatmulParams& params, ThreadPool& pool, Isa isa);
 
-// Throws InvalidArgument.
+// Whole matrices (linear.h packs parts). Throw InvalidArgument.
 void int4_pack(const LinearShape& shape, uint8_t* packed, const Int4Source& source,
                ThreadPool& pool);
+void int8_pack(const LinearShape& shape, uint8_t* packed, const int8_t* qweight,
+               const float* scales, ThreadPool& pool);
+void float_pack(const LinearShape& shape, uint8_t* packed, const float* weights, ThreadPool& pool);
 
 }  // namespace tgv::cpu

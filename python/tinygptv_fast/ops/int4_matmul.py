@@ -2,7 +2,7 @@
 
 Activations are rounded to int8 per row and 32 columns, dot products of 32 are exact integers, and their sum is one
 chain of float32 FMAs: row m of the result depends on row m of x and on the weights alone, bit for bit, whatever the
-other rows, the threads or the instruction set. csrc/kernels/cpu/int4_matmul.h has the arithmetic and the layout,
+other rows, the threads or the instruction set. csrc/kernels/cpu/linear.h has the arithmetic and the layout,
 ``reference.int4_matmul`` the slow twin.
 """
 
@@ -15,10 +15,8 @@ import torch
 
 from ..env import read_settings
 from ..errors import CheckpointError, InvalidArgumentError
+from .packed import allocate, check_activation, fake_product, multiply
 from .tensors import buffer_of, native_module, thread_count
-
-ACTIVATIONS = ("gelu_tanh",)
-_HUGE_BYTES = 2 << 20  # from here on packed weights go to huge pages
 
 
 class Int4Matrix(Protocol):
@@ -72,7 +70,7 @@ def pack_int4(matrix: Int4Matrix, *, threads: int | None = None) -> PackedInt4:
     rows = qweight.shape[0] if qweight.ndim else 0
     symmetric = zeros is None
     size = native.int4_packed_bytes(rows, matrix.columns, matrix.group_size, symmetric)
-    data = _allocate(size)
+    data = allocate(size)
     native.int4_pack(data.numpy(), qweight, scales, zeros, matrix.columns, matrix.group_size, count)
     return PackedInt4(data, rows, matrix.columns, matrix.group_size, symmetric)
 
@@ -98,8 +96,7 @@ def int4_matmul(
     """
     if not isinstance(w, PackedInt4):
         raise InvalidArgumentError(f"w is {type(w).__name__}, expected a PackedInt4 (pack_int4 makes one)")
-    if activation is not None and activation not in ACTIVATIONS:
-        raise InvalidArgumentError(f"activation is {activation!r}, expected None or one of {ACTIVATIONS}")
+    check_activation(activation)
     if torch.compiler.is_compiling() and out is None:
         return torch.ops.tinygptv_fast.int4_matmul(
             x, w.data, bias, w.rows, w.columns, w.group_size, w.symmetric, activation, threads
@@ -115,25 +112,8 @@ def _run(
     out: torch.Tensor | None,
     threads: int | None,
 ) -> torch.Tensor:
-    native, settings = native_module(), read_settings()
-    count = thread_count(threads, settings)
-    x_buffer = buffer_of("x", x, torch.float32)
-    if out is None:
-        out = torch.empty(x.shape[0] if x.dim() else 0, max(w.rows, 0))  # sizes are judged in C++
-    native.int4_matmul(
-        buffer_of("out", out, torch.float32),
-        x_buffer,
-        buffer_of("w.data", w.data, torch.uint8),
-        None if bias is None else buffer_of("bias", bias, torch.float32),
-        w.rows,
-        w.columns,
-        w.group_size,
-        w.symmetric,
-        activation or "",
-        count,
-        settings.cpu_isa,
-    )
-    return out
+    sizes = (w.columns, w.group_size, w.symmetric)
+    return multiply(native_module().int4_matmul, x, w.data, w.rows, sizes, bias, activation, out, threads)
 
 
 @torch.library.custom_op("tinygptv_fast::int4_matmul", mutates_args=(), device_types="cpu")
@@ -164,14 +144,4 @@ def _int4_matmul_fake(
     activation: str | None = None,
     threads: int | None = None,
 ) -> torch.Tensor:
-    if x.dim() != 2 or x.dtype != torch.float32:
-        raise InvalidArgumentError(f"x is {list(x.shape)} {x.dtype}, expected [M, K] torch.float32")
-    torch._check(x.shape[1] == columns, lambda: f"x is {list(x.shape)}, expected [M, K={columns}]")
-    return x.new_empty(x.shape[0], rows)
-
-
-def _allocate(size: int) -> torch.Tensor:
-    """uint8 [size] at a multiple of 64 bytes."""
-    if size < _HUGE_BYTES:
-        return torch.empty(size, dtype=torch.uint8)  # torch's CPU allocator aligns to 64 bytes
-    return torch.frombuffer(native_module().HugeBuffer(size), dtype=torch.uint8)
+    return fake_product(x, rows, columns)

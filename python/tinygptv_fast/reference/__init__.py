@@ -6,9 +6,11 @@ Knows nothing of files, native code or the engine. State dict names are the tens
 from .embedding import embedding
 from .generation import GenerationOptions, GenerationResult, generate
 from .int4_matmul import int4_matmul
+from .int8_matmul import int8_matmul
 from .layout import ChatLayout, TrainingBatch
 from .lora import LoraLinear
 from .loss import causal_lm_loss
+from .matmul import matmul
 from .model import TinyGPTVReference
 from .paged_attention import paged_attention, qkv_append
 from .norm import add_branches, layer_norm, rms_norm
@@ -36,11 +38,13 @@ __all__ = [
     "embedding",
     "generate",
     "int4_matmul",
+    "int8_matmul",
     "interpolate_position_embedding",
     "paged_attention",
     "qkv_append",
     "layer_norm",
     "log_softmax",
+    "matmul",
     "rank_candidates",
     "rms_norm",
     "sample",

@@ -17,7 +17,7 @@ inline Floats load_floats(const uint8_t* p) { return _mm512_load_ps(p); }
 // kLanes pairs of bf16: the low and the high halves of 32-bit lanes.
 TGV_INLINE void load_pairs(const uint8_t* p, Floats (&out)[2]) {
   const __m512i both = _mm512_load_si512(p);
-  out[0] = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, both, 16));
+  out[0] = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
   out[1] = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-65536)));
 }
 
