@@ -7,6 +7,7 @@ Knows nothing of pictures, requests or caches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from .blocks import (
 from .source import WeightSource
 
 Step = Callable[[Rows], None]
+StepMaker = Callable[[WeightSource, Arithmetic], Step]
 
 
 class VisionTower:
@@ -53,7 +55,8 @@ class VisionTower:
         self.config: ModelConfig = config
         self.arithmetic: Arithmetic = choose_arithmetic(dtype, config.quantization.vision, available)
         self._size = config.vision.image_size
-        self._steps: Sequence[Step] = _build(source, config.vision, config.qformer, self.arithmetic)
+        makers = step_makers(config.vision, config.qformer)
+        self._steps: Sequence[Step] = [make(source, self.arithmetic) for make in makers]
 
     @property
     def steps(self) -> int:
@@ -131,14 +134,19 @@ class Encoder:
         return rows
 
 
-def _build(source: WeightSource, vision: VisionConfig, qformer: QFormerConfig, how: Arithmetic) -> list[Step]:
-    out: list[Step] = [PatchEmbedding(source, vision)]
+def step_makers(vision: VisionConfig, qformer: QFormerConfig) -> list[StepMaker]:
+    """What builds each step from its weights, in order; a step reads no weights of another."""
+    out: list[StepMaker] = [lambda source, how: PatchEmbedding(source, vision)]
     for index in range(vision.layers):
-        out += [VisionAttention(source, index, vision, how), VisionMLP(source, index, vision, how)]
-    out.append(Queries(source, qformer, vision.ln_vision_eps))
+        out += [partial(_of, VisionAttention, index, vision), partial(_of, VisionMLP, index, vision)]
+    out.append(lambda source, how: Queries(source, qformer, vision.ln_vision_eps))
     for index in range(qformer.layers):
-        out.append(SelfAttention(source, index, qformer, how))
+        out.append(partial(_of, SelfAttention, index, qformer))
         if index % qformer.cross_attention_every == 0:
-            out.append(CrossAttention(source, index, qformer, how))
-        out.append(QFormerMLP(source, index, qformer, how))
-    return [*out, Projection(source)]
+            out.append(partial(_of, CrossAttention, index, qformer))
+        out.append(partial(_of, QFormerMLP, index, qformer))
+    return [*out, lambda source, how: Projection(source)]
+
+
+def _of(part: Callable[..., Step], index: int, config: object, source: WeightSource, how: Arithmetic) -> Step:
+    return part(source, index, config, how)
