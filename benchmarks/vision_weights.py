@@ -1,11 +1,13 @@
 """Weights of the real vision side for benchmarks/vision.py: drawn, or in a file of the size users have.
 
 ``DrawnSource`` draws float32 tensors by name with the rules of make_full_size.py, outliers included, and keeps only the
-last few: for errors. ``write_directory`` writes random bits of the right shapes and kinds: for speed and memory.
+last few: for errors. ``PoolSource`` cuts every tensor from one pool of random values: for speed. ``write_directory``
+writes such values into a file: for memory.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -13,13 +15,13 @@ from torch import Tensor
 
 from make_full_size import Maker, Sizes
 from tinygptv_fast.checkpoint.directory import ModelDirectory
-from tinygptv_fast.checkpoint.names import canonical_shapes, parts, storage_kind
+from tinygptv_fast.checkpoint.names import TORCH_DTYPES, canonical_shapes, parts, storage_kind
 from tinygptv_fast.checkpoint.safetensors_file import SafetensorsFile
 from tinygptv_fast.checkpoint.writer import SafetensorsWriter
 from tinygptv_fast.config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig
 from tinygptv_fast.quantize.int8 import Int8Tensor
 
-_POOL = 1 << 23
+_POOL = 20 << 20  # no less than the largest matrix, which is the text layer's qkv
 
 
 def real_config(image_size: int, vision: str, layers: int = 39) -> ModelConfig:
@@ -64,24 +66,48 @@ def _original(name: str) -> str:
     return name.replace("attn.out.", "attn.output.dense.")
 
 
-def write_directory(folder: Path, config: ModelConfig, seed: int = 0) -> ModelDirectory:
-    """``model.safetensors`` of ``config`` in ``folder``, opened: random bytes and floats, no tokenizer, no hashes."""
-    generator = torch.Generator().manual_seed(seed)
-    floats = torch.randn(_POOL, generator=generator)
-    levels = torch.randint(-127, 128, (_POOL,), generator=generator, dtype=torch.int8)
-    shapes = canonical_shapes(config)
-    stored = [p for n, s in shapes.items() for p in parts(n, s, storage_kind(n, config), config.quantization)]
+class PoolSource:
+    """Random values of the right shapes and kinds; every tensor is the beginning of one pool."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.config = config
+        self._shapes = canonical_shapes(config)
+        self._floats = torch.randn(_POOL, generator=generator) * 0.02
+        self._levels = torch.randint(-127, 128, (_POOL,), generator=generator, dtype=torch.int8)
+
+    def kind(self, name: str) -> str:
+        return storage_kind(name, self.config)
+
+    def tensor(self, name: str) -> Tensor:
+        shape = self._shapes[name]
+        if "norm" in name and name.endswith("weight"):
+            return torch.ones(shape)
+        return self._floats[: math.prod(shape)].view(shape).to(TORCH_DTYPES[self.kind(name)])
+
+    def quantized(self, name: str) -> Int8Tensor:
+        rows, columns = self._shapes[name]
+        scales = torch.full((rows,), 0.02 / 73)  # levels have a standard deviation of 73
+        return Int8Tensor(self._levels[: rows * columns].view(rows, columns), scales)
+
+    def release(self, name: str) -> None:
+        """Nothing is held for it."""
+
+
+def write_directory(folder: Path, config: ModelConfig) -> ModelDirectory:
+    """``model.safetensors`` of ``config`` in ``folder``, opened: a ``PoolSource`` on the disk, no other file."""
+    source = PoolSource(config)
+    kinds = {name: storage_kind(name, config) for name in canonical_shapes(config)}
+    stored = [p for n, s in canonical_shapes(config).items() for p in parts(n, s, kinds[n], config.quantization)]
     writer = SafetensorsWriter(folder / "model.safetensors", stored, {"format": "benchmark"})
     try:
-        for part in stored:
-            count = part.nbytes // part.dtype.itemsize
-            pool = levels if part.dtype == torch.int8 else floats
-            values = pool.repeat(-(-count // _POOL))[:count] if count > _POOL else pool[:count]
-            if part.name.endswith(".scales"):
-                values = torch.full((count,), 0.02 / 73)  # levels have a standard deviation of 73
-            elif part.dtype != torch.int8:
-                values = values * 0.02 + (1.0 if "norm" in part.name and part.name.endswith("weight") else 0.0)
-            writer.write(part.name, values.to(part.dtype).view(part.shape))
+        for name, kind in kinds.items():
+            if kind == "int8":
+                packed, stem = source.quantized(name), name.removesuffix(".weight")
+                writer.write(f"{stem}.qweight", packed.qweight)
+                writer.write(f"{stem}.scales", packed.scales)
+            else:
+                writer.write(name, source.tensor(name))
         writer.finish()
     finally:
         writer.close()

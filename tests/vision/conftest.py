@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.names import canonical_shapes, storage_kind
 from tinygptv_fast.config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig
 from tinygptv_fast.quantize.int8 import Int8Tensor, quantize_int8
 from tinygptv_fast.reference import TinyGPTVReference
+from tinygptv_fast.vision.arithmetic import why_not
 
 TEXT = TextConfig(width=320, layers=1, heads=4, head_dim=80, mlp_width=32, vocab_size=32, max_positions=32)
 CONFIG = ModelConfig(
@@ -20,6 +22,15 @@ CONFIG = ModelConfig(
     vision=VisionConfig(image_size=98, width=264, layers=6, heads=3, mlp_width=1152),
     qformer=QFormerConfig(queries=12, width=192, layers=4, heads=4, mlp_width=768),
 )
+
+
+def needs(kind: str) -> pytest.MarkDecorator:
+    """Skips where this CPU has no arithmetic ``kind``."""
+    reason = why_not(kind, _native.cpu_features())
+    return pytest.mark.skipif(reason is not None, reason=f"ISA absent: {reason}")
+
+
+KINDS = [pytest.param(kind, marks=needs(kind)) for kind in ("float32", "bfloat16", "int8")]
 
 
 class MemorySource:

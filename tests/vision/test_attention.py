@@ -15,7 +15,13 @@ BF16 = 2.0**-8
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("group_bytes", [1, 1 << 16, 1 << 30])
 def test_attend(
-    monkeypatch: pytest.MonkeyPatch, rows: int, tokens: int, heads: int, depth: int, dtype: torch.dtype, group_bytes: int
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+    tokens: int,
+    heads: int,
+    depth: int,
+    dtype: torch.dtype,
+    group_bytes: int,
 ) -> None:
     monkeypatch.setattr(attention, "_SCORES", group_bytes)
     generator = torch.Generator().manual_seed(rows + tokens)

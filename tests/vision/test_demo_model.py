@@ -5,18 +5,17 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.train.batches import RowEncoder
 from tinygptv_fast.train.evaluation import answer_all, make_exam, score
 from tinygptv_fast.train.ship import read_back
 from tinygptv_fast.vision import VisionTower
-from tinygptv_fast.vision.arithmetic import has_fast_int8
+
+from .conftest import needs
 
 SEED = 77_000_001  # the exam of tests/train/test_demo_model.py
 PER_KIND = 18  # 198 questions: half a point is one of them
@@ -33,7 +32,7 @@ class WithTower(nn.Module):
         return torch.stack([self.tower.encode(one) for one in pixels])
 
 
-@pytest.mark.skipif(not has_fast_int8(_native.cpu_features()), reason="ISA absent: no VNNI")
+@needs("int8")
 def test_int8_costs_at_most_half_a_point() -> None:
     directory = open_directory(Path(str(resources.files("tinygptv_fast") / "assets" / "demo")))
     encoder = RowEncoder(Tokenizer.from_file(directory.tokenizer_file))

@@ -11,7 +11,7 @@ from tinygptv_fast.quantize.int8 import Int8Tensor, quantize_int8, quantize_toke
 from tinygptv_fast.vision.linear import MAX_INT8_COLUMNS, Bfloat16Linear, Int8Linear, WidenedLinear, round_tokens
 from tinygptv_fast.vision.source import matrix
 
-from .conftest import MemorySource
+from .conftest import MemorySource, needs
 
 SHAPES = [(1, 1, 1), (3, 5, 17), (32, 48, 80), (65, 145, 64), (17, 63, 129), (40, 256, 1408), (5, 130, 6144)]
 F32 = 2.0**-24
@@ -25,6 +25,7 @@ def operands(M: int, N: int, K: int, scale: float = 1.0) -> tuple[Tensor, Tensor
     return x, torch.randn(N, K, generator=generator) / K**0.5, torch.randn(N, generator=generator)
 
 
+@needs("int8")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_int8_is_its_reference(shape: tuple[int, int, int]) -> None:
     x, w, b = operands(*shape)
@@ -51,6 +52,7 @@ def test_tokens_are_rounded_as_the_reference_rounds_them(dtype: torch.dtype) -> 
     assert int(q[5].int().min()) == int(q[5].int().max()) == 128
 
 
+@needs("int8")
 def test_int8_extremes_do_not_saturate() -> None:
     """All products at their largest, of either sign: 16-bit sums would saturate."""
     w = Int8Tensor(torch.full((32, 1024), 127, dtype=torch.int8), torch.ones(32))
@@ -62,6 +64,7 @@ def test_int8_extremes_do_not_saturate() -> None:
     assert float(out.abs().min()) == 127.0 * 127 * 1024
 
 
+@needs("bfloat16")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bfloat16_within_its_roundings(shape: tuple[int, int, int]) -> None:
     x, w, b = operands(*shape)
@@ -84,6 +87,7 @@ def test_float32_on_any_stored_kind(stored: str) -> None:
     assert out.dtype == torch.float32 and bool(((out - (x.double() @ meant.T + b)).abs() <= bound).all())
 
 
+@needs("int8")
 def test_a_row_does_not_depend_on_the_others() -> None:
     x, w, b = operands(65, 96, 264)
     layer = Int8Linear(quantize_int8(w), b)

@@ -7,14 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
-from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.names import Part
 from tinygptv_fast.checkpoint.safetensors_file import SafetensorsFile
 from tinygptv_fast.checkpoint.writer import SafetensorsWriter
-from tinygptv_fast.vision.arithmetic import has_fast_int8
+
+from .conftest import needs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PROGRAM = """
@@ -31,7 +30,7 @@ print(json.dumps(memory_here(Path({folder!r}), config)))
 """
 
 
-@pytest.mark.skipif(not has_fast_int8(_native.cpu_features()), reason="ISA absent: no VNNI")
+@needs("int8")
 def test_int8_weights_are_held_once(tmp_path: Path) -> None:
     """Three blocks of the real widths and the whole Q-Former: 185 MB of int8. A second copy, or one in float32, or the
     pages of the file, would more than double what is held."""

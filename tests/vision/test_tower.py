@@ -10,24 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.errors import CancelledError, InvalidArgumentError, UnsupportedError
 from tinygptv_fast.quantize.int8 import dequantize_int8
 from tinygptv_fast.vision import VisionTower
-from tinygptv_fast.vision.arithmetic import has_fast_int8
 
 from ..generate.conftest import convert_case
 from ..golden_support import CASES, load_case
-from .conftest import CONFIG, MemorySource, draw_state, picture, reference_of
+from .conftest import CONFIG, KINDS, MemorySource, draw_state, needs, picture, reference_of
 
-KINDS = [
-    "float32",
-    "bfloat16",
-    pytest.param(
-        "int8", marks=pytest.mark.skipif(not has_fast_int8(_native.cpu_features()), reason="ISA absent: no VNNI")
-    ),
-]
 LIMITS = {"float32": 2e-5, "bfloat16": 0.01, "int8": 0.03}  # relative L2 of the embeddings (docs/vision.md)
 
 
@@ -152,6 +143,7 @@ def test_text_only_model(plain: dict[str, Tensor]) -> None:
         VisionTower(source)
 
 
+@needs("bfloat16")
 def test_what_was_copied_is_released() -> None:
     """All that a bfloat16 or int8 tower reads; of a float32 tower all but the matrices it goes on reading."""
     state = draw_state(CONFIG, False)
@@ -160,6 +152,10 @@ def test_what_was_copied_is_released() -> None:
         source = MemorySource(state, stored)
         VisionTower(source, kind)
         kept = names - set(source.released)
-        views = {n for n in names if source.kind(n) == stored and not n.endswith(("query.weight", "key.weight", "value.weight"))}
+        views = {
+            n
+            for n in names
+            if source.kind(n) == stored and not n.endswith(("query.weight", "key.weight", "value.weight"))
+        }
         cross = {n for n in names if n.endswith("cross_attn.query.weight")}
         assert kept == (views | cross if kind == "float32" else {"projector.weight"})

@@ -35,13 +35,15 @@ def has_fast_int8(features: Mapping[str, bool]) -> bool:
 
 def has_fast_bfloat16(features: Mapping[str, bool]) -> bool:
     """Whether bfloat16 products have instructions of their own; emulated they are slower than float32."""
-    return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return why_not("bfloat16", features) is None and any(features.get(f, False) for f in ("avx512_bf16", "amx_bf16"))
 
 
 def why_not(kind: str, features: Mapping[str, bool]) -> str | None:
     """None if this CPU computes ``kind`` as it is meant, else a sentence."""
     if kind == "int8" and not has_fast_int8(features):
         return "int8 needs a CPU with AVX-VNNI, AVX-512 VNNI or AMX: without them 16-bit sums saturate"
+    if kind == "bfloat16" and not all(features.get(name, False) for name in ("avx512bw", "avx512vl", "avx512dq")):
+        return "bfloat16 needs a CPU with AVX-512: torch has no such product below it"
     return None
 
 
@@ -49,9 +51,9 @@ def choose_arithmetic(requested: str, stored: str, features: Mapping[str, bool])
     """The arithmetic for weights ``stored`` as 'float32', 'bfloat16' or 'int8'.
 
     requested: 'auto' or one of the three. 'auto' is the fastest one that rounds weights no further than the directory
-    does: int8 with VNNI, bfloat16 with bfloat16 instructions, float32 otherwise. bfloat16 asked for by name runs on
-    every CPU. features: ``_native.cpu_features()``.
-    Raises InvalidArgumentError for an unknown name, UnsupportedError for int8 on a CPU that cannot.
+    does: int8 with VNNI, bfloat16 with bfloat16 instructions, float32 otherwise. bfloat16 asked for by name also
+    runs, emulated, on AVX-512 without them. features: ``_native.cpu_features()``.
+    Raises InvalidArgumentError for an unknown name, UnsupportedError for one that this CPU cannot.
     """
     if requested not in ("auto", *KINDS):
         raise InvalidArgumentError(f"vision dtype is {requested!r}, expected one of {['auto', *KINDS]}")

@@ -2,8 +2,8 @@
 
 What      y [M, N] = x [M, K] W^T + b, x float32 or bfloat16.
 float32   F.linear on the stored matrix; bfloat16 and int8 matrices are widened for the call and dropped after it.
-bfloat16  oneDNN's bfloat16 product (float32 sums) on weights reordered once; y is bfloat16. Needs no bfloat16
-          instructions, but without them it is emulated.
+bfloat16  oneDNN's bfloat16 product (float32 sums) on weights reordered once; y is bfloat16. Without bfloat16
+          instructions AVX-512 emulates it.
 int8      x is rounded per token, q = round(x / s), s = max|x| / 127 (the rule of ``quantize.int8``); the sum of q·w is
           an exact int32; y = (float(sum) · s_w) · s + b in float32. oneDNN wants unsigned activations: q + 128 with
           128 as zero point, which it takes out of the int32 sum exactly. (Signed ones have no kernel on a CPU without
@@ -13,7 +13,6 @@ Oracle    ``quantize.int8.quantized_linear_int8`` for int8; ``F.linear`` in floa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -70,7 +69,9 @@ class Int8Linear:
         if not isinstance(weight, Int8Tensor):
             weight = quantize_int8(weight.float())
         if weight.columns > MAX_INT8_COLUMNS:
-            raise UnsupportedError(f"int8 products take at most K={MAX_INT8_COLUMNS} columns, the weight has {weight.columns}")
+            raise UnsupportedError(
+                f"int8 products take at most K={MAX_INT8_COLUMNS} columns, the weight has {weight.columns}"
+            )
         self._packed = torch.ops.onednn.qlinear_prepack(weight.qweight, None)
         self._scales = weight.scales.clone()
         self._zeros = torch.zeros(weight.rows, dtype=torch.int32)
@@ -87,7 +88,8 @@ class Int8Linear:
 
 def round_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [M, K] to (q + 128 as uint8 [M, K], s float32 [M, 1]) with s = max|x| / 127 of each row."""
-    s = x.abs().amax(1, keepdim=True).float().clamp_min_(_TINY).div_(127.0)
+    largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
+    s = largest.float().clamp_min_(_TINY).div_(127.0)
     return x.div(s).round_().add_(128.0).to(torch.uint8), s
 
 
@@ -99,15 +101,11 @@ _FORMS: dict[str, type[WidenedLinear] | type[Bfloat16Linear] | type[Int8Linear]]
 
 
 def load_linear(source: WeightSource, kind: str, *stems: str) -> Linear:
-    """The layers ``stem.weight``, ``stem.bias`` of ``stems``, which read the same input, as one in arithmetic ``kind``."""
+    """The layers ``stem.weight``, ``stem.bias`` of ``stems``, which read the same input, as one in arithmetic
+    ``kind``."""
     names = [f"{stem}.weight" for stem in stems]
     out = _FORMS[kind](matrix(source, names), torch.cat([vector(source, f"{stem}.bias") for stem in stems]))
     if kind != "float32" or len(names) > 1:  # a single float32 matrix stays a view of the file
         for name in names:
             source.release(name)
     return out
-
-
-def load_linears(source: WeightSource, kind: str, stems: Sequence[str]) -> list[Linear]:
-    """One layer for each of ``stems``."""
-    return [load_linear(source, kind, stem) for stem in stems]

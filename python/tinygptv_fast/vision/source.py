@@ -55,7 +55,9 @@ def matrix(source: WeightSource, names: Sequence[str]) -> Matrix:
     """
     kinds = {source.kind(name) for name in names}
     if len(kinds) != 1 or not kinds <= {"float32", "bfloat16", "int8"}:
-        raise CheckpointError(f"{', '.join(names)} are stored as {sorted(kinds)}, expected one of float32, bfloat16, int8")
+        raise CheckpointError(
+            f"{', '.join(names)} are stored as {sorted(kinds)}, expected one of float32, bfloat16, int8"
+        )
     if kinds == {"int8"}:
         parts = [source.quantized(name) for name in names]
         if len(parts) == 1 and isinstance(parts[0], Int8Tensor):

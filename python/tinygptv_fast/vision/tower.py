@@ -116,10 +116,12 @@ class Encoder:
         return self._next == len(self._steps)
 
     def result(self) -> Tensor:
-        """Visual tokens float32 [NQ, C]. Raises CancelledError after ``cancel``, InvalidArgumentError before the end."""
+        """Visual tokens float32 [NQ, C]. Raises CancelledError after ``cancel``, and InvalidArgumentError early."""
         rows = self._open()
         if self.remaining:
-            raise InvalidArgumentError(f"result of an unfinished encoder: {self.remaining} of {len(self._steps)} steps left")
+            raise InvalidArgumentError(
+                f"result of an unfinished encoder: {self.remaining} of {len(self._steps)} steps left"
+            )
         return rows.x
 
     def cancel(self) -> None:
