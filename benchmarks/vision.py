@@ -125,15 +125,16 @@ class Eager(nn.Module):
 
 
 @torch.no_grad()
-def speed(size: int, rounds: int) -> list[dict[str, Any]]:
-    config = real_config(size, "int8")
+def speed(size: int, rounds: int, layers: int) -> list[dict[str, Any]]:
+    config = real_config(size, "int8", layers)
     ours: dict[str, VisionTower] = {}
     out: list[dict[str, Any]] = []
     for kind in ("int8", "bfloat16"):
-        source = PoolSource(real_config(size, kind))
+        source = PoolSource(real_config(size, kind, layers))
         began = time.perf_counter()
         ours[kind] = VisionTower(source, kind)
         seconds = time.perf_counter() - began
+        print(f"loaded {kind} in {seconds:.1f} s", file=sys.stderr)
         out.append({"figure": "load", "size": size, "arithmetic": kind, "seconds": seconds})
     eager = Eager(config)
     for layer in eager.vision.layers:
@@ -154,9 +155,11 @@ def speed(size: int, rounds: int) -> list[dict[str, Any]]:
             began = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - began)
+        print({name: round(values[-1], 3) for name, values in times.items()}, file=sys.stderr)
     for name, values in times.items():
         ratio = float(np.median(np.divide(values, times["eager bfloat16"])))
-        record: dict[str, Any] = {"figure": "speed", "size": size, "what": name, "median_s": float(np.median(values)),
+        record: dict[str, Any] = {"figure": "speed", "size": size, "layers": layers, "what": name,
+                  "median_s": float(np.median(values)),
                   "p10_s": float(np.quantile(values, 0.1)), "p90_s": float(np.quantile(values, 0.9)),
                   "rounds": rounds}  # fmt: skip
         if name != "preprocess":
@@ -207,7 +210,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=("errors", "speed", "memory"), default=None)
     parser.add_argument("--sizes", type=int, nargs="*", default=[224, 448])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=39, help="blocks of the tower, for errors only")
+    parser.add_argument("--layers", type=int, default=39, help="blocks of the tower, for errors and speed")
+    parser.add_argument("--weights", nargs="*", choices=("plain", "outliers"), default=["plain", "outliers"])
     parser.add_argument("--threads", type=int, default=_native.physical_cores())
     parser.add_argument("--json", action="store_true", help="lines of json in place of text")
     parser.add_argument("--save", action="store_true", help="append the lines to benchmarks/results/vision.jsonl")
@@ -223,9 +227,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             jobs: dict[str, Callable[[], list[dict[str, Any]]]] = {
                 "errors": lambda size=size: [  # type: ignore[misc]
-                    line for planted in (False, True) for line in errors(size, planted, arguments.layers)
+                    line
+                    for weights in arguments.weights
+                    for line in errors(size, weights == "outliers", arguments.layers)
                 ],
-                "speed": lambda size=size: speed(size, arguments.rounds),  # type: ignore[misc]
+                "speed": lambda size=size: speed(size, arguments.rounds, arguments.layers),  # type: ignore[misc]
                 "memory": lambda size=size, folder=folder: memory(Path(folder), size),  # type: ignore[misc]
             }
             for name in wanted:
