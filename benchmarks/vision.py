@@ -148,14 +148,16 @@ def speed(size: int, rounds: int, layers: int) -> list[dict[str, Any]]:
         "preprocess": lambda: ImageProcessor(size).pixels(picture),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
+    busy: dict[str, list[float]] = {name: [] for name in runs}  # CPU time: with one thread it does not see others
     for run in runs.values():
         run()
     for _ in range(rounds):
         for name, run in runs.items():
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             run()
             times[name].append(time.perf_counter() - began)
-        print({name: round(values[-1], 3) for name, values in times.items()}, file=sys.stderr)
+            busy[name].append(time.process_time() - worked)
+        print({name: round(values[-1], 3) for name, values in busy.items()}, file=sys.stderr)
     for name, values in times.items():
         ratio = float(np.median(np.divide(values, times["eager bfloat16"])))
         record: dict[str, Any] = {"figure": "speed", "size": size, "layers": layers, "what": name,
@@ -164,6 +166,8 @@ def speed(size: int, rounds: int, layers: int) -> list[dict[str, Any]]:
                   "rounds": rounds}  # fmt: skip
         if name != "preprocess":
             record |= {"gflops": flops(config) / 1e9 / record["median_s"], "ratio_to_eager": ratio}
+            record["cpu_median_s"] = float(np.median(busy[name]))
+            record["cpu_ratio_to_eager"] = float(np.median(np.divide(busy[name], busy["eager bfloat16"])))
         if name == "int8":
             record["limit"] = RATIO_LIMITS.get(size)
         out.append(record)
