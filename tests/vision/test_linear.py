@@ -50,6 +50,8 @@ def test_tokens_are_rounded_as_the_reference_rounds_them(dtype: torch.dtype) -> 
     assert torch.equal(s[nonzero, 0], scales[nonzero])
     assert torch.equal((q.int() - 128), levels.int())
     assert int(q[5].int().min()) == int(q[5].int().max()) == 128
+    again, scales_again = round_tokens(x.clone(), own=True)
+    assert torch.equal(again, q) and torch.equal(scales_again, s)
 
 
 @needs("int8")

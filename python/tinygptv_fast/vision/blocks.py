@@ -71,8 +71,8 @@ class VisionAttention:
         self._heads, self._dtype = config.heads, _TORCH[arithmetic.attention]
 
     def __call__(self, rows: Rows) -> None:
-        q, k, v = self._qkv(self._norm(rows.x)).chunk(3, dim=1)
-        rows.x = rows.x + self._out(attend(q, k, v, self._heads, self._dtype))
+        q, k, v = self._qkv(self._norm(rows.x), own=True).chunk(3, dim=1)
+        rows.x = rows.x + self._out(attend(q, k, v, self._heads, self._dtype), own=True)
 
 
 class VisionMLP:
@@ -85,7 +85,8 @@ class VisionMLP:
         self._fc2 = load_linear(source, arithmetic.matrices, f"{stem}.mlp.fc2")
 
     def __call__(self, rows: Rows) -> None:
-        rows.x = rows.x + self._fc2(F.gelu(self._fc1(self._norm(rows.x))))
+        inner = torch.ops.aten.gelu_(self._fc1(self._norm(rows.x), own=True))
+        rows.x = rows.x + self._fc2(inner, own=True)
 
 
 class Queries:
@@ -142,7 +143,7 @@ class QFormerMLP:
         self._norm = Norm(source, f"{stem}.norm", config.norm_eps)
 
     def __call__(self, rows: Rows) -> None:
-        rows.x = self._norm(rows.x + self._fc2(F.gelu(self._fc1(rows.x))))
+        rows.x = self._norm(rows.x + self._fc2(torch.ops.aten.gelu_(self._fc1(rows.x)), own=True))
 
 
 class Projection:

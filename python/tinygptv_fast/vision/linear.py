@@ -31,7 +31,8 @@ MAX_INT8_COLUMNS = (2**31 - 1) // (255 * 127)  # the int32 sum of unsigned activ
 class Linear(Protocol):
     """y [M, N] of x [M, K]. Immutable after construction: any number of threads may call it."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
+        """``own``: x may be overwritten, nobody else reads it."""
 
 
 class WidenedLinear:
@@ -41,7 +42,7 @@ class WidenedLinear:
         self._weight = weight
         self._bias = bias
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
         """x [M, K] → float32 [M, N]."""
         w = self._weight
         wide = dequantize_int8(w) if isinstance(w, Int8Tensor) else w.float()
@@ -57,7 +58,7 @@ class Bfloat16Linear:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(narrow)
         self._bias = bias.to(torch.bfloat16)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
         """x [M, K] → bfloat16 [M, N]."""
         return torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self._weight, self._bias, "none", [], "")
 
@@ -77,20 +78,23 @@ class Int8Linear:
         self._zeros = torch.zeros(weight.rows, dtype=torch.int32)
         self._bias = bias
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
         """x [M, K] → float32 [M, N]."""
-        q, s = round_tokens(x)
+        q, s = round_tokens(x, own=own)
         total = torch.ops.onednn.qlinear_pointwise(
             q, 1.0, 128, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return torch.addcmul(self._bias, total, s, out=total)
 
 
-def round_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [M, K] to (q + 128 as uint8 [M, K], s float32 [M, 1]) with s = max|x| / 127 of each row."""
+def round_tokens(x: Tensor, *, own: bool = False) -> tuple[Tensor, Tensor]:
+    """x [M, K] to (q + 128 as uint8 [M, K], s float32 [M, 1]) with s = max|x| / 127 of each row.
+
+    ``own``: x may be overwritten."""
     largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
     s = largest.float().clamp_min_(_TINY).div_(127.0)
-    return x.div(s).round_().add_(128.0).to(torch.uint8), s
+    levels = x.div_(s) if own and x.dtype == torch.float32 else x.div(s)
+    return levels.round_().to(torch.int8).view(torch.uint8).bitwise_xor_(128), s
 
 
 _FORMS: dict[str, type[WidenedLinear] | type[Bfloat16Linear] | type[Int8Linear]] = {
