@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from quantize_common import append
 from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.directory import ModelDirectory
+from tinygptv_fast.checkpoint.names import parts
 from tinygptv_fast.checkpoint.safetensors_file import SafetensorsFile
 from tinygptv_fast.config import ModelConfig
 from tinygptv_fast.processing.image import ImageProcessor
@@ -186,6 +187,9 @@ def memory_here(folder: Path, config: ModelConfig) -> dict[str, Any]:
     assert config.vision is not None
     size = config.vision.image_size
     directory = ModelDirectory(folder, config, SafetensorsFile(folder / "model.safetensors"))
+    names = [name for name in directory.names() if not name.startswith("text.")]
+    kinds = {name: (directory.shape(name), directory.kind(name)) for name in names}
+    stored = sum(p.nbytes for n, (s, k) in kinds.items() for p in parts(n, s, k, config.quantization))
     before = _status()
     tower = VisionTower(directory, "int8")
     loaded = _status()
@@ -193,7 +197,7 @@ def memory_here(folder: Path, config: ModelConfig) -> dict[str, Any]:
     after = _status()
     return {
         "figure": "memory", "size": size, "arithmetic": str(tower.arithmetic),
-        "stored_bytes": (folder / "model.safetensors").stat().st_size,
+        "stored_bytes": stored,
         "loaded_bytes": loaded["VmRSS"] - before["VmRSS"], "loading_peak_bytes": loaded["VmHWM"] - before["VmRSS"],
         "encoding_peak_bytes": after["VmHWM"] - before["VmRSS"], "at_rest_bytes": after["VmRSS"] - before["VmRSS"],
         "file_pages_bytes": after["RssFile"] - before["RssFile"],
