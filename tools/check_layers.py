@@ -20,7 +20,7 @@ from pathlib import Path
 PACKAGE = "tinygptv_fast"
 # (importer, imported) that the order alone would allow: the oracle must not rest on what it checks, and serving builds
 # no nn.Module.
-FORBIDDEN = {("reference", "ops"), ("reference", "_native"), ("engine", "reference")}
+FORBIDDEN = {("reference", "ops"), ("reference", "_native"), ("engine", "reference"), ("vision", "reference")}
 # Folders of csrc beside the levels: tests and the host emulation stand on top of everything.
 CPP_ON_TOP = {"simt", "tests"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)

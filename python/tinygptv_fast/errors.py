@@ -41,3 +41,7 @@ class CapacityError(TinyGPTVError, RuntimeError):
 
 class ClosedError(TinyGPTVError, RuntimeError):
     """The model was closed and is used again."""
+
+
+class CancelledError(TinyGPTVError, RuntimeError):
+    """The work was cancelled before it was done."""

@@ -101,6 +101,11 @@ class ModelDirectory:
         packed = self.quantized(name)
         return dequantize_int4(packed) if isinstance(packed, Int4Tensor) else dequantize_int8(packed)
 
+    def release(self, name: str) -> None:
+        """``name`` has been copied: the pages of the mapped file that hold it leave this process's memory."""
+        for part in parts(name, self._shapes[name], self.kind(name), self.config.quantization):
+            self._weights.release(part.name)
+
     @property
     def tokenizer_file(self) -> Path:
         return self.path / "tokenizer.json"

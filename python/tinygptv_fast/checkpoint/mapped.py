@@ -86,6 +86,14 @@ class MappedFile:
             return raw.view(dtype).view(tuple(shape))
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=start).view(tuple(shape))
 
+    def release(self, start: int, stop: int) -> None:
+        """The bytes ``[start, stop)`` have been copied elsewhere: the whole pages among them leave this process's
+        memory. Reading them again fetches them again. What was written to them through a tensor is lost."""
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = min(stop, self.size) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, first, length)
+
 
 def _map_private(fd: int, size: int) -> mmap.mmap:
     if sys.platform != "linux":

@@ -51,6 +51,11 @@ class SafetensorsFile:
         info = self.info(name)
         return self._file.tensor(self._data_start + self._starts[name], info.dtype, info.shape)
 
+    def release(self, name: str) -> None:
+        """``name`` has been copied: its pages leave this process's memory until they are read again."""
+        info, start = self.info(name), self._data_start + self._starts[name]
+        self._file.release(start, start + element_count(info.shape) * info.dtype.itemsize)
+
     def header_bytes(self) -> bytes:
         return self._file.bytes(0, self._data_start)
 

@@ -18,6 +18,7 @@ from ..errors import InvalidArgumentError
 from ..quantize.int4 import Int4Tensor
 from ..quantize.int8 import Int8Tensor
 from .int4_matmul import int4_matmul
+from .int8_matmul import int8_matmul
 from .paged_attention import round_rows
 from .phi import apply_rotary, rotary_tables
 

@@ -1,0 +1,115 @@
+"""One linear layer, three ways to compute it. Weights are held once: as stored, or reordered for the kernel.
+
+What      y [M, N] = x [M, K] W^T + b, x float32 or bfloat16.
+float32   F.linear on the stored matrix; bfloat16 and int8 matrices are widened for the call and dropped after it.
+bfloat16  oneDNN's bfloat16 product (float32 sums) on weights reordered once; y is bfloat16. Without bfloat16
+          instructions AVX-512 emulates it.
+int8      x is rounded per token, q = round(x / s), s = max|x| / 127 (the rule of ``quantize.int8``); the sum of q·w is
+          an exact int32; y = (float(sum) · s_w) · s + b in float32. oneDNN wants unsigned activations: q + 128 with
+          128 as zero point, which it takes out of the int32 sum exactly. (Signed ones have no kernel on a CPU without
+          AMX and run in oneDNN's plain reference loop, 15,000 times slower.)
+Oracle    ``quantize.int8.quantized_linear_int8`` for int8; ``F.linear`` in float64 for the others.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from ..quantize.bfloat16 import to_bfloat16
+from ..quantize.int8 import Int8Tensor, dequantize_int8, quantize_int8
+from .source import Matrix, WeightSource, matrix, vector
+
+_TINY = 1e-30  # tokens whose largest entry is below this are rounded to zero; so is a token of zeros
+MAX_INT8_COLUMNS = (2**31 - 1) // (255 * 127)  # the int32 sum of unsigned activations cannot overflow up to here
+
+
+class Linear(Protocol):
+    """y [M, N] of x [M, K]. Immutable after construction: any number of threads may call it."""
+
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
+        """``own``: x may be overwritten, nobody else reads it."""
+
+
+class WidenedLinear:
+    """float32 products with weights of any stored kind."""
+
+    def __init__(self, weight: Matrix, bias: Tensor) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
+        """x [M, K] → float32 [M, N]."""
+        w = self._weight
+        wide = dequantize_int8(w) if isinstance(w, Int8Tensor) else w.float()
+        return F.linear(x.float(), wide, self._bias)
+
+
+class Bfloat16Linear:
+    """bfloat16 products, float32 sums."""
+
+    def __init__(self, weight: Matrix, bias: Tensor) -> None:
+        wide = dequantize_int8(weight) if isinstance(weight, Int8Tensor) else weight
+        narrow = wide.clone() if wide.dtype == torch.bfloat16 else to_bfloat16(wide, name="weight")
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(narrow)
+        self._bias = bias.to(torch.bfloat16)
+
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
+        """x [M, K] → bfloat16 [M, N]."""
+        return torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), self._weight, self._bias, "none", [], "")
+
+
+class Int8Linear:
+    """int8 weights per row, int8 activations per token."""
+
+    def __init__(self, weight: Matrix, bias: Tensor) -> None:
+        if not isinstance(weight, Int8Tensor):
+            weight = quantize_int8(weight.float())
+        if weight.columns > MAX_INT8_COLUMNS:
+            raise UnsupportedError(
+                f"int8 products take at most K={MAX_INT8_COLUMNS} columns, the weight has {weight.columns}"
+            )
+        self._packed = torch.ops.onednn.qlinear_prepack(weight.qweight, None)
+        self._scales = weight.scales.clone()
+        self._zeros = torch.zeros(weight.rows, dtype=torch.int32)
+        self._bias = bias
+
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
+        """x [M, K] → float32 [M, N]."""
+        q, s = round_tokens(x, own=own)
+        total = torch.ops.onednn.qlinear_pointwise(
+            q, 1.0, 128, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return torch.addcmul(self._bias, total, s, out=total)
+
+
+def round_tokens(x: Tensor, *, own: bool = False) -> tuple[Tensor, Tensor]:
+    """x [M, K] to (q + 128 as uint8 [M, K], s float32 [M, 1]) with s = max|x| / 127 of each row.
+
+    ``own``: x may be overwritten."""
+    largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
+    s = largest.float().clamp_min_(_TINY).div_(127.0)
+    levels = x.div_(s) if own and x.dtype == torch.float32 else x.div(s)
+    return levels.round_().to(torch.int8).view(torch.uint8).bitwise_xor_(128), s
+
+
+_FORMS: dict[str, type[WidenedLinear] | type[Bfloat16Linear] | type[Int8Linear]] = {
+    "float32": WidenedLinear,
+    "bfloat16": Bfloat16Linear,
+    "int8": Int8Linear,
+}
+
+
+def load_linear(source: WeightSource, kind: str, *stems: str) -> Linear:
+    """The layers ``stem.weight``, ``stem.bias`` of ``stems``, which read the same input, as one in arithmetic
+    ``kind``."""
+    names = [f"{stem}.weight" for stem in stems]
+    out = _FORMS[kind](matrix(source, names), torch.cat([vector(source, f"{stem}.bias") for stem in stems]))
+    if kind != "float32" or len(names) > 1:  # a single float32 matrix stays a view of the file
+        for name in names:
+            source.release(name)
+    return out
