@@ -314,6 +314,7 @@ bool Engine::Impl::wait_for_work(bool was_idle) {
       scheduler_.add(job);
     } catch (const std::exception& error) {
       job->finish(Reason::kError, error.what());
+      job->deliver_end();
     }
   }
   return true;
@@ -328,6 +329,7 @@ bool Engine::Impl::iterate() {
     scheduler_.end_all(Reason::kError, error.what());
   }
   publish();
+  scheduler_.deliver_ends();
   return has_run;
 }
 
@@ -345,9 +347,13 @@ void Engine::Impl::end_everything() noexcept {
   {
     std::lock_guard working(working_);
     scheduler_.end_all(Reason::kCancelled, "");
+    scheduler_.deliver_ends();
   }
   std::lock_guard lock(mutex_);
-  for (const auto& job : inbox_) job->finish(Reason::kCancelled, "");
+  for (const auto& job : inbox_) {
+    job->finish(Reason::kCancelled, "");
+    job->deliver_end();
+  }
   inbox_.clear();
 }
 

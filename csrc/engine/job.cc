@@ -144,6 +144,7 @@ void Job::close_times() noexcept {
 void Job::finish(Reason reason, std::string message) noexcept {
   if (std::exchange(is_finished_, true)) return;
   reason_ = reason;
+  message_ = std::move(message);
   if (reason == Reason::kDeadline) {
     try {
       on_deadline();
@@ -152,7 +153,6 @@ void Job::finish(Reason reason, std::string message) noexcept {
   }
   for (Lane& lane : lanes_) release(lane);
   close_times();
-  request_->finish(reason, std::move(message), stats_);
 }
 
 std::unique_ptr<Job> make_job(std::shared_ptr<Request> request, Submission&& submission,

@@ -6,9 +6,11 @@
 #pragma once
 
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/isa.h"
@@ -96,8 +98,12 @@ class Job {
   bool is_finished() const { return is_finished_; }
   Reason reason() const { return reason_; }  // once it is
 
-  // Gives the sequences back, says what there is to say for this reason, ends the request.
+  // Gives the sequences back and says what there is to say for this reason. Once; later calls do
+  // nothing.
   void finish(Reason reason, std::string message) noexcept;
+
+  // Lets the reader know of the end. Once, after finish().
+  void deliver_end() noexcept { request_->finish(reason_, std::move(message_), stats_); }
 
  protected:
   // The whole prompt is in the cache, and compute() was called for its last position.
@@ -137,9 +143,13 @@ class Job {
   bool has_read_prompt_ = false;
   bool is_finished_ = false;
   Reason reason_ = Reason::kStop;
+  std::string message_;
   Stats stats_;
   Time admitted_ = kNever, read_ = kNever;
 };
+
+// A list, because its elements move from one to another without memory.
+using Jobs = std::list<std::unique_ptr<Job>>;
 
 // The job for a submission that was checked. Called on the submitter's thread.
 std::unique_ptr<Job> make_job(std::shared_ptr<Request> request, Submission&& submission,

@@ -15,9 +15,7 @@ int64_t common_pages(std::span<const int64_t> a, std::span<const int64_t> b) {
 }  // namespace
 
 Scheduler::Scheduler(kv::KVCache& cache, Step& step, int64_t max_sequences)
-    : cache_(cache), step_(step), max_sequences_(max_sequences) {
-  running_.reserve(static_cast<size_t>(max_sequences));
-}
+    : cache_(cache), step_(step), max_sequences_(max_sequences) {}
 
 void Scheduler::add(std::unique_ptr<Job>& job) {
   waiting_.emplace_back();
@@ -54,16 +52,29 @@ void Scheduler::end_those_over() {
 }
 
 bool Scheduler::sweep() {
-  const auto is_through = [&](const std::unique_ptr<Job>& job) {
-    if (job->is_finished()) count_end(*job);
-    return job->is_finished();
+  const auto move_ended = [&](Jobs& from) {
+    for (auto at = from.begin(); at != from.end();) {
+      const auto next = std::next(at);
+      if ((*at)->is_finished()) ended_.splice(ended_.end(), from, at);
+      at = next;
+    }
   };
-  size_t ended = std::erase_if(waiting_, is_through);
-  ended += std::erase_if(running_, [&](const std::unique_ptr<Job>& job) {
-    if (job->is_finished()) sequences_ -= job->room().sequences;
-    return is_through(job);
-  });
-  return ended > 0;
+  const size_t before = ended_.size();
+  move_ended(waiting_);
+  const size_t waited = ended_.size();
+  move_ended(running_);
+  size_t index = 0;
+  for (const auto& job : ended_) {
+    if (index >= before) count_end(*job);
+    if (index >= waited) sequences_ -= job->room().sequences;
+    ++index;
+  }
+  return ended_.size() > before;
+}
+
+void Scheduler::deliver_ends() noexcept {
+  for (const auto& job : ended_) job->deliver_end();
+  ended_.clear();
 }
 
 void Scheduler::count_end(const Job& job) {
@@ -102,8 +113,7 @@ void Scheduler::admit() {
     metrics_.prompt_tokens += job.stats().prompt;
     metrics_.cached_tokens += job.stats().cached;
     sequences_ += job.room().sequences;
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+    running_.splice(running_.end(), waiting_, waiting_.begin());
   }
 }
 

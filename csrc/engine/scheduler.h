@@ -2,9 +2,8 @@
 // after step of what is left. Belongs to one thread.
 #pragma once
 
-#include <deque>
 #include <memory>
-#include <vector>
+#include <string>
 
 #include "engine/job.h"
 #include "engine/metrics.h"
@@ -22,6 +21,10 @@ class Scheduler {
   // Ends what is over, admits what can be, runs a step. False: there was nothing to run, and there
   // is not until something is added, cancelled or read, or until wake_at().
   bool iterate();
+
+  // Tells the readers of requests that have ended. After the metrics were taken, so that who has
+  // read the end of a request finds it counted.
+  void deliver_ends() noexcept;
   Time wake_at() const;  // the next deadline
 
   void end_all(Reason reason, const std::string& message) noexcept;
@@ -35,15 +38,14 @@ class Scheduler {
   void admit();
   bool can_admit(const Job& job) const;
   bool is_being_read(const Job& job) const;
-  bool sweep();  // lets go of those that ended; true if there was one
+  bool sweep();  // sorts out those that ended; true if there was one
   void count_end(const Job& job);
 
   kv::KVCache& cache_;
   Step& step_;
   const int64_t max_sequences_;
   int64_t sequences_ = 0;  // of those that run
-  std::deque<std::unique_ptr<Job>> waiting_;
-  std::vector<std::unique_ptr<Job>> running_;
+  Jobs waiting_, running_, ended_;
   Metrics metrics_;
 };
 

@@ -34,7 +34,7 @@ Step::Step(model::Decoder& decoder, kv::KVCache& cache, ThreadPool& pool, int64_
       share_(prefill_chunk),
       scratch_(static_cast<size_t>(pool.threads()), Scratch(decoder.architecture().vocab)) {}
 
-bool Step::run(std::span<const std::unique_ptr<Job>> jobs, Metrics& metrics) {
+bool Step::run(const Jobs& jobs, Metrics& metrics) {
   const Time began = Clock::now();
   plan(jobs);
   append();
@@ -58,7 +58,7 @@ int64_t Step::tokens(bool bulk) const {
 }
 
 // --- what is in it -----------------------------------------------------------------------------
-void Step::plan(std::span<const std::unique_ptr<Job>> jobs) {
+void Step::plan(const Jobs& jobs) {
   parts_.clear();
   jobs_.clear();
   for (const auto& job : jobs) {

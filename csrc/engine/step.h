@@ -29,7 +29,7 @@ class Step {
   StepWatch& watch() { return watch_; }
 
   // Runs one. False: there is nothing to run.
-  bool run(std::span<const std::unique_ptr<Job>> jobs, Metrics& metrics);
+  bool run(const Jobs& jobs, Metrics& metrics);
 
  private:
   struct Part {
@@ -49,7 +49,7 @@ class Step {
     std::string error;  // of compute()
   };
 
-  void plan(std::span<const std::unique_ptr<Job>> jobs);
+  void plan(const Jobs& jobs);
   void plan_prompts(std::span<Job* const> jobs);
   void append();
   bool decode(Metrics& metrics);

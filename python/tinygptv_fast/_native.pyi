@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BandwidthProbe', 'Decoder', 'HugeBuffer', 'KVCache', 'Weights', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['BandwidthProbe', 'Decoder', 'Engine', 'HugeBuffer', 'KVCache', 'Turn', 'Weights', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth']
 class BandwidthProbe:
     """
     read_bandwidth with a buffer that is kept, to be asked around whatever is measured.
@@ -188,6 +188,74 @@ class Decoder:
     @property
     def arena_bytes(self) -> int:
         ...
+class Turn:
+    """
+    A turn of Engine.turn(), entered with `with`.
+    """
+    def __enter__(self) -> None:
+        ...
+    def __exit__(self, *args) -> None:
+        ...
+class Engine:
+    """
+    Requests over one backbone, batched step by step by a native thread; internal, it may change
+    without notice. See docs/engine.md. Every method may be called from any thread.
+    """
+    def __init__(self, weights: Weights, *, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, prefill_chunk: typing.SupportsInt | typing.SupportsIndex = 256, token_bytes: collections.abc.Sequence[bytes] | None = None, queue_limit: typing.SupportsInt | typing.SupportsIndex = 1024, event_limit: typing.SupportsInt | typing.SupportsIndex = 256) -> None:
+        """
+        threads: 0 for all physical cores; isa: '' for the widest; kv_kind: 'int8', 'f16',
+        'bf16' or 'f32'; token_bytes: the text of each id, for stop strings.
+        """
+    def cancel(self, request: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        End a request within the token it is at; nothing if it has ended.
+        """
+    def check(self) -> None:
+        """
+        Raises TinyGPTVError if the cache broke one of its rules.
+        """
+    def close(self) -> None:
+        """
+        Cancel everything and end the engine's thread. What was said can still be read with
+        next(); every other call raises ClosedError.
+        """
+    def counts(self) -> dict[str, int]:
+        """
+        Pages of the KV cache by state, what is promised, sequences, pages evicted so far.
+        """
+    def metrics(self) -> dict[str, typing.Any]:
+        """
+        Counters since the start, and gauges.
+        """
+    def next(self, request: typing.SupportsInt | typing.SupportsIndex, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> list[tuple]:
+        """
+        The events since the last call, [] if none came in time:
+        ('token', sample, id, logprob, [(id, logprob), ...]), ('end', sample, reason, message),
+        ('beam', rank, ids, score), ('scores', candidate, logprobs), ('logits', f32 [n, V]) and,
+        last, ('done', times in ms and counts). Then the id is forgotten.
+        """
+    def submit(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], stop: collections.abc.Sequence[bytes] = [], temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, seed: int = 0, samples: typing.SupportsInt | typing.SupportsIndex = 1, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], top_logprobs: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, speculate: bool = False) -> int:
+        """
+        Generate: samples of one prompt, greedy (temperature 0) or drawn. ids int32 [T], -1 for
+        the next row of embeddings f32 [n, C]. Returns the request's id. Raises
+        InvalidArgumentError, CapacityError.
+        """
+    def submit_beams(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, beams: typing.SupportsInt | typing.SupportsIndex, returned: typing.SupportsInt | typing.SupportsIndex, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, length_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], pad_id: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
+        """
+        Beam search, as tinygptv_fast.reference.beam does it.
+        """
+    def submit_logits(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, first: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
+        """
+        Logits of all positions from `first` on.
+        """
+    def submit_score(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, candidates: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
+        """
+        Log-probabilities of each candidate's ids after the prompt.
+        """
+    def turn(self) -> Turn:
+        """
+        `with engine.turn():` holds the engine between two of its steps; first come, first served.
+        """
 def affinity_cpus() -> list[int]:
     """
     Logical CPUs this process may run on.

@@ -431,6 +431,7 @@ def test_closing_while_generating() -> None:
 
 
 def test_a_forgotten_engine_ends_its_threads() -> None:
+    gc.collect()
     before = threads_of_process()
     made = engine(threads=3)
     made.submit(prompt(20), None, max_new_tokens=400)
