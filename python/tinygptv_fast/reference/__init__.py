@@ -12,8 +12,8 @@ from .lora import LoraLinear
 from .loss import causal_lm_loss
 from .matmul import matmul
 from .model import TinyGPTVReference
-from .paged_attention import paged_attention, qkv_append
 from .norm import add_branches, layer_norm, rms_norm
+from .paged_attention import paged_attention, qkv_append
 from .phi import KVCache, PhiBackbone
 from .projector import Projector
 from .qformer import QFormer
@@ -40,11 +40,11 @@ __all__ = [
     "int4_matmul",
     "int8_matmul",
     "interpolate_position_embedding",
-    "paged_attention",
-    "qkv_append",
     "layer_norm",
     "log_softmax",
     "matmul",
+    "paged_attention",
+    "qkv_append",
     "rank_candidates",
     "rms_norm",
     "sample",
