@@ -71,12 +71,12 @@ class Task:
     Subclasses say what an event means (``_take``) and what the answer is (``_finish``).
     """
 
-    def __init__(self, job: Job, work: Prepared) -> None:
+    def __init__(self, submit: Callable[[], Job], work: Prepared) -> None:
         self.answer: Answer | None = None
         self._work = work
         self._error = ""
         self._reason = "length"
-        self._follow(job)
+        self._follow(submit)
 
     def poll(self, timeout_s: float = POLL_S) -> str:
         """Take what has come, waiting at most so long; returns text of the first sequence that may be shown now.
@@ -104,10 +104,10 @@ class Task:
         while not self._over:
             self._over = any(event[0] == "done" for event in self._job.poll(POLL_S))
 
-    def _follow(self, job: Job) -> None:
-        self._job, self._over = job, False
+    def _follow(self, submit: Callable[[], Job]) -> None:
         self._submitted_ms = self._work.control.elapsed_ms()
-        self._work.control.attach(job.cancel)
+        self._job, self._over = submit(), False
+        self._work.control.attach(self._job.cancel)
 
     def _take(self, event: Event) -> str:
         raise NotImplementedError
@@ -127,7 +127,7 @@ class DecodingTask(Task):
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, work: Prepared) -> None:
         self._rows = [_new_row(tokenizer, work) for _ in range(work.options.num_return_sequences)]
-        super().__init__(backend.submit(work.prompt, work.options, work.stops, work.control.remaining()), work)
+        super().__init__(lambda: backend.submit(work.prompt, work.options, work.stops, work.control.remaining()), work)
 
     def _take(self, event: Event) -> str:
         if event[0] == "end":
@@ -161,7 +161,7 @@ class BeamTask(Task):
         self._found: list[list[int]] = []
         self._logprobs: dict[int, list[float]] = {}
         self._report: dict[str, float] | None = None
-        super().__init__(backend.submit_beams(work.prompt, work.options, work.control.remaining()), work)
+        super().__init__(lambda: backend.submit_beams(work.prompt, work.options, work.control.remaining()), work)
 
     def _take(self, event: Event) -> str:
         if event[0] == "beam":
@@ -180,7 +180,7 @@ class BeamTask(Task):
                 self.answer = empty_answer(self._reason, self._work.timings, self._work.control, self._work)
                 return ""
             self._work.timings.first_token = self._work.timings.total  # no id is certain before the last step
-            self._follow(self._backend.submit_score(self._work.prompt, self._found, None))
+            self._follow(lambda: self._backend.submit_score(self._work.prompt, self._found, None))
             return ""
         rows = [self._row(ids, self._logprobs.get(index, [])) for index, ids in enumerate(self._found)]
         self._work.timings.total = self._work.control.elapsed_ms()
@@ -204,7 +204,7 @@ class ChoiceTask(Task):
         self._candidates = candidates
         self._logprobs: dict[int, list[float]] = {}
         ids = [list(one) for _, one in candidates]
-        super().__init__(backend.submit_score(work.prompt, ids, work.control.remaining()), work)
+        super().__init__(lambda: backend.submit_score(work.prompt, ids, work.control.remaining()), work)
 
     def _take(self, event: Event) -> str:
         if event[0] == "scores":
