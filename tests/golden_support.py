@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import tinygptv_fast as tgv
 from tinygptv_fast.config import LoraConfig, ModelConfig, QFormerConfig, TextConfig, VisionConfig
 from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.reference import TinyGPTVReference, interpolate_position_embedding
@@ -204,3 +205,19 @@ def build_model(build: dict[str, Any]) -> tuple[TinyGPTVReference, Tokenizer]:
             state.setdefault(f"text.layers.{n}.attn.{which}.bias", torch.zeros(config.text.head_dim))
     model.load_state_dict(state, strict=True)
     return model, Tokenizer.from_file(GOLDEN / build["phi_dir"] / "tokenizer.json")
+
+
+def convert_case(name: str, out: Path, **settings: object) -> Path:
+    """The files of golden case ``name`` as a directory at ``out``; every number kept unless ``settings`` say more."""
+    build = load_case(name).info["build"]
+    tgv.convert(
+        phi=GOLDEN / build["phi_dir"],
+        vision=GOLDEN / "eva_vit_g.pth",
+        qformer=GOLDEN / "blip2_pretrained_flant5xxl.pth",
+        checkpoint=GOLDEN / build["ckpt"],
+        out=out,
+        image_size=build["image_size"],
+        architecture=GOLDEN / "sizes.json",
+        **{"quantization": "none", "dtype": "float32", **settings},  # type: ignore[arg-type]
+    )
+    return out

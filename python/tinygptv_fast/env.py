@@ -4,6 +4,9 @@
 |---|---|
 | ``TINYGPTV_THREADS`` | threads for computation, 1..1024; unset means the physical cores this process may use |
 | ``TINYGPTV_CPU_ISA`` | portable, avx2, avxvnni, avx512 or avx512vnni instead of the widest this CPU has |
+| ``TINYGPTV_CACHE_DIR`` | where packed weights are kept; unset: ``tinygptv_fast`` in XDG_CACHE_HOME or ~/.cache |
+| ``TINYGPTV_CACHE_GB`` | most that the packed weights may take there, in 10^9 bytes; 20 by default, 0 keeps none |
+| ``TINYGPTV_IMAGE_CACHE_MB`` | most that encoded pictures may take in memory, 10^6 bytes; 64 by default, 0 keeps none |
 | ``TINYGPTV_LOG`` | log level of the command line: debug, info, warning (the default), error |
 | ``TINYGPTV_TRACEBACK`` | 1 shows the traceback of an unexpected error in the command line; 0 (the default) one line |
 | ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
@@ -14,14 +17,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import ConfigError
 
 PREFIX = "TINYGPTV_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_THREADS = 1024
+_MAX_AMOUNT = 1_000_000
 CPU_ISAS = ("portable", "avx2", "avxvnni", "avx512", "avx512vnni")
-_KNOWN = ("TINYGPTV_THREADS", "TINYGPTV_CPU_ISA", "TINYGPTV_LOG", "TINYGPTV_TRACEBACK")
+_KNOWN = (
+    "TINYGPTV_THREADS",
+    "TINYGPTV_CPU_ISA",
+    "TINYGPTV_CACHE_DIR",
+    "TINYGPTV_CACHE_GB",
+    "TINYGPTV_IMAGE_CACHE_MB",
+    "TINYGPTV_LOG",
+    "TINYGPTV_TRACEBACK",
+)
 _BUILD_ONLY = ("TINYGPTV_CUDA",)  # read by CMake, not by us
 
 
@@ -31,6 +44,9 @@ class Settings:
 
     threads: int | None = None
     cpu_isa: str = ""  # empty: the widest
+    cache_dir: Path | None = None  # None: there is no home directory
+    cache_bytes: int = 20 * 10**9  # 0: keep nothing
+    image_cache_bytes: int = 64 * 10**6  # 0: keep nothing
     log_level: str = "warning"
     traceback: bool = False
     color: bool = True
@@ -43,6 +59,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         threads=_threads(given.get("TINYGPTV_THREADS", "")),
         cpu_isa=_one_of("TINYGPTV_CPU_ISA", given.get("TINYGPTV_CPU_ISA", ""), CPU_ISAS, ""),
+        cache_dir=_cache_dir(given),
+        cache_bytes=_amount("TINYGPTV_CACHE_GB", given.get("TINYGPTV_CACHE_GB", ""), 20.0, 10**9),
+        image_cache_bytes=_amount("TINYGPTV_IMAGE_CACHE_MB", given.get("TINYGPTV_IMAGE_CACHE_MB", ""), 64.0, 10**6),
         log_level=_one_of("TINYGPTV_LOG", given.get("TINYGPTV_LOG", ""), LOG_LEVELS, "warning"),
         traceback=_one_of("TINYGPTV_TRACEBACK", given.get("TINYGPTV_TRACEBACK", ""), ("0", "1"), "0") == "1",
         color=not given.get("NO_COLOR", ""),
@@ -62,6 +81,27 @@ def _threads(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_THREADS and len(text) <= 6):
         raise ConfigError(f"TINYGPTV_THREADS is {text[:40]!r}, expected an integer 1..{MAX_THREADS}")
     return int(text)
+
+
+def _cache_dir(given: Mapping[str, str]) -> Path | None:
+    if given.get("TINYGPTV_CACHE_DIR"):
+        return Path(given["TINYGPTV_CACHE_DIR"])
+    base = given.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):  # the XDG specification: a relative path is to be ignored
+        return Path(base) / "tinygptv_fast"
+    home = given.get("HOME", "")
+    return Path(home) / ".cache" / "tinygptv_fast" if home else None
+
+
+def _amount(name: str, text: str, default: float, unit: int) -> int:
+    """``text`` in units of ``unit`` bytes, as bytes."""
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _MAX_AMOUNT:
+        raise ConfigError(f"{name} is {text[:40]!r}, expected a number 0..{_MAX_AMOUNT}")
+    return int(value * unit)
 
 
 def _one_of(name: str, text: str, allowed: tuple[str, ...], default: str) -> str:

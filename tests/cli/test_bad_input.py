@@ -54,30 +54,29 @@ def test_bad_pictures(run, tmp_path: Path, int4_model: Path, case: str, command:
         file.write_bytes(data)
     before = sorted(tmp_path.iterdir())
     words = [] if command == "caption" else ["the cup"]
-    check(run(command, file, *words, "--model", int4_model, "--backend", "reference"), word)
+    check(run(command, file, *words, "--model", int4_model), word)
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("case", ["empty", "not a picture", "60,000 x 60,000"])
 def test_bad_pictures_on_standard_input(run, int4_model: Path, case: str) -> None:
     data, _ = PICTURES[case]
-    check(run("ask", "-", "why?", "--model", int4_model, "--backend", "reference", stdin=data), "image")
+    check(run("ask", "-", "why?", "--model", int4_model, stdin=data), "image")
 
 
 def test_a_folder_is_no_picture(run, tmp_path: Path, int4_model: Path) -> None:
-    check(run("ask", tmp_path, "why?", "--model", int4_model, "--backend", "reference"), "not a regular file")
+    check(run("ask", tmp_path, "why?", "--model", int4_model), "not a regular file")
 
 
 ASK = {
     "no model": ([], "ask needs --model", "'demo'", "tinygptv convert"),
-    "no such model": (["--model", "/nowhere/model", "--backend", "reference"], "/nowhere/model", "does not exist"),
-    "native": (["--model", "MODEL"], "native", "reference"),
+    "no such model": (["--model", "/nowhere/model"], "/nowhere/model", "does not exist"),
     "task": (["--model", "MODEL", "--task", "sing"], "'sing'", "'caption'"),
     "template": (["--model", "MODEL", "--template", "sing"], "'sing'", "'vicuna'"),
     "backend": (["--model", "MODEL", "--backend", "abacus"], "--backend", "abacus"),
     "tokens": (["--model", "MODEL", "--max-new-tokens", "0"], "--max-new-tokens"),
     "temperature": (["--model", "MODEL", "--temperature", "-1"], "--temperature"),
-    "top-p alone": (["--model", "MODEL", "--top-p", "0.5", "--backend", "reference"], "top_p"),
+    "top-p alone": (["--model", "MODEL", "--top-p", "0.5"], "top_p"),
     "threads": (["--model", "MODEL", "--threads", "0"], "--threads"),
     "draw suffix": (["--model", "MODEL", "--draw", "x.txt"], "--draw", ".png"),
     "draw folder": (["--model", "MODEL", "--draw", "/nowhere/at/all/x.png"], "--draw", "/nowhere/at/all"),
@@ -93,7 +92,7 @@ def test_bad_questions(run, picture: Path, int4_model: Path, case: str) -> None:
 
 
 def test_placeholders_in_a_question_are_refused(run, picture: Path, int4_model: Path) -> None:
-    check(run("ask", picture, "<ImageHere> why?", "--model", int4_model, "--backend", "reference"), "<ImageHere>")
+    check(run("ask", picture, "<ImageHere> why?", "--model", int4_model), "<ImageHere>")
 
 
 def test_the_picture_is_required_by_draw(run, int4_model: Path, tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def test_the_picture_is_required_by_draw(run, int4_model: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "30,30,10,10", "nan,0,1,1"])
 def test_bad_boxes(run, picture: Path, int4_model: Path, box: str) -> None:
-    check(run("identify", picture, box, "--model", int4_model, "--backend", "reference"), "box")
+    check(run("identify", picture, box, "--model", int4_model), "box")
 
 
 @pytest.mark.parametrize("command", ["info", "verify"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.generate import TinyGPTV
 
@@ -18,14 +19,12 @@ QUESTION = "what is it?"
 @pytest.fixture(scope="session")
 def expected(int4_model: Path, golden_dir: Path):
     """What the library itself answers."""
-    with TinyGPTV.from_pretrained(int4_model, backend="reference") as model:
+    with TinyGPTV.from_pretrained(int4_model) as model:
         return model.generate(golden_dir / "images" / "img0.png", QUESTION, max_new_tokens=5)
 
 
 def ask(run, picture: Path, model: Path, *more: object, **keywords):
-    return run(
-        "ask", picture, QUESTION, "--model", model, "--backend", "reference", "--max-new-tokens", 5, *more, **keywords
-    )
+    return run("ask", picture, QUESTION, "--model", model, "--max-new-tokens", 5, *more, **keywords)
 
 
 # --- ask and its short forms ------------------------------------------------------------------------------------------
@@ -37,6 +36,36 @@ def test_ask_json_is_the_answer_of_the_library(run, picture: Path, int4_model: P
     assert said["token_ids"] == expected.token_ids
     assert said["text"] == expected.text
     assert said["usage"] == expected.to_dict()["usage"]
+
+
+def test_ask_on_the_reference_backend(run, picture: Path, int4_model: Path) -> None:
+    with TinyGPTV.from_pretrained(int4_model, backend="reference") as model:
+        wanted = model.generate(picture, QUESTION, max_new_tokens=5)
+    said = json.loads(ask(run, picture, int4_model, "--backend", "reference", "--json").out)
+    assert (said["token_ids"], said["logprobs"]) == (wanted.token_ids, wanted.logprobs)
+
+
+def test_pack_writes_what_the_engine_loads(run, int4_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.packed"
+    said = json.loads(run("pack", int4_model, "--out", out, "--json").out)
+    weights = _native.Weights.load(str(out), said["id"])
+    assert weights.bytes == said["bytes"] <= out.stat().st_size
+    assert said["forms"]["body"] == ["int4", 32, True]
+    again = run("pack", int4_model, "--out", out)
+    assert again.code == 2 and "exists" in again.err
+
+
+def test_cache_is_shown_and_cleared(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYGPTV_CACHE_DIR", str(tmp_path))
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "abc.packed").write_bytes(bytes(5000))
+    said = json.loads(run("cache", "--json").out)
+    assert (said["bytes"], [entry["key"] for entry in said["entries"]]) == (5000, ["abc"])
+    assert "1 model, 5 kB" in run("cache").out
+    cleared = json.loads(run("cache", "--clear", "--json").out)
+    assert (cleared["freed_bytes"], cleared["entries"]) == (5000, [])
+    monkeypatch.setenv("TINYGPTV_CACHE_GB", "0")
+    assert "switched off" in run("cache").out
 
 
 def test_ask_reads_standard_input(run, picture: Path, int4_model: Path, expected) -> None:
@@ -83,13 +112,13 @@ def test_draw_writes_the_picture_at_its_own_size(run, picture: Path, int4_model:
 
 @pytest.mark.parametrize("command", ["caption", "describe"])
 def test_caption_and_describe(run, picture: Path, int4_model: Path, command: str) -> None:
-    result = run(command, picture, "--model", int4_model, "--backend", "reference", "--max-new-tokens", 3, "--json")
+    result = run(command, picture, "--model", int4_model, "--max-new-tokens", 3, "--json")
     assert result.code == 0
     assert json.loads(result.out)["usage"]["generated"] <= 3
 
 
 def test_identify(run, picture: Path, int4_model: Path) -> None:
-    options = ("--model", int4_model, "--backend", "reference", "--max-new-tokens", 3, "--json")
+    options = ("--model", int4_model, "--max-new-tokens", 3, "--json")
     assert json.loads(run("identify", picture, "1,1,20,20", *options).out)["usage"]["generated"] <= 3
 
 
@@ -140,7 +169,8 @@ def test_doctor_json(run, int4_model: Path) -> None:
     assert (result.code, result.err) == (0, "")
     said = json.loads(result.out)
     assert said["machine"]["threads"] == 1 and said["machine"]["read_bandwidth"] > 0
-    assert said["backends"]["native"] == "not in this version"
+    assert said["backends"]["native"].startswith("available, ")
+    assert said["packed_cache"]["limit_bytes"] > 0
     assert "not measurements" in said["predictions"]["note"]
     assert len(said["predictions"]["settings"]) == 9
     assert said["model"]["setting"]["text"] == "int4" and said["model"]["reference_backend_fits"]

@@ -10,8 +10,9 @@ import pytest
 
 from tinygptv_fast.checkpoint.directory import ModelDirectory
 from tinygptv_fast.config import ModelConfig, QuantizationConfig, TextConfig
-from tinygptv_fast.diagnosis.machine import inspect_machine, read_memory
+from tinygptv_fast.diagnosis.machine import inspect_machine
 from tinygptv_fast.diagnosis.settings import RELEASED, kv_bytes, predict, predict_one, reference_bytes, stored_bytes
+from tinygptv_fast.memory import read_memory
 
 GIB = 1 << 30
 

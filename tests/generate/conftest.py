@@ -1,4 +1,4 @@
-"""The golden cases as converted directories, opened through the public API."""
+"""The golden cases as converted directories, opened through the public API on either backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import tinygptv_fast as tgv
-from golden_support import CASES, GOLDEN, Case, load_case
+from golden_support import CASES, GOLDEN, Case, convert_case, load_case
+
+BACKENDS = ("reference", "native")
 
 
 @dataclass(frozen=True)
@@ -24,31 +26,29 @@ class Converted:
         return str(GOLDEN / "images" / f"img{index}.png")
 
 
-def convert_case(name: str, out: Path, **settings: object) -> Path:
-    """The files of golden case ``name`` as a directory at ``out``; every number kept unless ``settings`` say more."""
-    build = load_case(name).info["build"]
-    tgv.convert(
-        phi=GOLDEN / build["phi_dir"],
-        vision=GOLDEN / "eva_vit_g.pth",
-        qformer=GOLDEN / "blip2_pretrained_flant5xxl.pth",
-        checkpoint=GOLDEN / build["ckpt"],
-        out=out,
-        image_size=build["image_size"],
-        architecture=GOLDEN / "sizes.json",
-        **{"quantization": "none", "dtype": "float32", **settings},  # type: ignore[arg-type]
-    )
-    return out
+@pytest.fixture(scope="session")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The directory of each golden case, every number kept. Tests must not change them."""
+    folder = tmp_path_factory.mktemp("converted")
+    return {name: convert_case(name, folder / name) for name in CASES}
 
 
-@pytest.fixture(scope="session", params=CASES)
-def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Converted]:
-    path = convert_case(request.param, tmp_path_factory.mktemp("converted") / request.param)
-    with tgv.TinyGPTV.from_pretrained(path, dtype="float32", quantization="none", backend="reference") as model:
-        yield Converted(load_case(request.param), path, model)
+@pytest.fixture(scope="session", params=[(case, backend) for case in CASES for backend in BACKENDS], ids="-".join)
+def converted(request: pytest.FixtureRequest, directories: dict[str, Path]) -> Iterator[Converted]:
+    case, backend = request.param
+    path = directories[case]
+    with tgv.TinyGPTV.from_pretrained(path, dtype="float32", quantization="none", backend=backend) as model:
+        yield Converted(load_case(case), path, model)
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def stage4(request: pytest.FixtureRequest, directories: dict[str, Path]) -> Iterator[tgv.TinyGPTV]:
+    with tgv.TinyGPTV.from_pretrained(directories["B_stage4"], backend=request.param) as model:
+        yield model
 
 
 @pytest.fixture(scope="session")
-def stage4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tgv.TinyGPTV]:
-    path = convert_case("B_stage4", tmp_path_factory.mktemp("stage4") / "model")
-    with tgv.TinyGPTV.from_pretrained(path, backend="reference") as model:
+def native(directories: dict[str, Path]) -> Iterator[tgv.TinyGPTV]:
+    """The stage 4 case on the native engine, two threads."""
+    with tgv.TinyGPTV.from_pretrained(directories["B_stage4"], threads=2) as model:
         yield model

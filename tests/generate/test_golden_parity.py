@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import tinygptv_fast as tgv
-from golden_support import ATOL, GENERATIONS, GOLDEN
+from golden_support import ATOL, GENERATIONS, GOLDEN, convert_case
 
-from .conftest import Converted, convert_case
+from .conftest import Converted
 
 
 def close(actual: torch.Tensor, golden: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import ask, convert, demo, doctor, info, verify
+from . import ask, cache, convert, demo, doctor, info, verify
 from .examples import epilog
 
 app = typer.Typer(
@@ -53,4 +53,6 @@ _add("identify", ask.identify)
 _add("convert", convert.convert)
 _add("verify", verify.verify)
 _add("info", info.info)
+_add("pack", cache.pack)
+_add("cache", cache.cache)
 _add("doctor", doctor.doctor)

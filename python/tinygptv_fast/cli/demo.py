@@ -54,13 +54,14 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the picture and the annotated picture go.")] = Path(
         "tinygptv-demo"
     ),
+    backend: options.Backend = "native",
     threads: options.Threads = None,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Draw a picture, ask the demo model that ships with the package about it, and show what it says.
 
-    The model is small, knows coloured shapes only, and runs on the reference backend (plain torch).
+    The model is small and knows coloured shapes only.
     """
     if out.exists() and not out.is_dir():
         raise InvalidArgumentError(f"--out is {out}, which is not a directory")
@@ -69,8 +70,8 @@ def demo(
     picture, questions = _drawn(seed) if image is None else (read_picture(str(image)), [])
     if question:
         questions = []
-    note("backend: reference (plain torch); the native engine is not in this version", quiet=quiet or json_output)
-    with loaded("demo", backend="reference", threads=threads, quiet=quiet) as model:
+    with loaded("demo", backend=backend, threads=threads, quiet=quiet) as model:
+        note(f"backend: {_backend_line(model)}", quiet=quiet or json_output)
         if not json_output and not quiet:
             _show_picture(picture)
         asked = [_ask(model, picture, one) for one in questions]
@@ -81,6 +82,12 @@ def demo(
         print_json("demo", {"seed": None if image else seed, "files": files, "questions": data})
         return
     _show(asked, files, seed, image)
+
+
+def _backend_line(model: TinyGPTV) -> str:
+    info = model.info
+    where = f", {info['isa']}" if "isa" in info else ""
+    return f"{info['backend']}{where}, {info['dtype']} weights, {info['threads']} threads"
 
 
 def _drawn(seed: int) -> tuple[Image, list[Question]]:
@@ -152,7 +159,7 @@ def _show(asked: list[_Asked], files: dict[str, str], seed: int, image: Path | N
     screen.print("\nTry next:", style="bold")
     sys.stdout.flush()
     for line in (
-        f'tinygptv ask {shown} "How many objects are there?" --task vqa --model demo --backend reference',
+        f'tinygptv ask {shown} "How many objects are there?" --task vqa --model demo',
         f"tinygptv demo --seed {seed + 1}",
         "tinygptv doctor",
     ):

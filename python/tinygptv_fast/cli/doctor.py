@@ -8,6 +8,7 @@ import typer
 
 from .. import env
 from . import options
+from .cache import cache_facts, cache_line
 from .models import local_directory
 from .output import console, gigabytes, print_json, progress
 
@@ -32,6 +33,7 @@ def doctor(
     """
     import torch
 
+    from .. import _native
     from ..diagnosis.machine import inspect_machine
     from ..diagnosis.settings import RELEASED, predict, reference_bytes
 
@@ -44,7 +46,11 @@ def doctor(
         "machine": machine.to_dict(),
         "torch_threads": torch.get_num_threads(),
         "torch_cuda": torch.cuda.is_available(),
-        "backends": {"reference": "available", "native": "not in this version"},
+        "backends": {
+            "native": f"available, {env.read_settings().cpu_isa or _native.best_isa()}",
+            "reference": "available",
+        },
+        "packed_cache": cache_facts(),
         "predictions": {
             "note": "computed from sizes and the measured bandwidth; limits, not measurements",
             "model": "TinyGPT-V, released sizes, 448 px",
@@ -101,6 +107,7 @@ def _show_machine(machine: Machine, data: dict[str, Any]) -> None:
         "GPU": gpu,
         "native core": ", ".join(f"{key} {value}" for key, value in machine.native.items()),
         "backends": "; ".join(f"{name}: {state}" for name, state in data["backends"].items()),
+        "packed cache": cache_line(data["packed_cache"]),
         "versions": f"Python {machine.python}, {packages}",
         "system": machine.platform,
     }
@@ -123,8 +130,8 @@ def _show_predictions(predictions: list[Prediction], usable: int, reference: int
     screen.print(table)
     fits = "fits" if reference <= usable else "does not fit"
     screen.print(
-        f"The limit is for an engine that reads packed weights once per token; the native engine is not in this "
-        f"version. The reference backend keeps float32 weights: {gigabytes(reference)}, which {fits}.",
+        f"The limit is what the memory allows an engine that reads packed weights once per token. The reference "
+        f"backend keeps float32 weights: {gigabytes(reference)}, which {fits}.",
         soft_wrap=True,
     )
 

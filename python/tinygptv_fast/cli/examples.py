@@ -9,16 +9,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'tinygptv demo --image picture.png --question "What colour is the circle?"',
     ),
     "ask": (
-        'tinygptv ask picture.png "What colour is the circle?" --model demo --backend reference',
-        'tinygptv ask street.jpg "the red car" --task refer --draw boxes.png --model ./my-model --backend reference',
-        'cat picture.png | tinygptv ask - "How many objects are there?" --json --model demo --backend reference',
-        'tinygptv ask none "What is a triangle?" --model ./phi-2 --backend reference',
+        'tinygptv ask picture.png "What colour is the circle?" --model demo',
+        'tinygptv ask street.jpg "the red car" --task refer --draw boxes.png --model ./my-model',
+        'cat picture.png | tinygptv ask - "How many objects are there?" --json --model demo',
+        'tinygptv ask none "What is a triangle?" --model ./phi-2',
     ),
-    "caption": ("tinygptv caption picture.png --model demo --backend reference",),
-    "describe": ("tinygptv describe picture.png --draw boxes.png --model demo --backend reference",),
-    "refer": ('tinygptv refer picture.png "the red circle" --draw box.png --model demo --backend reference',),
-    "detect": ("tinygptv detect picture.png circle --json --model demo --backend reference",),
-    "identify": ("tinygptv identify picture.png 40,60,180,190 --model demo --backend reference",),
+    "caption": ("tinygptv caption picture.png --model demo",),
+    "describe": ("tinygptv describe picture.png --draw boxes.png --model demo",),
+    "refer": ('tinygptv refer picture.png "the red circle" --draw box.png --model demo',),
+    "detect": ("tinygptv detect picture.png circle --json --model demo",),
+    "identify": ("tinygptv identify picture.png 40,60,180,190 --model demo",),
     "convert": (
         "tinygptv convert --phi ./phi-2 --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth "
         "--checkpoint TinyGPT-V_for_Stage4.pth --image-size 448 --out ./tinygptv-int4",
@@ -34,6 +34,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv verify ./tinygptv-int4 --against ./tinygptv-exact --agreement",
     ),
     "doctor": ("tinygptv doctor", "tinygptv doctor --json", "tinygptv doctor --model ./tinygptv-int4"),
+    "pack": ("tinygptv pack ./tinygptv-int4 --out tinygptv-int4.packed",),
+    "cache": ("tinygptv cache", "tinygptv cache --clear"),
     "info": ("tinygptv info demo", "tinygptv info ./tinygptv-int4 --json"),
 }
 

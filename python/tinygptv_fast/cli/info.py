@@ -51,6 +51,7 @@ def describe(opened: ModelDirectory) -> dict[str, Any]:
             "vision": config.quantization.vision if config.vision is not None else None,
             "dtype": config.dtype,
         },
+        "packed": _packed(opened),
         "template": opened.template.name,
         "generation_config": opened.generation_config,
         "sources": opened.report.get("sources"),
@@ -63,8 +64,22 @@ def describe(opened: ModelDirectory) -> dict[str, Any]:
     }
 
 
+def _packed(opened: ModelDirectory) -> dict[str, Any]:
+    """The packed form that the native engine would load, and its file if the cache has it."""
+    from ..engine import PackedCache, choose_forms
+
+    forms, cache = choose_forms(opened, "auto"), PackedCache.from_environment()
+    path = None if cache is None else cache.path(forms.key(opened.content_hash))
+    there = path is not None and path.is_file()
+    return {
+        "dtype": forms.dtype,
+        "file": str(path) if there else None,
+        "bytes": path.stat().st_size if path and there else None,
+    }
+
+
 def _show(data: dict[str, Any]) -> None:
-    stored, agreement = data["quantization"], data["quality"]["agreement"]
+    stored, agreement, packed = data["quantization"], data["quality"]["agreement"], data["packed"]
     text = stored["dtype"] if stored["text"] == "none" else stored["text"]
     group = f" (groups of {stored['group_size']})" if stored["group_size"] else ""
     vision = f"{data['image_size']} px, {data['visual_tokens']} tokens a picture, stored in {stored['vision']}"
@@ -75,6 +90,7 @@ def _show(data: dict[str, Any]) -> None:
         f"({data['parameters']['text'] / 1e6:.1f} M in the language model)",
         "text": f"{text}{group}",
         "vision": vision if data["image_size"] else "none: text only",
+        "packed": f"{gigabytes(packed['bytes'])} in {packed['file']}" if packed["file"] else "not in the cache",
         "template": data["template"],
         "made from": sources or "no original files",
         "agreement": "not measured ('tinygptv verify --agreement')"

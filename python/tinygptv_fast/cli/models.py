@@ -35,7 +35,7 @@ def loaded(
 
     use_threads(threads)
     with progress("loading the model", quiet=quiet):
-        opened = TinyGPTV.from_pretrained(model, backend=backend, dtype=dtype)
+        opened = TinyGPTV.from_pretrained(model, backend=backend, dtype=dtype, threads=threads)
     with opened:
         yield opened
 

@@ -19,10 +19,11 @@ Model = Annotated[
 ]
 Backend = Annotated[
     Literal["native", "reference"],
-    typer.Option(help="What decodes. 'reference' is plain torch: exact and slow. 'native' is not in this version yet."),
+    typer.Option(help="What decodes: the engine of this package, or 'reference', plain torch: exact and slow."),
 ]
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option(help="What the reference backend computes in (auto: float32).")
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="What is computed in (auto: the weights as stored; reference: float32)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write one json object with schema_version.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no notes.")]

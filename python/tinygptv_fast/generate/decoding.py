@@ -1,29 +1,28 @@
-"""One request from prompt embeddings to answers: the loop that watches end ids, stop strings, deadline and cancel."""
+"""One request from prompt to answer: tasks that turn a backend's events into text, pieces and answers."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
+from ..errors import TinyGPTVError
 from ..processing.boxes import Boxes, parse_boxes
 from ..processing.templates import Template
-from ..processing.tokenizer import Tokenizer
-from ..reference import GenerationOptions
+from ..processing.tokenizer import StreamDecoder, Tokenizer
+from ..protocol import Backend, Event, GenerationOptions, Job, Prompt
 from .answer import Answer, Piece, Timings, Usage
-from .reference_backend import ReferenceBackend
+from .control import Control
 from .stops import StopWatch
+
+POLL_S = 0.1  # the longest wait for events: a signal (Ctrl-C) is seen between two
 
 
 @dataclass
 class Prepared:
-    """A request made ready: everything the loop needs."""
+    """A request made ready for a backend."""
 
-    inputs_embeds: Tensor  # [T, C]
+    prompt: Prompt
     image_tokens: int
     sizes: list[tuple[int, int]]  # (width, height) of each picture
     options: GenerationOptions
@@ -31,8 +30,7 @@ class Prepared:
     stops: list[str]
     label: str | None
     timings: Timings
-    started: float  # time.perf_counter() of the call
-    deadline: float | None  # perf_counter() value, or None
+    control: Control
 
 
 @dataclass
@@ -40,8 +38,7 @@ class _Row:
     """One sequence while it grows."""
 
     watch: StopWatch
-    put: Callable[[int], str]
-    end: Callable[[], str]
+    decoder: StreamDecoder | None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
@@ -49,9 +46,10 @@ class _Row:
 
     def add(self, token: int, logprob: float, eos_ids: tuple[int, ...]) -> str:
         """Take one id; returns the text that may be shown now."""
+        assert self.decoder is not None
         self.ids.append(token)
         self.logprobs.append(logprob)
-        shown = "" if token in eos_ids else self.watch.put(self.put(token))
+        shown = "" if token in eos_ids else self.watch.put(self.decoder.put(token))
         self.text += shown
         if token in eos_ids or self.watch.stopped:
             self.reason = "stop"
@@ -59,7 +57,7 @@ class _Row:
 
     def finish(self, reason: str) -> str:
         """Flush what is held back; returns it."""
-        tail = self.watch.put(self.end())
+        tail = self.watch.put(self.decoder.end()) if self.decoder is not None else ""
         if not self.watch.stopped:
             tail += self.watch.end()
         self.text += tail
@@ -67,69 +65,227 @@ class _Row:
         return tail
 
 
-def decode(backend: ReferenceBackend, tokenizer: Tokenizer, work: Prepared) -> Answer:
-    """Run ``work`` to its end; further sequences become ``alternatives``."""
-    if work.options.num_beams > 1:
-        return _decode_beams(backend, tokenizer, work)
-    *_, last = decode_pieces(backend, tokenizer, work)
-    assert last.answer is not None
-    return last.answer
+class Task:
+    """A request under way. ``poll`` until there is an ``answer``; ``close`` gives it up.
+
+    Subclasses say what an event means (``_take``) and what the answer is (``_finish``).
+    """
+
+    def __init__(self, submit: Callable[[], Job], work: Prepared) -> None:
+        self.answer: Answer | None = None
+        self._work = work
+        self._error = ""
+        self._reason = "length"
+        self._follow(submit)
+
+    def poll(self, timeout_s: float = POLL_S) -> str:
+        """Take what has come, waiting at most so long; returns text of the first sequence that may be shown now.
+
+        Raises TinyGPTVError with the backend's message if the request failed.
+        """
+        shown, report = "", None
+        for event in self._job.poll(timeout_s):
+            if event[0] == "done":
+                report, self._over = event[1], True
+            elif event[0] == "end" and event[2] == "error":
+                self._error = event[3]
+            else:
+                shown += self._take(event)
+        if report is None:
+            return shown
+        if self._error:
+            raise TinyGPTVError(f"the request failed: {self._error}")
+        return shown + self._finish(report)
+
+    def close(self) -> None:
+        """Cancel and wait for the end of what runs; nothing is under way afterwards."""
+        if not self._over:
+            self._job.cancel()
+        while not self._over:
+            self._over = any(event[0] == "done" for event in self._job.poll(POLL_S))
+
+    def _follow(self, submit: Callable[[], Job]) -> None:
+        self._submitted_ms = self._work.control.elapsed_ms()
+        self._job, self._over = submit(), False
+        self._work.control.attach(self._job.cancel)
+
+    def _take(self, event: Event) -> str:
+        raise NotImplementedError
+
+    def _finish(self, report: dict[str, float]) -> str:
+        raise NotImplementedError
+
+    def _time(self, report: dict[str, float]) -> None:
+        timings = self._work.timings
+        timings.queue, timings.prefill, timings.decode = report["queue"], report["prefill"], report["decode"]
+        timings.first_token = self._submitted_ms + report["first_token"] if report["first_token"] else 0.0
+        timings.total = self._work.control.elapsed_ms()
 
 
-def decode_pieces(backend: ReferenceBackend, tokenizer: Tokenizer, work: Prepared) -> Iterator[Piece]:
-    """Pieces of the first sequence as they come; the last piece carries the answer."""
-    rows = [_new_row(tokenizer, work) for _ in range(work.options.num_return_sequences)]
-    reason, marked = "length", time.perf_counter()
-    for index, step in enumerate(backend.steps(work.inputs_embeds, work.options)):
-        marked = _mark(work.timings, index, marked, work.started)
-        logprobs = step.raw.log_softmax(-1).gather(1, step.ids[:, None])[:, 0]
-        for number, row in enumerate(rows):
-            if row.reason is None:
-                shown = row.add(int(step.ids[number]), float(logprobs[number]), work.options.eos_ids)
-                if number == 0 and shown:
-                    yield Piece(shown)
-        if all(row.reason for row in rows):
-            break
-        if work.deadline is not None and time.perf_counter() >= work.deadline:
-            reason = "deadline"
-            break
-    tails = [row.finish(reason) for row in rows]
-    work.timings.total = 1e3 * (time.perf_counter() - work.started)
-    answers = sorted((_answer(row, work) for row in rows[1:]), key=lambda a: -a.probability)
-    yield Piece(tails[0], _answer(rows[0], work, answers))
+class DecodingTask(Task):
+    """Greedy or sampled decoding; sequences after the first become alternatives, the most probable first."""
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, work: Prepared) -> None:
+        self._rows = [_new_row(tokenizer, work) for _ in range(work.options.num_return_sequences)]
+        super().__init__(lambda: backend.submit(work.prompt, work.options, work.stops, work.control.remaining()), work)
+
+    def _take(self, event: Event) -> str:
+        if event[0] == "end":
+            return self._rows[event[1]].finish(event[2]) if event[1] == 0 else self._end(event[1], event[2])
+        _, number, token, logprob, _ = event
+        row = self._rows[number]
+        if row.reason is not None:  # ids after a stop string that the backend had already begun
+            return ""
+        shown = row.add(token, logprob, self._work.options.eos_ids)
+        if row.reason is not None and all(one.reason for one in self._rows):
+            self._job.cancel()
+        return shown if number == 0 else ""
+
+    def _end(self, number: int, reason: str) -> str:
+        self._rows[number].finish(reason)
+        return ""
+
+    def _finish(self, report: dict[str, float]) -> str:
+        self._time(report)
+        first, *others = self._rows
+        answers = sorted((_answer(row, self._work) for row in others), key=lambda a: -a.probability)
+        self.answer = _answer(first, self._work, answers)
+        return ""
 
 
-def _decode_beams(backend: ReferenceBackend, tokenizer: Tokenizer, work: Prepared) -> Answer:
-    marked = time.perf_counter()
-    found = backend.beams(work.inputs_embeds, work.options)
-    work.timings.decode = 1e3 * (time.perf_counter() - marked)
-    work.timings.first_token = 1e3 * (time.perf_counter() - work.started)
-    rows = []
-    for ids in found:
-        row = _new_row(tokenizer, work)
-        for token, logprob in zip(ids, backend.score(work.inputs_embeds, ids), strict=True):
-            row.add(token, logprob, work.options.eos_ids)
+class BeamTask(Task):
+    """Beam search, then one scoring of what it found, for the log-probabilities of the ids."""
+
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, work: Prepared) -> None:
+        self._backend, self._tokenizer = backend, tokenizer
+        self._found: list[list[int]] = []
+        self._logprobs: dict[int, list[float]] = {}
+        self._report: dict[str, float] | None = None
+        super().__init__(lambda: backend.submit_beams(work.prompt, work.options, work.control.remaining()), work)
+
+    def _take(self, event: Event) -> str:
+        if event[0] == "beam":
+            self._found.append(event[2])
+        elif event[0] == "scores":
+            self._logprobs[event[1]] = event[2]
+        elif event[0] == "end" and self._report is None and event[2] != "stop":
+            self._reason = event[2]
+        return ""
+
+    def _finish(self, report: dict[str, float]) -> str:
+        if self._report is None:
+            self._time(report)
+            self._report = report
+            if not self._found:
+                self.answer = empty_answer(self._reason, self._work.timings, self._work.control, self._work)
+                return ""
+            self._work.timings.first_token = self._work.timings.total  # no id is certain before the last step
+            self._follow(lambda: self._backend.submit_score(self._work.prompt, self._found, None))
+            return ""
+        rows = [self._row(ids, self._logprobs.get(index, [])) for index, ids in enumerate(self._found)]
+        self._work.timings.total = self._work.control.elapsed_ms()
+        self.answer = _answer(rows[0], self._work, [_answer(row, self._work) for row in rows[1:]])
+        return ""
+
+    def _row(self, ids: list[int], logprobs: list[float]) -> _Row:
+        row = _new_row(self._tokenizer, self._work)
+        for token, logprob in zip(ids, logprobs, strict=False):  # cancelled while scoring: what there is
+            row.add(token, logprob, self._work.options.eos_ids)
             if row.reason:
                 break
-        row.finish("length")
-        rows.append(row)
-    work.timings.total = 1e3 * (time.perf_counter() - work.started)
-    return _answer(rows[0], work, [_answer(row, work) for row in rows[1:]])
+        row.finish(self._reason)
+        return row
 
 
-def _mark(timings: Timings, index: int, marked: float, started: float) -> float:
-    now = time.perf_counter()
-    if index == 0:
-        timings.prefill = 1e3 * (now - marked)
-        timings.first_token = 1e3 * (now - started)
-    else:
-        timings.decode += 1e3 * (now - marked)
-    return now
+class ChoiceTask(Task):
+    """Every candidate (text, ids with end symbol) as an answer, most probable per token first."""
+
+    def __init__(self, backend: Backend, work: Prepared, candidates: Sequence[tuple[str, list[int]]]) -> None:
+        self._candidates = candidates
+        self._logprobs: dict[int, list[float]] = {}
+        ids = [list(one) for _, one in candidates]
+        super().__init__(lambda: backend.submit_score(work.prompt, ids, work.control.remaining()), work)
+
+    def _take(self, event: Event) -> str:
+        if event[0] == "scores":
+            self._logprobs[event[1]] = event[2]
+        elif event[0] == "end":
+            self._reason = event[2]
+        return ""
+
+    def _finish(self, report: dict[str, float]) -> str:
+        self._time(report)
+        if len(self._logprobs) < len(self._candidates):  # a choice among some of them would be no choice
+            self.answer = empty_answer(self._reason, self._work.timings, self._work.control, self._work)
+            return ""
+        answers = []
+        for index, (text, ids) in enumerate(self._candidates):
+            row = _Row(StopWatch([]), None, list(ids), self._logprobs[index], text, "stop")
+            answers.append(_answer(row, self._work))
+        answers.sort(key=lambda a: -sum(a.logprobs) / len(a.logprobs))
+        answers[0].alternatives.extend(answers[1:])
+        self.answer = answers[0]
+        return ""
+
+
+class EndedTask(Task):
+    """A request that its deadline or a cancel ended before anything was submitted."""
+
+    def __init__(self, reason: str, timings: Timings, control: Control) -> None:
+        self.answer = empty_answer(reason, timings, control)
+
+    def poll(self, timeout_s: float = POLL_S) -> str:
+        """Nothing comes."""
+        del timeout_s
+        return ""
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+def start(backend: Backend, tokenizer: Tokenizer, work: Prepared) -> Task:
+    """Submit ``work``."""
+    kind = BeamTask if work.options.num_beams > 1 else DecodingTask
+    return kind(backend, tokenizer, work)
+
+
+def run(task: Task) -> Answer:
+    """Wait for the answer. Whatever interrupts the wait, Ctrl-C too, cancels the request."""
+    try:
+        while task.answer is None:
+            task.poll()
+    finally:
+        if task.answer is None:
+            task.close()
+    return task.answer
+
+
+def pieces(begin: Callable[[], Task]) -> Generator[Piece, None, None]:
+    """Text of the first sequence as it comes; the last piece carries the answer. Closing the iterator cancels.
+
+    ``begin`` is called with the first piece asked for, so that an iterator nobody uses leaves nothing running.
+    """
+    task, shown = begin(), ""
+    try:
+        while task.answer is None:
+            shown = task.poll()
+            if shown and task.answer is None:
+                yield Piece(shown)
+        yield Piece(shown, task.answer)
+    finally:
+        if task.answer is None:
+            task.close()
+
+
+def empty_answer(reason: str, timings: Timings, control: Control, work: Prepared | None = None) -> Answer:
+    """The answer of a request that ended before it produced anything."""
+    timings.total = control.elapsed_ms()
+    usage = Usage(0, 0, 0) if work is None else Usage(len(work.prompt), work.image_tokens, 0)
+    return Answer("", [], [], Boxes(), 1.0, reason, usage, timings)
 
 
 def _new_row(tokenizer: Tokenizer, work: Prepared) -> _Row:
-    stream = tokenizer.stream(skip_special_tokens=True)
-    return _Row(StopWatch(work.stops), stream.put, stream.end)
+    return _Row(StopWatch(work.stops), tokenizer.stream(skip_special_tokens=True))
 
 
 def _answer(row: _Row, work: Prepared, alternatives: list[Answer] | None = None) -> Answer:
@@ -145,19 +301,7 @@ def _answer(row: _Row, work: Prepared, alternatives: list[Answer] | None = None)
         boxes=boxes,
         probability=math.exp(sum(row.logprobs)),
         finish_reason=row.reason or "length",
-        usage=Usage(prompt=work.inputs_embeds.shape[0], image=work.image_tokens, generated=len(row.ids)),
+        usage=Usage(prompt=len(work.prompt), image=work.image_tokens, generated=len(row.ids)),
         timings=work.timings,
         alternatives=alternatives or [],
     )
-
-
-def choose(backend: ReferenceBackend, work: Prepared, candidates: list[tuple[str, list[int]]]) -> list[Answer]:
-    """Every candidate (text, ids with end symbol) as an answer, most probable per token first."""
-    answers = []
-    for text, ids in candidates:
-        logprobs = backend.score(work.inputs_embeds, ids)
-        row = _Row(StopWatch([]), lambda _i: "", lambda: "", ids, logprobs, text, "stop")
-        answers.append(_answer(row, work))
-    answers.sort(key=lambda a: -float(torch.tensor(a.logprobs).mean()))
-    work.timings.total = 1e3 * (time.perf_counter() - work.started)
-    return answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,20 +14,28 @@ import torch
 
 from ..checkpoint.directory import ModelDirectory
 from ..config import ModelConfig
+from ..env import MAX_THREADS, read_settings
 from ..errors import CheckpointError, InvalidArgumentError, UnsupportedError
-from .reference_backend import DTYPES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DTYPES = ("float32", "bfloat16")
+KV_DTYPES = ("int8", "float16", "bfloat16", "float32")
+MAX_SEQUENCES, MAX_KV_TOKENS = 1024, 1 << 26
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Checked settings of one load."""
+    """Checked settings of one load. dtype and kv_dtype are names or "auto"; threads 0 means the physical cores."""
 
     dtype: str
     quantization: str
+    kv_dtype: str
     vision_dtype: str
+    load: str
+    threads: int
+    max_sequences: int
+    kv_tokens: int | None
     backend: str
 
     def check_directory(self, config: ModelConfig) -> None:
@@ -44,17 +53,15 @@ class Settings:
             )
 
     def describe(self, path: Path, directory: ModelDirectory, vision: bool) -> dict[str, Any]:
-        """The dict behind ``TinyGPTV.info``."""
+        """What ``TinyGPTV.info`` says of any backend; the backend's own facts come on top."""
         config = directory.config
         return {
             "path": str(path),
             "model_id": directory.content_hash,
             "backend": self.backend,
             "device": "cpu",
-            "dtype": self.dtype,
             "quantization": config.quantization.text,
             "group_size": config.quantization.group_size,
-            "kv_dtype": self.dtype,
             "vision": vision,
             "vision_dtype": config.quantization.vision if vision else None,
             "image_size": config.vision.image_size if config.vision is not None else None,
@@ -85,42 +92,40 @@ def check_settings(
     _one_of("quantization", quantization, ("auto", "int4", "int8", "none"))
     _one_of("vision_dtype", vision_dtype, ("auto", "float32", "bfloat16", "int8"))
     _one_of("load", load, ("auto", "mmap"))
-    name = _dtype_name(dtype)
+    name = _dtype_name("dtype", dtype, DTYPES)
+    kv_name = _dtype_name("kv_dtype", kv_dtype, KV_DTYPES)
     if not isinstance(vision, bool):
         raise InvalidArgumentError(f"vision is {vision!r}, expected True or False")
-    for key, value, optional in (
-        ("threads", threads, True),
-        ("max_sequences", max_sequences, False),
-        ("kv_tokens", kv_tokens, True),
-    ):
-        if not (optional and value is None) and (type(value) is not int or value < 1):
-            raise InvalidArgumentError(f"{key} is {value!r}, expected an integer >= 1")
-    if backend == "native":
-        raise UnsupportedError("backend 'native' is not part of this version, expected backend='reference' for now")
-    unavailable = {
-        "device": device == "cuda",
-        "kv_dtype": kv_dtype != "auto",
-        "load": load == "mmap",
-        "kv_tokens": kv_tokens is not None,
-        "adapter": adapter is not None,
-    }
+    _count("threads", threads, MAX_THREADS, optional=True)
+    _count("max_sequences", max_sequences, MAX_SEQUENCES)
+    _count("kv_tokens", kv_tokens, MAX_KV_TOKENS, optional=True)
+    unavailable = {"device": device == "cuda", "adapter": adapter is not None}
+    if backend == "reference":
+        unavailable |= {"kv_dtype": kv_name != "auto", "load": load == "mmap", "kv_tokens": kv_tokens is not None}
     for key, asked in unavailable.items():
         if asked:
-            raise UnsupportedError(f"{key} is not available with backend 'reference', expected its default")
-    return Settings(name, quantization, vision_dtype, backend)
+            raise UnsupportedError(f"{key} is not available with backend {backend!r}, expected its default")
+    count = threads or read_settings().threads or 0
+    return Settings(name, quantization, kv_name, vision_dtype, load, count, max_sequences, kv_tokens, backend)
 
 
-def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
         raise InvalidArgumentError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
-def _dtype_name(dtype: Any) -> str:
+def _dtype_name(key: str, dtype: Any, names: Sequence[str]) -> str:
+    """The name of a torch dtype or string."""
     name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
-    if name == "auto":
-        return "float32"
-    _one_of("dtype", name, tuple(DTYPES))
+    _one_of(key, name, ("auto", *names))
     return str(name)
+
+
+def _count(name: str, value: Any, most: int, *, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if type(value) is not int or not 1 <= value <= most:
+        raise InvalidArgumentError(f"{name} is {value!r}, expected an integer >= 1 and <= {most}")
 
 
 def locate(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,29 +14,34 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.directory import ModelDirectory, open_directory
-from ..errors import ClosedError, InvalidArgumentError, PromptError, UnsupportedError
-from ..processing.boxes import Box, Boxes, format_box
-from ..processing.image import ImageProcessor
-from ..processing.prompt import default_question, encode_prompt, render, render_messages
-from ..processing.templates import Template, get_template
+from ..errors import ClosedError, InvalidArgumentError
+from ..processing.boxes import Box, Boxes
+from ..processing.prompt import default_question
+from ..processing.templates import Template
 from ..processing.tokenizer import Tokenizer
+from ..protocol import Backend
 from .answer import Answer, Piece, Timings
-from .decoding import Prepared, choose, decode, decode_pieces
+from .batch import run_batch
+from .bridge import Bridge
+from .control import Control, Interrupted
+from .decoding import ChoiceTask, EndedTask, Task, pieces, run, start
 from .image_state import ImageState
 from .loading import check_settings, locate
-from .reference_backend import ReferenceBackend
-from .request import Request, eos_ids, resolve_options, stop_strings
+from .opening import open_backend
+from .preparing import Preparer
+from .request import Request
 
 
 class TinyGPTV:
     """A loaded model. Build one with ``from_pretrained``; any thread may call it; ``close`` frees it."""
 
-    def __init__(self, directory: ModelDirectory, backend: ReferenceBackend, info: dict[str, Any]) -> None:
+    def __init__(self, directory: ModelDirectory, tokenizer: Tokenizer, backend: Backend, info: dict[str, Any]) -> None:
         self._directory = directory
-        self._backend: ReferenceBackend | None = backend
+        self._backend: Backend | None = backend
         self._info = info
-        self._tokenizer = Tokenizer.from_file(directory.tokenizer_file)
-        self._images = ImageProcessor.from_dict(directory.preprocessor) if directory.preprocessor else None
+        self._tokenizer = tokenizer
+        self._preparer = Preparer(directory, tokenizer, info["model_id"])
+        self._bridge = Bridge()
         self._closing = threading.Lock()
 
     @classmethod
@@ -64,10 +68,20 @@ class TinyGPTV:
     ) -> TinyGPTV:
         """Load a model directory (``tgv.convert`` makes one), the shipped 'demo', or a hub id.
 
-        ``backend="reference"`` decodes in plain torch, exact and slow. The native engine is not part of this version
-        yet: the default asks for it and raises UnsupportedError, so that nobody gets the slow path unasked.
-        ``quantization`` other than "auto" must agree with the directory. Raises InvalidArgumentError (settings),
-        CheckpointError (directory), UnsupportedError (valid but not available).
+        ``backend="native"`` is the engine of this package; "reference" decodes in plain torch, exact and slow, and is
+        what the engine is tested against.
+
+        dtype: "auto" computes with the weights as they are stored; "float32" dequantises them, which is the exact mode
+        of the native engine; "bfloat16" holds them in that type. quantization: other than "auto" it must agree with
+        the directory. kv_dtype: "auto" is int8 for quantised weights and the weights' own type for float ones; else
+        "int8", "float16", "bfloat16" or "float32". kv_tokens: positions that the KV cache can hold, all requests
+        together (default: ``max_sequences`` full contexts, bounded by free memory). max_sequences: sequences decoded
+        together; more requests wait. threads: of the engine (default: TINYGPTV_THREADS, else physical cores). load:
+        "mmap" shares one copy of the packed weights between processes. vision=False loads no vision tower: pictures
+        come as ImageState.
+
+        Packed weights are kept under the user's cache directory (docs/loading.md). Raises InvalidArgumentError
+        (settings), CheckpointError (directory), CapacityError (memory), UnsupportedError (valid but not available).
         """
         settings = check_settings(
             device=device,
@@ -91,9 +105,9 @@ class TinyGPTV:
         if threads is not None:
             torch.set_num_threads(threads)
         with_vision = vision and directory.config.vision is not None
-        reference = ReferenceBackend(directory, settings.dtype, vision=with_vision)
-        info = settings.describe(path, directory, with_vision)
-        return cls(directory, reference, info)
+        tokenizer, opened = open_backend(directory, settings, with_vision)
+        info = settings.describe(path, directory, with_vision) | opened.describe()
+        return cls(directory, tokenizer, opened, info)
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -104,49 +118,59 @@ class TinyGPTV:
 
         image: path | bytes | PIL | HWC RGB uint8 array (``color="bgr"`` for OpenCV) | ImageState | None (text only); a
         list is several pictures of one prompt, in order. Further settings are the fields of ``Request``: task,
-        template, max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty, num_beams,
-        length_penalty, num_return_sequences, min_length, eos_token_id, seed, stop, choices, box, deadline_ms,
-        messages. Greedy unless ``do_sample=True`` or ``temperature > 0``. Raises InvalidArgumentError, ImageError,
-        PromptError; ``logprobs`` is accepted for callers that name it, they are always returned.
+        template, max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+        frequency_penalty, logit_bias, num_beams, length_penalty, num_return_sequences, min_length, eos_token_id, seed,
+        stop, choices, box, deadline_ms (vision counts), speculate, messages. Greedy unless ``do_sample=True`` or
+        ``temperature > 0``. Calls from several threads are decoded together. Raises InvalidArgumentError, ImageError,
+        PromptError, CapacityError; ``logprobs`` is accepted for callers that name it, they are always returned.
         """
         del logprobs
-        return self._run(Request.of({"image": image, "prompt": prompt, **settings}))
+        return run(self._start(Request.of({"image": image, "prompt": prompt, **settings}), Control()))
+
+    async def agenerate(
+        self, image: Any = None, prompt: str | None = None, *, logprobs: bool = True, **settings: Any
+    ) -> Answer:
+        """``generate`` for coroutines: the event loop runs on, and cancelling the coroutine cancels the request."""
+        del logprobs
+        request, control = Request.of({"image": image, "prompt": prompt, **settings}), Control()
+        return await self._bridge.call(lambda: run(self._start(request, control)), control.cancel)
 
     def generate_batch(
         self, requests: Sequence[Request | Mapping[str, Any]], *, on_error: str = "raise"
     ) -> list[Answer | Exception]:
-        """Answers in the order of ``requests``. ``on_error="return"`` puts the exception in its place instead."""
+        """Answers in the order of ``requests``, which are decoded together.
+
+        on_error: "raise" cancels the others and raises the first error; "return" puts it in its place instead.
+        """
         if on_error not in ("raise", "return"):
             raise InvalidArgumentError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
-        out: list[Answer | Exception] = []
-        for request in requests:
-            try:
-                out.append(self._run(Request.of(request)))
-            except Exception as error:
-                if on_error == "raise":
-                    raise
-                out.append(error)
-        return out
 
-    def stream(self, image: Any = None, prompt: str | None = None, **settings: Any) -> Iterator[Piece]:
+        def begin(request: Request | Mapping[str, Any]) -> Task:
+            return self._start(Request.of(request), Control())
+
+        return run_batch(begin, requests, self._running().parallel, raise_errors=on_error == "raise")
+
+    def stream(self, image: Any = None, prompt: str | None = None, **settings: Any) -> Generator[Piece, None, None]:
         """The answer piece by piece; the last piece carries the whole ``Answer``. Closing the iterator cancels."""
-        request = Request.of({"image": image, "prompt": prompt, **settings})
-        if request.choices is not None or (request.num_beams or 1) > 1:
-            raise InvalidArgumentError("stream takes neither choices nor num_beams, expected greedy or sampling")
-        work = self._prepare(request)
-        return decode_pieces(self._running(), self._tokenizer, work)
+        request = _streamable(Request.of({"image": image, "prompt": prompt, **settings}))
+        return self._stream(request, Control())
+
+    async def astream(self, image: Any = None, prompt: str | None = None, **settings: Any) -> AsyncIterator[Piece]:
+        """``stream`` for coroutines. Leaving the loop early cancels the request."""
+        request, control = _streamable(Request.of({"image": image, "prompt": prompt, **settings})), Control()
+        async for piece in self._bridge.iterate(lambda: self._stream(request, control), control.cancel):
+            yield piece
 
     def rank(self, image: Any, prompt: str, candidates: Sequence[str], **settings: Any) -> list[Answer]:
         """``candidates`` as answers, the one with the highest mean token log-probability first.
 
-        Each candidate is scored with the template's end symbol; ``probability`` is that of the whole candidate.
+        Each candidate is scored with the template's end symbol; ``probability`` is that of the whole candidate. After
+        a deadline the one answer is empty: a choice among some of the candidates would be none.
         """
-        if isinstance(candidates, str) or not candidates or not all(isinstance(c, str) and c for c in candidates):
-            raise InvalidArgumentError(f"candidates is {str(candidates)[:60]!r}, expected a list of non-empty strings")
-        work = self._prepare(Request.of({"image": image, "prompt": prompt, **settings}))
-        end = work.template.stop[0] if work.template.stop else ""
-        ids = [(text, self._tokenizer.encode(text + end)) for text in candidates]
-        return choose(self._running(), work, ids)
+        choices = self._candidates(candidates)
+        request = Request.of({"image": image, "prompt": prompt, **settings, "choices": choices})
+        best = run(self._start(request, Control()))
+        return [replace(best, alternatives=[]), *best.alternatives]
 
     def caption(self, image: Any, **settings: Any) -> Answer:
         """A short caption."""
@@ -158,16 +182,13 @@ class TinyGPTV:
 
     def refer(self, image: Any, phrase: str, **settings: Any) -> Boxes:
         """Where ``phrase`` is: boxes labelled with it. ``ground`` is the same."""
-        return self._run(
-            Request.of({"image": image, "prompt": default_question("refer", phrase), **settings}), phrase
-        ).boxes
+        return self._find(image, default_question("refer", phrase), phrase, settings)
 
     ground = refer
 
     def detect(self, image: Any, phrase: str, **settings: Any) -> Boxes:
         """All of ``phrase``: boxes labelled with it."""
-        question = default_question("detection", phrase)
-        return self._run(Request.of({"image": image, "prompt": question, **settings}), phrase).boxes
+        return self._find(image, default_question("detection", phrase), phrase, settings)
 
     def identify(self, image: Any, box: Box | Sequence[float], **settings: Any) -> Answer:
         """What is in ``box`` (pixels of the upright picture)."""
@@ -175,19 +196,24 @@ class TinyGPTV:
 
     def encode_image(self, image: Any, *, color: str = "rgb") -> ImageState:
         """Run the vision side once; ask about the result as often as you like."""
-        return self._encode(image, color, Timings())
+        return self._preparer.encode(self._running(), image, color, lambda: None, Timings())
 
     def logits(self, images: Any, prompt: str, template: str | Template = "raw") -> Tensor:
         """Float32 [T, V]: the logits at every position of the prompt, visual tokens included."""
-        work = self._prepare(Request(image=images, prompt=prompt, template=template))
-        return self._running().logits(work.inputs_embeds)
+        backend, request = self._running(), Request(image=images, prompt=prompt, template=template)
+        return backend.logits(self._preparer.prepare(backend, request, Control(), Timings()).prompt)
 
     # -- about -----------------------------------------------------------------------------------------------------
 
     @property
     def info(self) -> dict[str, Any]:
-        """What is loaded and how: path, backend, device, dtypes, quantisation, sizes, content id."""
+        """What is loaded and how: path, backend, device, dtypes, quantisation, sizes, content id; of the native
+        engine its instruction set, threads, KV cache and where its weights came from."""
         return dict(self._info)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges of the engine now: requests, tokens, KV pages, busy time. Empty for "reference"."""
+        return self._running().stats()
 
     @property
     def config(self) -> Any:
@@ -214,9 +240,11 @@ class TinyGPTV:
             shutil.rmtree(partial, ignore_errors=True)
 
     def close(self) -> None:
-        """Free the weights; every later call raises ClosedError. Closing twice is fine."""
+        """Free the weights; every later call raises ClosedError. Requests under way end as cancelled. Closing twice is
+        fine."""
         with self._closing:
             backend, self._backend = self._backend, None
+        self._bridge.close()
         if backend is not None:
             backend.close()
 
@@ -228,113 +256,48 @@ class TinyGPTV:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _running(self) -> ReferenceBackend:
+    def _running(self) -> Backend:
         backend = self._backend
         if backend is None:
             raise ClosedError("the model is closed")
         return backend
 
-    def _run(self, request: Request, label: str | None = None) -> Answer:
-        if request.choices is not None:
-            settings = {k: v for k, v in vars(replace(request, choices=None)).items() if v is not None}
-            image, prompt = settings.pop("image", None), settings.pop("prompt", "")
-            best, *others = self.rank(image, prompt, request.choices, **settings)
-            return replace(best, alternatives=others)
-        work = self._prepare(request, label)
-        return decode(self._running(), self._tokenizer, work)
+    def _find(self, image: Any, question: str, phrase: str, settings: Mapping[str, Any]) -> Boxes:
+        request = Request.of({"image": image, "prompt": question, **settings})
+        return run(self._start(request, Control(), phrase)).boxes
 
-    def _prepare(self, request: Request, label: str | None = None) -> Prepared:
-        backend, started, timings = self._running(), time.perf_counter(), Timings()
-        template = get_template(self._directory.template if request.template is None else request.template)
-        prompt, images = self._prompt(request, template, timings)
-        defaults, config = self._directory.generation_config, self._directory.config
-        options = resolve_options(
-            request,
-            defaults,
-            eos_ids=eos_ids(request, template, config.eos_token_id, defaults),
-            bos_id=config.bos_token_id,
-            pad_id=config.pad_token_id,
-        )
-        states = [self._encode(image, request.color, timings) for image in images]
-        segments = encode_prompt(prompt, self._tokenizer)
-        if not states and not any(segments):
-            raise PromptError("prompt is empty and there is no image, expected at least one token")
-        embeds = backend.embed(segments, [state.embeddings for state in states])
-        room = config.text.max_positions - embeds.shape[0]
-        if room < 1:
-            raise PromptError(f"the prompt is {embeds.shape[0]} tokens, expected < {config.text.max_positions}")
-        deadline = None if request.deadline_ms is None else started + _milliseconds(request.deadline_ms) / 1e3
-        return Prepared(
-            inputs_embeds=embeds,
-            image_tokens=sum(state.embeddings.shape[0] for state in states),
-            sizes=[(state.width, state.height) for state in states],
-            options=replace(options, max_new_tokens=min(options.max_new_tokens, room)),
-            template=template,
-            stops=stop_strings(request, template, defaults),
-            label=label,
-            timings=timings,
-            started=started,
-            deadline=deadline,
-        )
+    def _start(self, request: Request, control: Control, label: str | None = None) -> Task:
+        """The request under way; one that its deadline or a cancel has ended already comes back ended."""
+        backend, timings = self._running(), Timings()
+        candidates = None if request.choices is None else self._candidates(request.choices)
+        try:
+            work = self._preparer.prepare(backend, request, control, timings, label)
+        except Interrupted as interrupted:
+            return EndedTask(interrupted.reason, timings, control)
+        if candidates is None:
+            return start(backend, self._tokenizer, work)
+        end = work.template.stop[0] if work.template.stop else ""
+        ids = [(text, self._tokenizer.encode(text + end)) for text in candidates]
+        return ChoiceTask(backend, work, ids)
 
-    def _prompt(self, request: Request, template: Template, timings: Timings) -> tuple[str, list[Any]]:
-        """The prompt string and its pictures, in order."""
-        given = request.image if isinstance(request.image, (list, tuple)) else [request.image]
-        images = [image for image in given if image is not None]
-        if request.messages is not None:
-            if request.prompt is not None:
-                raise PromptError("both prompt and messages are given, expected one of them")
-            rendered, named = render_messages(request.messages, template=template, task=request.task)
-            queue = iter(images)
-            pictures = [next(queue, None) if image is None else image for image in named]
-            if None in pictures or next(queue, None) is not None:
-                raise PromptError(f"image has {len(images)} entries, expected one per image part that names no picture")
-            return rendered, pictures
-        prompt = request.prompt
-        if request.box is not None:
-            prompt = self._with_box(request, images, timings)
-        if prompt is None:
-            if request.task is None:
-                raise PromptError("prompt is None, expected text (or messages, or a task with its own question)")
-            prompt = ""
-        return render(prompt, images=len(images), template=template, task=request.task), images
+    @staticmethod
+    def _candidates(choices: Any) -> list[str]:
+        if isinstance(choices, str) or not choices or not all(isinstance(c, str) and c for c in choices):
+            raise InvalidArgumentError(f"candidates is {str(choices)[:60]!r}, expected a list of non-empty strings")
+        return list(choices)
 
-    def _with_box(self, request: Request, images: list[Any], timings: Timings) -> str:
-        """The question with the box written into it; puts the encoded picture in ``images``, so it is opened once."""
-        if request.task != "identify" or len(images) != 1:
-            raise InvalidArgumentError("box is given, expected task='identify' and exactly one image with it")
-        images[0] = state = self._encode(images[0], request.color, timings)
-        written = format_box(request.box, state.width, state.height)
-        question = request.prompt
-        return default_question("identify", written) if question is None else f"{question} {written}"
-
-    def _pictures(self) -> ImageProcessor:
-        if self._images is None:
-            raise UnsupportedError("this model is text-only: it takes no image")
-        return self._images
-
-    def _encode(self, image: Any, color: str, timings: Timings) -> ImageState:
-        backend, began = self._running(), time.perf_counter()
-        if isinstance(image, ImageState):
-            self._check_state(image)
-            return image
-        pictures = self._pictures()
-        picture = pictures.load(image, color)  # type: ignore[arg-type]
-        pixels = pictures.pixels(picture)
-        decoded = time.perf_counter()
-        embeddings = backend.encode_image(pixels)
-        timings.preprocess += 1e3 * (decoded - began)
-        timings.vision += 1e3 * (time.perf_counter() - decoded)
-        return ImageState(embeddings, *picture.size, model_id=self._info["model_id"])
-
-    def _check_state(self, state: ImageState) -> None:
-        if state.model_id != self._info["model_id"]:
-            raise InvalidArgumentError(
-                f"image is a state of model {state.model_id[:12]!r}, expected one of {self._info['model_id'][:12]!r}"
-            )
+    def _stream(self, request: Request, control: Control) -> Generator[Piece, None, None]:
+        """Prepares at once, so that bad input raises here; submits with the first piece asked for."""
+        backend, timings = self._running(), Timings()
+        try:
+            work = self._preparer.prepare(backend, request, control, timings)
+        except Interrupted as interrupted:
+            ended = EndedTask(interrupted.reason, timings, control)
+            return pieces(lambda: ended)
+        return pieces(lambda: start(backend, self._tokenizer, work))
 
 
-def _milliseconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise InvalidArgumentError(f"deadline_ms is {value!r}, expected a number > 0")
-    return float(value)
+def _streamable(request: Request) -> Request:
+    if request.choices is not None or (request.num_beams or 1) > 1:
+        raise InvalidArgumentError("stream takes neither choices nor num_beams, expected greedy or sampling")
+    return request

@@ -1,19 +1,22 @@
-"""Decodes with the reference modules: exact, slow, and the only backend so far."""
+"""Decodes with the reference modules: exact and slow, the oracle that the native engine is compared with."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.directory import ModelDirectory
 from ..conversion import load_state
-from ..errors import UnsupportedError
-from ..reference import GenerationOptions, TinyGPTVReference, generate
-from ..reference.generation import GenerationStep, decode_steps
+from ..errors import ClosedError, UnsupportedError
+from ..protocol import VISUAL, Event, GenerationOptions, Picture, Prompt
+from ..reference import TinyGPTVReference, generate
+from ..reference.generation import decode_steps
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -22,6 +25,7 @@ class ReferenceBackend:
     """The model of a directory in plain torch, dequantised to ``dtype``. One request at a time; thread-safe."""
 
     name = "reference"
+    parallel = 1
 
     def __init__(self, directory: ModelDirectory, dtype: str, *, vision: bool) -> None:
         config = directory.config if vision else replace(directory.config, vision=None, qformer=None)
@@ -33,59 +37,155 @@ class ReferenceBackend:
         self.dtype = DTYPES[dtype]
         tensors = {name: tensor.to(self.dtype) for name, tensor in state.items()}
         model.load_state_dict(tensors, strict=True, assign=True)
-        self.model = model.eval().requires_grad_(False)
+        self._dtype_name = dtype
+        self._model: TinyGPTVReference | None = model.eval().requires_grad_(False)
         self._lock = threading.Lock()
 
     @torch.no_grad()
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """pixels f32 [3, S, S] → visual tokens f32 [NQ, C]. Raises UnsupportedError without a vision tower."""
-        if self.model.config.vision is None:
-            raise UnsupportedError("this model was loaded without its vision tower: give an ImageState or no image")
+    def encode_image(self, picture: Picture, check: Callable[[], None]) -> Tensor:
+        """Visual tokens f32 [NQ, C]. Raises UnsupportedError without a vision tower."""
+        check()
         with self._lock:
-            return self.model.encode_image(pixels[None].to(self.dtype))[0].float()
+            model = self._open()
+            if model.config.vision is None:
+                raise UnsupportedError("this model was loaded without its vision tower: give an ImageState or no image")
+            return model.encode_image(picture.pixels()[None].to(self.dtype))[0].float()
 
     @torch.no_grad()
-    def embed(self, segments: list[list[int]], images: list[Tensor]) -> Tensor:
-        """Token segments and pictures interleaved → [T, C]."""
-        parts = []
-        for index, ids in enumerate(segments):
-            parts.append(self.model.text.embed(torch.tensor(ids, dtype=torch.int64)))
-            if index < len(images):
-                parts.append(images[index].to(self.dtype))
-        return torch.cat(parts)
-
-    @torch.no_grad()
-    def logits(self, inputs_embeds: Tensor) -> Tensor:
-        """[T, C] → f32 [T, V]."""
+    def logits(self, prompt: Prompt) -> Tensor:
+        """f32 [T, V]."""
         with self._lock:
-            return self.model.text.logits(self.model.text(inputs_embeds[None]))[0]
+            text = self._open().text
+            return text.logits(text(self._embed(prompt)[None]))[0]
 
-    def steps(self, inputs_embeds: Tensor, options: GenerationOptions) -> Iterator[GenerationStep]:
-        """Greedy or sampled decoding of [T, C], one step per item, ``num_return_sequences`` rows."""
-        rows = inputs_embeds[None].expand(options.num_return_sequences, -1, -1)
-        steps = decode_steps(self.model.text, rows, None, options)
-        while True:
+    def submit(
+        self, prompt: Prompt, options: GenerationOptions, stops: Sequence[str], deadline_s: float | None
+    ) -> ReferenceJob:
+        """Greedy or sampled decoding, one step per poll. Stop strings are left to the caller."""
+        del stops
+        if options.extras:
+            raise UnsupportedError(
+                f"{options.extras[0]} is not available with backend 'reference', expected its default"
+            )
+        return ReferenceJob(self._steps(prompt, options), options.num_return_sequences, deadline_s)
+
+    def submit_beams(self, prompt: Prompt, options: GenerationOptions, deadline_s: float | None) -> ReferenceJob:
+        """Beam search over the prompt; the deadline is looked at before it begins only."""
+
+        def run() -> Iterator[list[Event]]:
             with self._lock:
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
+                found = generate(self._open().text, self._embed(prompt)[None], None, options)
+            scores = found.scores or [0.0] * len(found.ids)
+            yield [("beam", rank, ids, scores[rank]) for rank, ids in enumerate(found.ids)]
 
-    def beams(self, inputs_embeds: Tensor, options: GenerationOptions) -> list[list[int]]:
-        """Beam search over [T, C]; the best ``num_return_sequences`` sequences of ids."""
-        with self._lock:
-            return generate(self.model.text, inputs_embeds[None], None, options).ids
+        return ReferenceJob(run(), 0, deadline_s)
 
-    @torch.no_grad()
-    def score(self, inputs_embeds: Tensor, ids: list[int]) -> list[float]:
-        """Float32 log-softmax at ``ids`` fed after [T, C]."""
-        text = self.model.text
-        with self._lock:
-            told = text.embed(torch.tensor(ids[:-1], dtype=torch.int64))
-            hidden = text(torch.cat([inputs_embeds, told])[None])[0, len(inputs_embeds) - 1 :]
-            return text.logits(hidden).log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0].tolist()
+    def submit_score(
+        self, prompt: Prompt, candidates: Sequence[Sequence[int]], deadline_s: float | None
+    ) -> ReferenceJob:
+        """Float32 log-softmax at each candidate's ids fed after the prompt."""
+
+        def run() -> Iterator[list[Event]]:
+            for index, ids in enumerate(candidates):
+                yield [("scores", index, self._score(prompt, ids))]
+
+        return ReferenceJob(run(), 0, deadline_s)
+
+    def describe(self) -> dict[str, Any]:
+        """What it is."""
+        return {"dtype": self._dtype_name, "kv_dtype": self._dtype_name, "threads": torch.get_num_threads()}
+
+    def stats(self) -> dict[str, Any]:
+        """It counts nothing."""
+        return {}
 
     def close(self) -> None:
         """Drop the weights."""
         with self._lock:
-            del self.model
+            self._model = None
+
+    def _open(self) -> TinyGPTVReference:
+        if self._model is None:
+            raise ClosedError("the model is closed")
+        return self._model
+
+    def _embed(self, prompt: Prompt) -> Tensor:
+        ids = torch.from_numpy(prompt.ids).to(torch.int64)
+        visual = ids == VISUAL
+        out = self._open().text.embed(ids.masked_fill(visual, 0))
+        if prompt.embeddings is not None:
+            out[visual] = torch.from_numpy(prompt.embeddings).to(self.dtype)
+        return out
+
+    @torch.no_grad()
+    def _steps(self, prompt: Prompt, options: GenerationOptions) -> Iterator[list[Event]]:
+        with self._lock:
+            rows = self._embed(prompt)[None].expand(options.num_return_sequences, -1, -1)
+            steps = decode_steps(self._open().text, rows, None, options)
+        running = set(range(options.num_return_sequences))
+        while running:
+            with self._lock:
+                self._open()
+                step = next(steps, None)
+            if step is None:
+                return
+            logprobs = step.raw.log_softmax(-1).gather(1, step.ids[:, None])[:, 0].tolist()
+            events: list[Event] = []
+            for row in sorted(running):
+                token = int(step.ids[row])
+                events.append(("token", row, token, logprobs[row], []))
+                if token in options.eos_ids:
+                    running.discard(row)
+                    events.append(("end", row, "stop", ""))
+            yield events
+
+    @torch.no_grad()
+    def _score(self, prompt: Prompt, ids: Sequence[int]) -> list[float]:
+        with self._lock:
+            text = self._open().text
+            told = text.embed(torch.tensor(ids[:-1], dtype=torch.int64))
+            hidden = text(torch.cat([self._embed(prompt), told])[None])[0, len(prompt) - 1 :]
+            return text.logits(hidden).log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0].tolist()
+
+
+class ReferenceJob:
+    """Runs in the thread that polls it: one step a poll. A deadline ends it after the step in which it passes."""
+
+    def __init__(self, steps: Iterator[list[Event]], rows: int, deadline_s: float | None) -> None:
+        self._steps = steps
+        self._running = set(range(rows))
+        self._started = time.perf_counter()
+        self._deadline = None if deadline_s is None else self._started + deadline_s
+        self._reason = ""
+        self._times: list[float] = []  # seconds from the start to the end of each step
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        """The events of the next step, however long it takes."""
+        del timeout_s
+        if self._reason:
+            return self._finish(self._reason)
+        try:
+            events = next(self._steps, None)
+        except ClosedError:
+            if not self._times:
+                raise
+            return self._finish("cancelled")
+        if events is None:
+            return self._finish("length")
+        self._times.append(time.perf_counter() - self._started)
+        self._running -= {event[1] for event in events if event[0] == "end"}
+        if self._deadline is not None and time.perf_counter() >= self._deadline:
+            self._reason = self._reason or "deadline"
+        return events
+
+    def cancel(self) -> None:
+        """No step after the present one."""
+        self._reason = self._reason or "cancelled"
+
+    def _finish(self, reason: str) -> list[Event]:
+        total = time.perf_counter() - self._started
+        first = self._times[0] if self._times else 0.0
+        last = self._times[-1] if self._times else 0.0
+        report = {"queue": 0.0, "prefill": 1e3 * first, "decode": 1e3 * (last - first)}
+        report |= {"first_token": 1e3 * first, "total": 1e3 * total}
+        return [*(("end", row, reason, "") for row in sorted(self._running)), ("done", report)]

@@ -9,10 +9,12 @@ from typing import Any
 
 from ..errors import InvalidArgumentError
 from ..processing.templates import Template
-from ..reference.generation import GenerationOptions
+from ..protocol import GenerationOptions
 
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_STOPS, MAX_STOP_LENGTH = 16, 256
+_LARGEST_INTEGER = 2**31 - 1
+_LARGEST_SEED = 2**63 - 1
 _FILTERS = ("top_k", "top_p", "min_p")
 
 
@@ -37,6 +39,9 @@ class Request:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
     num_beams: int | None = None
     length_penalty: float | None = None
     num_return_sequences: int | None = None
@@ -46,6 +51,7 @@ class Request:
     choices: Sequence[str] | None = None
     box: Any = None
     deadline_ms: float | None = None
+    speculate: bool | None = None
 
     @classmethod
     def of(cls, value: Request | Mapping[str, Any]) -> Request:
@@ -81,14 +87,22 @@ def resolve_options(
         top_p=_optional_number("top_p", pick("top_p", None)) if do_sample else None,
         min_p=_optional_number("min_p", pick("min_p", None)) if do_sample else None,
         repetition_penalty=_number("repetition_penalty", pick("repetition_penalty", 1.0)),
+        presence_penalty=_number("presence_penalty", pick("presence_penalty", 0.0)),
+        frequency_penalty=_number("frequency_penalty", pick("frequency_penalty", 0.0)),
+        logit_bias=_bias(request.logit_bias),
         num_beams=_integer("num_beams", pick("num_beams", 1), 1),
         length_penalty=_number("length_penalty", pick("length_penalty", 1.0)),
         num_return_sequences=_integer("num_return_sequences", pick("num_return_sequences", 1), 1),
         eos_ids=eos_ids,
         pad_id=0 if pad_id is None else pad_id,
         prefix_ids=() if bos_id is None else (bos_id,),
-        seed=None if request.seed is None else _integer("seed", request.seed, 0),
+        seed=None if request.seed is None else _integer("seed", request.seed, 0, _LARGEST_SEED),
+        speculate=_flag("speculate", request.speculate),
     )
+    if 1 < options.num_beams < options.num_return_sequences:
+        raise InvalidArgumentError(
+            f"num_return_sequences is {options.num_return_sequences}, expected <= num_beams={options.num_beams}"
+        )
     if options.num_return_sequences > 1 and not do_sample and options.num_beams == 1:
         raise InvalidArgumentError(
             f"num_return_sequences is {options.num_return_sequences}, expected 1 for greedy decoding: "
@@ -140,10 +154,23 @@ def eos_ids(
     return tuple(dict.fromkeys(_integer("eos_token_id", i, 0) for i in ids))
 
 
-def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidArgumentError(f"{name} is {value!r}, expected an integer >= {least}")
+def _integer(name: str, value: Any, least: int, most: int = _LARGEST_INTEGER) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        upper = f" and <= {most}" if isinstance(value, int) and value > most else ""
+        raise InvalidArgumentError(f"{name} is {value!r}, expected an integer >= {least}{upper}")
     return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
+
+
+def _bias(given: Any) -> dict[int, float]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidArgumentError(f"logit_bias is {type(given).__name__}, expected a dict of token ids and numbers")
+    return {_integer("logit_bias key", key, 0): _number(f"logit_bias[{key}]", v) for key, v in (given or {}).items()}
 
 
 def _number(name: str, value: Any) -> float:

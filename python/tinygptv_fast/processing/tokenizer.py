@@ -92,6 +92,11 @@ class Tokenizer:
         """Id of a token given in the vocabulary's own spelling, or None."""
         return self._ids.get(token)
 
+    def token_bytes(self, size: int) -> list[bytes]:
+        """What each of ``size`` ids adds to an answer: its exact bytes, b"" for special tokens and padding rows."""
+        pieces = [b"" if index in self._special else piece for index, piece in enumerate(self._pieces[:size])]
+        return pieces + [b""] * (size - len(pieces))
+
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``; [] for "". Nothing is added at either end. Special tokens in the text are recognised."""
         if not isinstance(text, str):

@@ -12,49 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import InvalidArgumentError
+from ..protocol import GenerationOptions
 from . import warpers
 from .phi import KVCache, PhiBackbone
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """Settings of one call; every default is greedy and without hidden filters.
-
-    min_length counts prefix_ids too (the original's rule). temperature/top_k/top_p/min_p apply only if do_sample.
-    """
-
-    max_new_tokens: int = 20
-    min_length: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    num_return_sequences: int = 1
-    eos_ids: tuple[int, ...] = ()
-    pad_id: int = 0
-    prefix_ids: tuple[int, ...] = ()
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "an integer >= 1")
-        _require(self.temperature > 0, "temperature", self.temperature, "a number > 0 when sampling")
-        _require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "None or an integer >= 1")
-        _require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "None or 0 < top_p <= 1")
-        _require(self.min_p is None or 0 <= self.min_p <= 1, "min_p", self.min_p, "None or 0 <= min_p <= 1")
-        _require(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "a number > 0")
-        _require(self.num_beams >= 1, "num_beams", self.num_beams, "an integer >= 1")
-        _require(self.num_return_sequences >= 1, "num_return_sequences", self.num_return_sequences, "an integer >= 1")
-        _require(not (self.do_sample and self.num_beams > 1), "num_beams", self.num_beams, "1 when do_sample is True")
-
-
-def _require(ok: bool, name: str, value: object, expected: str) -> None:
-    if not ok:
-        raise InvalidArgumentError(f"{name} is {value!r}, expected {expected}")
 
 
 @dataclass(frozen=True)

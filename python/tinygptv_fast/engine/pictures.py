@@ -1,0 +1,78 @@
+"""Pictures for the native backend: the vision tower, made with the first of them, behind a cache by content.
+
+Knows towers and turns; knows nothing of the engine that hands the turns out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+
+from ..checkpoint.directory import ModelDirectory
+from ..protocol import Picture
+from ..vision import Claim, ImageCache, VisionTower, Wait, image_key
+
+_WAIT_S = 0.05  # for another caller's encoding of the same picture, between two looks at deadline and cancel
+
+Turn = Callable[[], AbstractContextManager[Any]]
+Check = Callable[[], None]
+
+
+class PictureEncoder:
+    """Encodes pictures of one model directory. Any thread may call it; one picture's steps stay in their thread."""
+
+    def __init__(self, directory: ModelDirectory, dtype: str, cache_bytes: int) -> None:
+        self._directory = directory
+        self._dtype = dtype
+        self._model_id = directory.content_hash
+        self._cache = ImageCache(cache_bytes)
+        self._tower: VisionTower | None = None
+        self._making = threading.Lock()
+
+    @property
+    def tower(self) -> VisionTower:
+        """Made at the first call, so that loading a model for text costs nothing here."""
+        with self._making:
+            if self._tower is None:
+                self._tower = VisionTower(self._directory, self._dtype)
+            return self._tower
+
+    def encode(self, picture: Picture, turn: Turn, check: Check) -> Tensor:
+        """Visual tokens f32 [NQ, C]. ``check`` may raise between two half blocks: then nothing is kept."""
+        check()
+        tower = self.tower
+        key = image_key(picture.image, self._model_id, tower.arithmetic)
+        while True:
+            found = self._cache.claim(key)
+            if isinstance(found, Claim):
+                return _encode(found, tower, picture, turn, check)
+            if not isinstance(found, Wait):
+                return found
+            embeddings = found.wait(_WAIT_S)
+            if embeddings is not None:
+                return embeddings
+            check()
+
+    def stats(self) -> dict[str, int]:
+        """Counts of the cache."""
+        return dict(vars(self._cache.stats))
+
+
+def _encode(claim: Claim, tower: VisionTower, picture: Picture, turn: Turn, check: Check) -> Tensor:
+    """Step by step, each in a turn of its own: between two, decoding goes on."""
+    try:
+        encoder, over = tower.begin(picture.pixels()), False
+        while not over:
+            check()
+            with turn():
+                over = encoder.step()
+        embeddings = encoder.result()
+    except BaseException:
+        claim.abandon()
+        raise
+    claim.fulfil(embeddings)
+    return embeddings
