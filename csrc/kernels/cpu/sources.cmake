@@ -20,3 +20,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   tgv_add_isa_sources(tgv_kernels avx512 cpu/avx512/quantize_int4.cc)
   tgv_add_isa_sources(tgv_kernels avx512vnni cpu/avx512vnni/int4_matmul.cc)
 endif()
+
+# Instrumented and at -O3, the unrolled bodies of attention take minutes to compile.
+if(TINYGPTV_SANITIZE)
+  set_property(SOURCE ${CMAKE_CURRENT_LIST_DIR}/paged_attention.cc ${CMAKE_CURRENT_LIST_DIR}/avx2/paged_attention.cc
+                      ${CMAKE_CURRENT_LIST_DIR}/avx512/paged_attention.cc APPEND PROPERTY COMPILE_OPTIONS -O1)
+endif()
