@@ -5,10 +5,10 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/lanes16_inline.h"
+
 namespace tgv::cpu {
 namespace {
-
-#define TGV_INLINE inline __attribute__((always_inline))
 
 struct Lanes {
   __m256 low, high;

@@ -5,10 +5,10 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/lanes16_inline.h"
+
 namespace tgv::cpu {
 namespace {
-
-#define TGV_INLINE inline __attribute__((always_inline))
 
 using Lanes = __m512;
 

@@ -7,11 +7,10 @@
 #include <cstdint>
 
 #include "base/float16.h"
+#include "kernels/cpu/lanes16_inline.h"
 
 namespace tgv::cpu {
 namespace {
-
-#define TGV_INLINE inline __attribute__((always_inline))
 
 struct Lanes {
   float lane[16];

@@ -111,8 +111,8 @@ TGV_INLINE void score_pages(const ManyScratch& s, int64_t first_query, int64_t q
 // --- values -----------------------------------------------------------------------------------
 // o += weights of `count` positions times their rows of V, for kQ queries and kV vectors of D.
 template <int kQ, int kV>
-TGV_INLINE void add_tile(float* o, const float* weights, const float* v, int64_t count,
-                         int64_t padded) {
+__attribute__((noinline)) void add_tile(float* o, const float* weights, const float* v,
+                                        int64_t count, int64_t padded) {
   Lanes total[kQ][kV];
   for (int i = 0; i < kQ; ++i) {
     for (int c = 0; c < kV; ++c) total[i][c] = load(o + i * padded + 16 * c);
