@@ -6,7 +6,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
-__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'isas', 'matmul', 'physical_cores', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['HugeBuffer', 'KVCache', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'isas', 'linear_probe', 'matmul', 'physical_cores', 'quantize_int4', 'read_bandwidth']
 class KVCache:
     """
     The paged KV cache, for tests and tools; internal, it may change without notice.
@@ -178,6 +178,14 @@ def isas() -> list[str]:
     """
     Instruction sets kernels can run with here, the one they prefer last: of 'portable',
     'avx2', 'avxvnni', 'avx512' and 'avx512vnni'.
+    """
+def linear_probe(tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], kind: str = 'int4', group_size: typing.SupportsInt | typing.SupportsIndex = 32, symmetric: bool = True, width: typing.SupportsInt | typing.SupportsIndex = 2560, layers: typing.SupportsInt | typing.SupportsIndex = 32, rounds: typing.SupportsInt | typing.SupportsIndex = 9, window: typing.SupportsInt | typing.SupportsIndex = 4, threads: typing.SupportsInt | typing.SupportsIndex = 2, isa: str = '') -> list[dict]:
+    """
+    Time the matrices of a decoder step: [Wqkv | W1] and [Wo | W2] of `layers` layers, random,
+    end to end in memory, in the phases of one pool, `window` layers at a time. One dict per
+    round and number of tokens: seconds of a window, bytes per second of plain reads directly
+    before and after it (read_before, read_after), its bytes of weights and operations. Raises
+    InvalidArgumentError, UnsupportedError.
     """
 def matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, kind: str, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
     """
