@@ -17,7 +17,7 @@ constexpr int kFloatTokens = 4, kFloatBlocks = 1;
 constexpr int kTokenTile = 4;
 constexpr bool kUnsignedBytes = true;
 #else
-constexpr int kTokenTile = 1;  // sixteen registers: two tokens already spill
+constexpr int kTokenTile = 1;  // sixteen registers: four tokens spill
 constexpr bool kUnsignedBytes = false;
 #endif
 using Ints = __m256i;
