@@ -15,7 +15,6 @@ namespace {
 
 constexpr int64_t kRoundTiles = 16;             // tiles of one block of tokens in a piece
 constexpr int64_t kMaxSize = int64_t{1} << 31;  // keeps every product of sizes inside 64 bits
-constexpr int64_t kClaimBlocks = 2;             // row blocks of a claim, at least
 constexpr int64_t kShares = 3;                  // per worker, of what is left
 
 struct Body {
@@ -174,12 +173,12 @@ void linear_rows(std::span<const LinearTask> tasks, int64_t begin, int64_t end, 
   }
 }
 
-RowRange claim_rows(int64_t ticket, int64_t blocks, int workers) {
+RowRange claim_rows(int64_t ticket, int64_t blocks, int workers, int64_t least) {
   RowRange range;
   for (int64_t i = 0; range.begin < blocks; ++i) {
     // Even, so that pairs of blocks stay together.
     const int64_t share = (blocks - range.begin) / (kShares * workers) / 2 * 2;
-    range.end = std::min(range.begin + std::max(share, kClaimBlocks), blocks);
+    range.end = std::min(range.begin + std::max(share, least), blocks);
     if (i == ticket) return range;
     range.begin = range.end;
   }

@@ -125,7 +125,11 @@ struct RowRange {
   int64_t begin = 0, end = 0;
   bool empty() const { return begin >= end; }
 };
-RowRange claim_rows(int64_t ticket, int64_t blocks, int workers);
+//
+// Workers end a phase at most one claim apart, and no claim is shorter than `least`: 1 is right for
+// up to 4 tokens, while more go faster over pairs of blocks. Of two tasks the one with the smaller
+// blocks (the smaller K) goes last.
+RowRange claim_rows(int64_t ticket, int64_t blocks, int workers, int64_t least = 2);
 
 // Packing by row blocks [begin, end), so that it streams and may be split between workers. Sources
 // hold all N rows.

@@ -71,6 +71,18 @@ TGV_INLINE void float_strip(const Linear& w, const LinearInput& in, float* y, in
       float_tile<kBlocks, kPairs, kFloatTokens>(slab, block_bytes, x + m * K, K, begin, end,
                                                 sums + m * kStride);
     }
+    if constexpr (kFloatTokens > 4) {
+      for (; m + 4 <= count; m += 4) {
+        float_tile<kBlocks, kPairs, 4>(slab, block_bytes, x + m * K, K, begin, end,
+                                       sums + m * kStride);
+      }
+    }
+    if constexpr (kFloatTokens > 2) {
+      for (; m + 2 <= count; m += 2) {
+        float_tile<kBlocks, kPairs, 2>(slab, block_bytes, x + m * K, K, begin, end,
+                                       sums + m * kStride);
+      }
+    }
     for (; m < count; ++m) {
       float_tile<kBlocks, kPairs, 1>(slab, block_bytes, x + m * K, K, begin, end,
                                      sums + m * kStride);

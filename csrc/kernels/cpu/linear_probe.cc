@@ -162,14 +162,14 @@ class Step {
                   gelu_.data()};
     } else {
       at += all[0].packed_bytes() + all[1].packed_bytes();
-      tasks[0] = {{all[2], at, nullptr, Activation::kNone}, input(1, tokens), attention_.data()};
-      tasks[1] = {{all[3], at + all[2].packed_bytes(), nullptr, Activation::kNone},
+      tasks[0] = {{all[3], at + all[2].packed_bytes(), nullptr, Activation::kNone},
                   input(2, tokens),
                   mlp_.data()};
+      tasks[1] = {{all[2], at, nullptr, Activation::kNone}, input(1, tokens), attention_.data()};
     }
-    const int64_t blocks = linear_row_blocks(tasks);
+    const int64_t blocks = linear_row_blocks(tasks), least = tokens > 4 ? 2 : 1;
     while (true) {
-      const RowRange rows = claim_rows(pool_.claim(1), blocks, pool_.threads());
+      const RowRange rows = claim_rows(pool_.claim(1), blocks, pool_.threads(), least);
       if (rows.empty()) return;
       linear_rows(tasks, rows.begin, rows.end, options_.isa);
     }

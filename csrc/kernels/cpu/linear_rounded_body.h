@@ -23,7 +23,9 @@
 namespace tgv::cpu {
 namespace {
 
-constexpr int64_t kPrefetchBytes = 2048;  // ahead of the tile in work
+// Ahead of the tile in work: far for one stream of few tokens, which waits for the memory; near for
+// several, where far lines leave L1 again before they are used.
+constexpr int64_t kPrefetchOne = 8192, kPrefetchMore = 2048;
 
 enum class Form { kInt4, kInt4Zeros, kInt8 };
 constexpr int64_t head_bytes_of(Form form) {
@@ -103,9 +105,10 @@ TGV_INLINE void tile_step(const uint8_t* tile, const uint8_t* head, int64_t bloc
 
 template <int kBlocks, int kLines>
 TGV_INLINE void prefetch_tile(const uint8_t* tile, int64_t block_bytes) {
+  constexpr int64_t kAhead = kBlocks == 1 ? kPrefetchOne : kPrefetchMore;
   for (int b = 0; b < kBlocks; ++b) {
     for (int line = 0; line < kLines + 1; ++line) {  // a head, too
-      __builtin_prefetch(tile + b * block_bytes + 64 * line + kPrefetchBytes);
+      __builtin_prefetch(tile + b * block_bytes + 64 * line + kAhead);
     }
   }
 }

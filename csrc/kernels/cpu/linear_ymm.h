@@ -11,11 +11,13 @@
 namespace tgv::cpu {
 namespace {
 
-constexpr int kLanes = 8, kVectors = 1, kBlockTile = 1, kTokenTile = 4, kAloneTokens = 0;
+constexpr int kLanes = 8, kVectors = 1, kBlockTile = 1, kAloneTokens = 0;
 constexpr int kFloatTokens = 4, kFloatBlocks = 1;
 #if defined(__AVXVNNI__)
+constexpr int kTokenTile = 4;
 constexpr bool kUnsignedBytes = true;
 #else
+constexpr int kTokenTile = 1;  // sixteen registers: four tokens spill
 constexpr bool kUnsignedBytes = false;
 #endif
 using Ints = __m256i;

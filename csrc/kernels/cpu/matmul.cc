@@ -45,9 +45,9 @@ struct Pass {
   }
 
   void multiply(ThreadPool& pool) const {
-    const int64_t blocks = linear.shape.row_blocks();
+    const int64_t blocks = linear.shape.row_blocks(), least = input.tokens > 4 ? 2 : 1;
     while (true) {
-      const RowRange rows = claim_rows(pool.claim(1), blocks, pool.threads());
+      const RowRange rows = claim_rows(pool.claim(1), blocks, pool.threads(), least);
       if (rows.empty()) return;
       linear_rows(linear, input, y, rows.begin, rows.end, isa);
     }
