@@ -53,7 +53,9 @@ def with_picture(ids: np.ndarray, first: int, rows: int) -> np.ndarray:
 
 
 def reference(ids: np.ndarray, embeddings: np.ndarray | None = None, **options: Any) -> Any:
-    return generate(backbone(), embeds_of(ids, embeddings), None, GenerationOptions(**{"max_new_tokens": 12, **options}))
+    return generate(
+        backbone(), embeds_of(ids, embeddings), None, GenerationOptions(**{"max_new_tokens": 12, **options})
+    )
 
 
 # --- the reference's answers ------------------------------------------------------------------------------------------
@@ -363,7 +365,11 @@ def test_bad_beams_scores_logits_and_engines() -> None:
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             made.submit_beams(prompt(4), None, **{**beams, **change})
-    for candidates, message in (([], "candidates is 0"), ([[1], []], r"candidates\[1\] is empty"), ([[V]], "candidates")):
+    for candidates, message in (
+        ([], "candidates is 0"),
+        ([[1], []], r"candidates\[1\] is empty"),
+        ([[V]], "candidates"),
+    ):
         with pytest.raises(InvalidArgumentError, match=message):
             made.submit_score(prompt(4), None, candidates)
     with pytest.raises(InvalidArgumentError, match="first is 4"):
