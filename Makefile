@@ -104,6 +104,7 @@ bench: build
 	$(BIN)/python benchmarks/matmul.py
 	$(BIN)/python benchmarks/linear_step.py
 	$(BIN)/python benchmarks/thread_pool.py
+	$(BIN)/tinygptv bench
 
 sanitize: $(VENV)/.installed
 	CMAKE=$(BIN)/cmake CTEST=$(BIN)/ctest NINJA=$(abspath $(BIN))/ninja tools/sanitize.sh

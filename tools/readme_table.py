@@ -3,13 +3,17 @@
 python tools/readme_table.py           write the newest figures between README's two markers
 python tools/readme_table.py --check   exit 1 if a row of README is not what some committed result says
 
-Sources: benchmarks/results/*.jsonl and the demo model's training_log.json.
+Sources: benchmarks/results/*.jsonl and the demo model's training_log.json. cpu.jsonl is what ``tinygptv bench --json``
+writes (rows with ``quick`` are never shown), race.jsonl the lines of benchmarks/compare, soak.jsonl and
+agreement.jsonl those of benchmarks/soak.py and benchmarks/agreement_native.py.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +64,125 @@ def conversion_rows() -> list[str]:
     ]
 
 
+# --- the native engine ------------------------------------------------------------------------------------------------
+def cpu_rows() -> list[tuple[tuple[Any, ...], str]]:
+    """(what it is a figure of, row) of every record of ``tinygptv bench`` that README shows, oldest first."""
+    out = []
+    for r in records("cpu.jsonl"):
+        say = _SAID.get(r["section"])
+        if say is None or r["quick"] or r["median"] is None:
+            continue
+        text = say(r)
+        if text is None:
+            continue
+        setting = f"{r['subject']}, int4 groups of {r['group']}, {r['kv']} KV, {r['threads']} threads, {r['isa']}"
+        key = (r["section"], r["name"], r["subject"], r["group"], r["kv"], r["threads"], r["isa"])
+        out.append((key, f"| {r['section']}: {r['name']} ({setting}) | {text} | `results/cpu.jsonl` |"))
+    return out
+
+
+def _rate(r: dict[str, Any]) -> str | None:
+    """Rates with their roof: of the read bandwidth, or of int8 arithmetic where that is nearer."""
+    if r["unit"] == "s/word":
+        return f"{r['median']:.3f} s/word (the paper on its GPU: {r['details']['paper_seconds_per_word']})"
+    if r["fraction_of_roof"] > r["fraction_of_bandwidth"]:
+        roof = f"{r['fraction_of_peak']:.0%} of int8 in registers ({r['peak_gop_per_s']:.0f} GOP/s)"
+    else:
+        roof = f"{r['fraction_of_bandwidth']:.0%} of the read bandwidth ({r['read_gb_per_s']:.1f} GB/s)"
+    return f"{r['median']:.1f} {r['unit']}, {roof}"
+
+
+def _start(r: dict[str, Any]) -> str | None:
+    if r["unit"] == "GB":
+        share = r["details"]["over_weights_and_kv"]
+        return f"{r['median']:.2f} GB, {share:.2f} of packed weights and touched KV"
+    return f"{r['median']:.2f} s" if r["name"].startswith("second start") else None
+
+
+def _jitter(r: dict[str, Any]) -> str | None:
+    d = r["details"]
+    return f"median {r['median']:.1f} ms, p99 {d['p99_over_median']:.2f} times that, of {r['n']:,}"
+
+
+_SAID: dict[str, Callable[[dict[str, Any]], str | None]] = {
+    "decode": _rate,
+    "prefill": _rate,
+    "batch": _rate,
+    "ttft": _start,
+    "jitter": _jitter,
+}
+
+
+def race_rows() -> list[tuple[tuple[Any, ...], str]]:
+    """(entry, row) of each engine of the last race: medians over its rounds that nobody disturbed."""
+    lines = [r for r in records("race.jsonl") if "metric" in r]
+    if lines and "run" in lines[-1]:
+        lines = [r for r in lines if r["run"] == lines[-1]["run"]]
+    out = []
+    for entry in dict.fromkeys(r["entry"] for r in lines):
+        ours = [r for r in lines if r["entry"] == entry]
+        value = {m: _median(ours, m) for m in {r["metric"] for r in ours if "value" in r}}
+        parts = [
+            _several("decode at {}", "decode@", ("64", "1024"), value, "tok/s"),
+            _several("prompts of {}", "prefill@", ("64", "256", "1024"), value, "tok/s"),
+            _several("8 sequences", "batch8@", ("64",), value, "tok/s"),
+            f"{value['peak_resident']:.1f} GiB" if value.get("peak_resident") is not None else "",
+        ]
+        error = next((f"KL to float32 {r['kl']:.2g}" for r in reversed(ours) if r["metric"] == "accuracy"), "")
+        text = "; ".join(part for part in (*parts, error) if part)
+        if text:
+            out.append(((entry,), f"| race: {entry} | {text} | `results/race.jsonl` |"))
+    return out
+
+
+def _median(lines: list[dict[str, Any]], metric: str) -> float | None:
+    found = [r["value"] for r in lines if r["metric"] == metric and not r.get("contended")]
+    return statistics.median(found) if found else None
+
+
+def _several(label: str, prefix: str, ends: tuple[str, ...], value: dict[str, float | None], unit: str) -> str:
+    """ "decode at 64 / 1024: 20.1 / 14.2 tok/s", a dash where nothing counted; nothing at all if none was measured."""
+    if not any(f"{prefix}{end}" in value for end in ends):
+        return ""
+    found = [value.get(f"{prefix}{end}") for end in ends]
+    shown = " / ".join("-" if one is None else f"{one:.1f}" for one in found)
+    return f"{label.format(' / '.join(ends))}: {shown} {unit}"
+
+
+def soak_rows() -> list[str]:
+    return [
+        f"| soak of {r['requests']:,} requests ({r['subject']}) | {len(r['problems'])} problems, resident memory grew "
+        f"by {r['growth_bytes'] / 1e6:.1f} MB | `results/soak.jsonl` |"
+        for r in records("soak.jsonl")
+    ]
+
+
+def agreement_rows() -> list[str]:
+    out = []
+    for r in records("agreement.jsonl"):
+        v = r["verdict"]
+        name = Path(r["int4"]).name
+        out.append(
+            f"| {name}: KL that int8 activations and int8 KV add to int4 weights | {v['added_share']:.0%} of "
+            f"KL(fp32‖int4) = {v['kl_fp32_int4']:.2g}; other tokens than coordinates {v['agreement_other_tokens']:.1%} "
+            f"the same as {r['base']}, boxes' IoU {v['mean_iou']:.3f} | `results/agreement.jsonl` |"
+        )
+    return out
+
+
 def newest() -> list[str]:
-    """The rows to show: the demo, groups of 32, and the last conversion."""
-    return [*demo_row(), *error_rows()[:1], *conversion_rows()[-1:]]
+    """The rows to show: the demo, groups of 32, the last conversion, the last of each figure of the engine."""
+    engine = list(dict(cpu_rows()).values())
+    race = list(dict(race_rows()).values())
+    return [
+        *demo_row(),
+        *error_rows()[:1],
+        *conversion_rows()[-1:],
+        *engine,
+        *soak_rows()[-1:],
+        *agreement_rows()[-1:],
+        *race,
+    ]
 
 
 def split(text: str) -> tuple[str, list[str], str]:
@@ -75,7 +195,8 @@ def split(text: str) -> tuple[str, list[str], str]:
 def check(text: str) -> list[str]:
     """Sentences about rows that no result supports; empty if the table is honest."""
     shown = split(text)[1]
-    allowed = {*demo_row(), *error_rows(), *conversion_rows()}
+    allowed = {*demo_row(), *error_rows(), *conversion_rows(), *soak_rows(), *agreement_rows()}
+    allowed |= {row for _, row in (*cpu_rows(), *race_rows())}
     if shown[:2] != HEAD or len(shown) < 3:
         return ["README.md has no table of measured figures: run tools/readme_table.py"]
     return [f"README.md shows what no committed result says: {row}" for row in shown[2:] if row not in allowed]

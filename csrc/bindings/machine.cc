@@ -6,6 +6,7 @@
 #include "base/bandwidth.h"
 #include "base/barrier_probe.h"
 #include "base/cpu_features.h"
+#include "base/int8_peak.h"
 #include "base/isa.h"
 #include "base/topology.h"
 #include "bindings/bindings.h"
@@ -52,6 +53,10 @@ double read_bandwidth_of(int threads, int64_t bytes, int passes) {
   return read_bandwidth({threads, bytes > 0 ? static_cast<size_t>(bytes) : 0, passes});
 }
 
+double int8_peak_of(int threads, const std::string& isa, int passes) {
+  return int8_peak({threads, choose_isa(isa), passes});
+}
+
 std::vector<double> barrier_times_of(int threads, int64_t spin_ns, int phases, int rounds,
                                      int64_t pause_ns) {
   return barrier_times({threads, spin_ns, phases, rounds, pause_ns});
@@ -95,6 +100,11 @@ void bind_machine(py::module_& module) {
            py::arg("threads") = 0, py::arg("bytes") = int64_t{1} << 30)
       .def("measure", &BandwidthProbe::measure, py::arg("passes") = 1,
            py::call_guard<py::gil_scoped_release>(), "Median bytes per second over `passes`.");
+  module.def("int8_peak", &int8_peak_of, py::arg("threads") = 0, py::arg("isa") = "",
+             py::arg("passes") = 9, py::call_guard<py::gil_scoped_release>(),
+             "Operations per second of int8 multiply-accumulate in registers (two per byte), the\n"
+             "fastest of `passes`. isa: '' (the widest) or a name of isas(). Raises\n"
+             "InvalidArgumentError, UnsupportedError for 'portable'.");
   module.def("barrier_times", &barrier_times_of, py::arg("threads"), py::arg("spin_ns") = -1,
              py::arg("phases") = 96, py::arg("rounds") = 1000, py::arg("pause_ns") = 0,
              py::call_guard<py::gil_scoped_release>(),

@@ -10,6 +10,7 @@
 
 #include "base/bandwidth.h"
 #include "base/cpu_features.h"
+#include "base/int8_peak.h"
 #include "base/match.h"
 #include "base/thread_pool.h"
 #include "base/topology.h"
@@ -211,6 +212,19 @@ TEST(bandwidth_is_a_positive_rate) {
   CHECK_THROWS(InvalidArgument, tgv::read_bandwidth({2, 64, 3}), "bytes is 64");
   CHECK_THROWS(InvalidArgument, tgv::read_bandwidth({-3, 1 << 20, 3}), "threads is -3");
   CHECK_THROWS(InvalidArgument, tgv::read_bandwidth({1, 1 << 20, 0}), "passes is 0");
+}
+
+TEST(int8_peak_is_a_positive_rate_on_every_instruction_set) {
+  for (const tgv::Isa isa : tgv::available_isas()) {
+    if (isa == tgv::Isa::kPortable) {
+      CHECK_THROWS(tgv::Unsupported, tgv::int8_peak({1, isa, 1, 1000}), "'portable'");
+    } else {
+      CHECK(tgv::int8_peak({2, isa, 2, 1000}) > 1e6);
+    }
+  }
+  CHECK_THROWS(InvalidArgument, tgv::int8_peak({-1, tgv::best_isa(), 1, 1}), "threads is -1");
+  CHECK_THROWS(InvalidArgument, tgv::int8_peak({1, tgv::best_isa(), 0, 1}), "passes is 0");
+  CHECK_THROWS(InvalidArgument, tgv::int8_peak({1, tgv::best_isa(), 1, 0}), "rounds is 0");
 }
 
 TEST_MAIN()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,45 @@ def test_readme_says_plainly_what_is_missing() -> None:
     assert "Not yet run on the released weights" in text
     assert "Not there yet: the native engine" in text
     assert text.index("download.pytorch.org/whl/cpu") < text.index("make demo\n")  # the CPU-only line first
+
+
+def _line(**changes: object) -> dict[str, object]:
+    """A row of ``tinygptv bench`` as its JSON lines have it."""
+    fields = {
+        "section": "decode", "name": "one sequence, ctx 64", "unit": "tok/s", "median": 25.0, "n": 9, "quick": False,
+        "subject": "phi2, random weights", "group": 32, "kv": "int8", "threads": 2, "isa": "avx512vnni",
+        "fraction_of_roof": 0.93, "fraction_of_bandwidth": 0.93, "fraction_of_peak": 0.1, "read_gb_per_s": 40.0,
+        "peak_gop_per_s": 1900.0, "details": {},
+    }  # fmt: skip
+    return {**fields, **changes}
+
+
+def test_the_table_shows_the_last_of_each_figure_of_the_engine(table, tmp_path: Path, monkeypatch) -> None:
+    lines = [
+        _line(median=20.0),
+        _line(),
+        _line(median=99.0, quick=True),
+        _line(median=None, n=0),
+        _line(group=128, median=27.0),
+        _line(section="prefill", fraction_of_roof=0.6, fraction_of_peak=0.6, fraction_of_bandwidth=0.1, median=210.0),
+        _line(section="kernels"),
+    ]
+    (tmp_path / "cpu.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    shown = list(dict(table.cpu_rows()).values())
+    assert len(shown) == 3
+    assert "25.0 tok/s, 93% of the read bandwidth (40.0 GB/s)" in shown[0] and "groups of 32" in shown[0]
+    assert "27.0 tok/s" in shown[1] and "groups of 128" in shown[1]
+    assert "210.0 tok/s, 60% of int8 in registers (1900 GOP/s)" in shown[2]
+
+
+def test_the_table_shows_undisturbed_medians_of_the_race(table, tmp_path: Path, monkeypatch) -> None:
+    rounds = [("decode@64", 20.0), ("decode@64", 22.0), ("batch8@64", 49.0)]
+    lines = [{"entry": "peer", "metric": metric, "value": value, "contended": False} for metric, value in rounds]
+    lines += [{"entry": name, "metric": "decode@64", "value": 2.0, "contended": True} for name in ("peer", "busy")]
+    lines += [{"entry": "peer", "metric": "accuracy", "kl": 0.01}]
+    (tmp_path / "race.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    peer, busy = (row for _, row in table.race_rows())
+    assert "decode at 64 / 1024: 21.0 / - tok/s; 8 sequences: 49.0 tok/s; KL to float32 0.01" in peer
+    assert "decode at 64 / 1024: - / - tok/s" in busy

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import ask, cache, convert, demo, doctor, info, verify
+from . import ask, bench, cache, convert, demo, doctor, info, verify
 from .examples import epilog
 
 app = typer.Typer(
@@ -56,3 +56,4 @@ _add("info", info.info)
 _add("pack", cache.pack)
 _add("cache", cache.cache)
 _add("doctor", doctor.doctor)
+_add("bench", bench.bench)

@@ -36,6 +36,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("tinygptv doctor", "tinygptv doctor --json", "tinygptv doctor --model ./tinygptv-int4"),
     "pack": ("tinygptv pack ./tinygptv-int4 --out tinygptv-int4.packed",),
     "cache": ("tinygptv cache", "tinygptv cache --clear"),
+    "bench": (
+        "tinygptv bench",
+        "tinygptv bench --shape phi2 --group 128 --only decode,batch --json results.jsonl --plot roof.png",
+        "tinygptv bench --model demo --quick --only decode,prefill,batch",
+        "tinygptv bench --only jitter",
+        "tinygptv bench --isa avx2 --only decode",
+    ),
     "info": ("tinygptv info demo", "tinygptv info ./tinygptv-int4 --json"),
 }
 

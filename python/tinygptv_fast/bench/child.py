@@ -1,0 +1,54 @@
+"""``python -m tinygptv_fast.bench.child '{...}'``: one fresh process's start, measured from inside, as one json line.
+
+Argument: directory, kv_dtype, threads, prompt (text), fill (a longer prompt, or null).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+
+def main() -> int:
+    """Times in seconds of the monotonic clock, which the parent shares; memory in bytes."""
+    import tinygptv_fast
+
+    from .resident import resident_bytes
+
+    after_import = resident_bytes()
+    asked = json.loads(sys.argv[1])
+    import torch  # noqa: F401
+
+    from .. import engine  # noqa: F401
+    from ..generate import TinyGPTV
+
+    imported = time.monotonic()
+    rss_imports = resident_bytes()
+    model = TinyGPTV.from_pretrained(
+        asked["directory"], vision=False, kv_dtype=asked["kv_dtype"], threads=asked["threads"] or None
+    )
+    loaded = time.monotonic()
+    first = model.generate(None, asked["prompt"], max_new_tokens=1, template="raw")
+    answered = time.monotonic()
+    out = {
+        "version": tinygptv_fast.__version__,
+        "imported": imported,
+        "loaded": loaded,
+        "answered": answered,
+        "prompt_tokens": first.usage.prompt,
+        "rss_after_import": after_import,
+        "rss_after_imports": rss_imports,
+    }
+    if asked["fill"]:
+        filled = model.generate(None, asked["fill"], max_new_tokens=1, template="raw")
+        out["filled_tokens"] = filled.usage.prompt + filled.usage.generated
+        out["high_water"] = resident_bytes("VmHWM")
+        out["stats"] = {key: value for key, value in model.stats().items() if isinstance(value, (int, float))}
+    model.close()
+    print(json.dumps(out), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
