@@ -240,7 +240,10 @@ class TurnHandle {
     py::gil_scoped_release release;
     engine.enter_turn();
   }
-  void exit(const py::args&) { engine_.cast<Engine&>().leave_turn(); }
+  void exit(const py::object& /*type*/, const py::object& /*value*/,
+            const py::object& /*traceback*/) {
+    engine_.cast<Engine&>().leave_turn();
+  }
 
  private:
   py::object engine_;  // kept alive
@@ -290,7 +293,7 @@ void bind_requests(py::class_<Engine>& engine) {
 void bind_engine(py::module_& module) {
   py::class_<TurnHandle>(module, "Turn", "A turn of Engine.turn(), entered with `with`.")
       .def("__enter__", &TurnHandle::enter)
-      .def("__exit__", &TurnHandle::exit);
+      .def("__exit__", &TurnHandle::exit, py::arg("type"), py::arg("value"), py::arg("traceback"));
   py::class_<Engine> engine(
       module, "Engine",
       "Requests over one backbone, batched step by step by a native thread; internal, it may "

@@ -129,7 +129,7 @@ void bind_kv(py::module_& module) {
            py::arg("first"), "Read positions first .. first+T-1 into k, v f32 [T, H, D].")
       .def(
           "counts", [](const KVCache& self) { return counts_dict(self.counts()); },
-           "Pages by state, what is promised, sequences, pages evicted so far.")
+          "Pages by state, what is promised, sequences, pages evicted so far.")
       .def("references", &KVCache::references, py::arg("page"), "Block tables a page is in.")
       .def("is_indexed", &KVCache::is_indexed, py::arg("page"), "Whether a prefix can find a page.")
       .def("check", &KVCache::check, "Raises TinyGPTVError if the cache broke one of its rules.");

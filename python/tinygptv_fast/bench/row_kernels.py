@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,13 +69,10 @@ def _norms(session: Session) -> Iterator[Case]:
         zeros: Any = zero.copy()
         row, shape = 4 * width * tokens, f"[{tokens},{width}]"
         calls: dict[str, tuple[Callable[[], object], int]] = {
-            "layer_norm": (lambda x=x, out=out: _native_any.layer_norm(out, x, weight, bias, eps, isa), 2),
-            "rms_norm": (lambda x=x, out=out: _native_any.rms_norm(out, x, weight, eps, isa), 2),
+            "layer_norm": (partial(_native_any.layer_norm, out, x, weight, bias, eps, isa), 2),
+            "rms_norm": (partial(_native_any.rms_norm, out, x, weight, eps, isa), 2),
             # a branch of zeros each: repeated sums stay where they are
-            "add_branches": (
-                lambda x=x, a=zero, b=zeros: _native_any.add_branches(x, a, b, weight, eps, isa),
-                4,
-            ),
+            "add_branches": (partial(_native_any.add_branches, x, zero, zeros, weight, eps, isa), 4),
         }
         for name, (call, arrays) in calls.items():
             yield Case(f"{name} {shape}", call, arrays * row)
