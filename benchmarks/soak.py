@@ -17,10 +17,9 @@ import random
 import sys
 import threading
 import time
+from array import array
 from collections import Counter
 from typing import Any
-
-import numpy as np
 
 from quantize_common import append
 from tinygptv_fast import _native
@@ -56,7 +55,7 @@ class Soak:
     def __init__(self, engine: _native.Engine, seed: int) -> None:
         self.engine, self.seed = engine, seed
         self.left, self.ends, self.lock = 0, Counter[str](), threading.Lock()
-        self.known = np.arange(40, dtype=np.int32)
+        self.known = array("i", range(40))
         self.expected = read(engine, engine.submit(self.known, None, max_new_tokens=8))[:-1]
         self.failures: list[str] = []
 
@@ -87,9 +86,9 @@ class Soak:
             if read(self.engine, self.engine.submit(self.known, None, max_new_tokens=8))[:-1] != self.expected:
                 self.failures.append("an answer changed")
             return
-        ids = np.array([draw.randrange(300) for _ in range(draw.randint(1, 90))], dtype=np.int32)
+        ids = array("i", [draw.randrange(300) for _ in range(draw.randint(1, 90))])
         if draw.random() < 0.5:
-            ids = np.concatenate([self.known[:33], ids])
+            ids = self.known[:33] + ids
         deadline = draw.choice([None, None, None, 0.0, 0.002])
         new = draw.randint(1, 24)
         if kind < 0.2:
