@@ -17,6 +17,7 @@ EXECUTABLES = (
     "embedding_test",
     "sampling_test",
     "attention_test",
+    "decoder_test",
     "engine_test",
     "cuda_stub_test",
     "simt_test",
