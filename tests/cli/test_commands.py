@@ -202,7 +202,7 @@ def test_demo_asks_the_shipped_model_and_is_mostly_right(run, tmp_path: Path) ->
 def test_demo_text_ends_with_commands_to_try(run, tmp_path: Path) -> None:
     result = run("demo", "--out", tmp_path / "demo")
     assert result.code == 0
-    assert "reference" in result.err
+    assert "backend: native, " in result.err
     assert result.out.rstrip().endswith("tinygptv doctor")
     assert "expected" in result.out and "probability" in result.out
 
