@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BandwidthProbe', 'Decoder', 'Engine', 'HugeBuffer', 'KVCache', 'Turn', 'Weights', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'isas', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth']
+__all__: list[str] = ['BandwidthProbe', 'Decoder', 'Engine', 'HugeBuffer', 'KVCache', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
 class BandwidthProbe:
     """
     read_bandwidth with a buffer that is kept, to be asked around whatever is measured.
@@ -96,12 +96,6 @@ class KVCache:
         """
         Write k, v f32 [T, H, D] at positions first .. first+T-1, not committed.
         """
-class HugeBuffer:
-    """
-    Zeroed memory on huge pages where the system grants them, as a buffer of uint8.
-    """
-    def __init__(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
 class Weights:
     """
     The packed weights of a backbone; internal, it may change without notice. Filled tensor by
@@ -256,6 +250,17 @@ class Engine:
         """
         `with engine.turn():` holds the engine between two of its steps; first come, first served.
         """
+class HugeBuffer:
+    """
+    Zeroed memory on huge pages where the system grants them, as a buffer of uint8.
+    """
+    def __init__(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+def add_branches(x: typing_extensions.Buffer, attention: typing_extensions.Buffer, mlp: typing_extensions.Buffer, weight: typing_extensions.Buffer | None, eps: typing.SupportsFloat | typing.SupportsIndex, isa: str = '') -> None:
+    """
+    x f32 [T, C] += rms_norm(attention) + mlp; weight None: += attention + mlp.
+    Raises InvalidArgumentError, UnsupportedError.
+    """
 def affinity_cpus() -> list[int]:
     """
     Logical CPUs this process may run on.
@@ -302,6 +307,20 @@ def cuda_why_not() -> str:
     """
     Why no GPU can be used here, as a sentence; empty if one can.
     """
+def embedding(out: typing_extensions.Buffer, ids: typing_extensions.Buffer, table: typing_extensions.Buffer, scales: typing_extensions.Buffer | None, kind: str) -> None:
+    """
+    out f32 [T, C] = rows ids i32 [T] of table [V, C]; kind 'f32', 'bf16' (bits as f16) or
+    'int8' with scales f32 [V]. Raises InvalidArgumentError.
+    """
+def float_pack(packed: typing_extensions.Buffer, weights: typing_extensions.Buffer, kind: str, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+    """
+    Reorder weights f32 [N, K] into packed u8 [float_packed_bytes], rounded to nearest
+    even for kind 'bf16'. Raises InvalidArgumentError.
+    """
+def float_packed_bytes(rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, kind: str) -> int:
+    """
+    Bytes of a packed matrix of kind 'f32' or 'bf16'. Raises InvalidArgumentError.
+    """
 def int4_matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, symmetric: bool, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
     """
     out f32 [M, N] = act(x f32 [M, K] times the packed matrix, transposed, + bias f32 [N]
@@ -317,10 +336,53 @@ def int4_packed_bytes(rows: typing.SupportsInt | typing.SupportsIndex, columns: 
     """
     Bytes of a packed int4 matrix. Raises InvalidArgumentError.
     """
+def int8_matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    As int4_matmul, for a matrix of int8_pack. Raises InvalidArgumentError,
+    UnsupportedError.
+    """
+def int8_pack(packed: typing_extensions.Buffer, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+    """
+    Reorder qweight i8 [N, K] and scales f32 [N] into packed u8 [int8_packed_bytes].
+    Raises InvalidArgumentError.
+    """
+def int8_packed_bytes(rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Bytes of a packed int8 matrix. Raises InvalidArgumentError.
+    """
+def int8_peak(threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', passes: typing.SupportsInt | typing.SupportsIndex = 9) -> float:
+    """
+    Operations per second of int8 multiply-accumulate in registers (two per byte), the
+    fastest of `passes`. isa: '' (the widest) or a name of isas(). Raises
+    InvalidArgumentError, UnsupportedError for 'portable'.
+    """
 def isas() -> list[str]:
     """
     Instruction sets kernels can run with here, the one they prefer last: of 'portable',
     'avx2', 'avxvnni', 'avx512' and 'avx512vnni'.
+    """
+def layer_norm(out: typing_extensions.Buffer, x: typing_extensions.Buffer, weight: typing_extensions.Buffer, bias: typing_extensions.Buffer, eps: typing.SupportsFloat | typing.SupportsIndex, isa: str = '') -> None:
+    """
+    out f32 [T, C] = layer norm of x f32 [T, C] with weight and bias f32 [C]; out may be x.
+    Raises InvalidArgumentError, UnsupportedError.
+    """
+def linear_probe(tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], kind: str = 'int4', group_size: typing.SupportsInt | typing.SupportsIndex = 32, symmetric: bool = True, width: typing.SupportsInt | typing.SupportsIndex = 2560, layers: typing.SupportsInt | typing.SupportsIndex = 32, rounds: typing.SupportsInt | typing.SupportsIndex = 9, window: typing.SupportsInt | typing.SupportsIndex = 4, threads: typing.SupportsInt | typing.SupportsIndex = 2, isa: str = '') -> list[dict]:
+    """
+    Time the matrices of a decoder step: [Wqkv | W1] and [Wo | W2] of `layers` layers, random,
+    end to end in memory, in the phases of one pool, `window` layers at a time. One dict per
+    round and number of tokens: seconds of a window, bytes per second of plain reads directly
+    before and after it (read_before, read_after), its bytes of weights and operations. Raises
+    InvalidArgumentError, UnsupportedError.
+    """
+def log_softmax(out: typing_extensions.Buffer, logits: typing_extensions.Buffer, isa: str = '') -> None:
+    """
+    out f32 [T, V] = log-softmax of the rows of logits f32 [T, V]; out may be logits.
+    Raises InvalidArgumentError, UnsupportedError.
+    """
+def matmul(out: typing_extensions.Buffer, x: typing_extensions.Buffer, packed: typing_extensions.Buffer, bias: typing_extensions.Buffer | None, rows: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, kind: str, activation: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
+    """
+    As int4_matmul, for a matrix of float_pack, with float32 arithmetic throughout.
+    Raises InvalidArgumentError, UnsupportedError.
     """
 def paged_attention(out: typing_extensions.Buffer, q: typing_extensions.Buffer, k_pages: typing_extensions.Buffer, v_pages: typing_extensions.Buffer, k_scales: typing_extensions.Buffer | None, v_scales: typing_extensions.Buffer | None, block_table: typing_extensions.Buffer, first_position: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, kind: str, threads: typing.SupportsInt | typing.SupportsIndex = 1, isa: str = '') -> None:
     """
@@ -352,4 +414,19 @@ def read_bandwidth(threads: typing.SupportsInt | typing.SupportsIndex = 0, bytes
     """
     Median bytes per second that `threads` threads (0: physical_cores()) read together from
     `bytes` of huge-page memory. Raises InvalidArgumentError.
+    """
+def rms_norm(out: typing_extensions.Buffer, x: typing_extensions.Buffer, weight: typing_extensions.Buffer, eps: typing.SupportsFloat | typing.SupportsIndex, isa: str = '') -> None:
+    """
+    out f32 [T, C] = x / sqrt(mean(x^2) + eps) * weight f32 [C]; out may be x.
+    Raises InvalidArgumentError, UnsupportedError.
+    """
+def sample(logits: typing_extensions.Buffer, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, min_p: typing.SupportsFloat | typing.SupportsIndex, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex, presence_penalty: typing.SupportsFloat | typing.SupportsIndex, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex, logit_bias: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], banned: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], position: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, sample: typing.SupportsInt | typing.SupportsIndex, isa: str = '') -> tuple[int, float, bool]:
+    """
+    One token of logits f32 [V]: (id, log-softmax of the logits as given, finite). Raises
+    InvalidArgumentError, UnsupportedError.
+    """
+def top_logprobs(ids: typing_extensions.Buffer, logprobs: typing_extensions.Buffer, logits: typing_extensions.Buffer, isa: str = '') -> bool:
+    """
+    The n largest of logits f32 [V], best first: ids i32 [n], log-softmax f32 [n]. False if
+    logits hold NaN or +inf. Raises InvalidArgumentError, UnsupportedError.
     """
