@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -122,11 +123,14 @@ def test_without_matplotlib_the_error_says_what_to_install(run, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("fake_machine")
-def test_ctrl_c_shows_what_was_measured(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_shows_what_was_measured(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     from tinygptv_fast.bench import runner
 
     def interrupted(session):
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
         yield
 
     monkeypatch.setitem(runner._RUN, "batch", interrupted)

@@ -77,12 +77,19 @@ def test_the_table_shows_the_last_of_each_figure_of_the_engine(table, tmp_path: 
 
 
 def test_the_table_shows_undisturbed_medians_of_the_race(table, tmp_path: Path, monkeypatch) -> None:
-    rounds = [("decode@64", 20.0), ("decode@64", 22.0), ("batch8@64", 49.0)]
-    lines = [{"entry": "peer", "metric": metric, "value": value, "contended": False} for metric, value in rounds]
-    lines += [{"entry": name, "metric": "decode@64", "value": 2.0, "contended": True} for name in ("peer", "busy")]
-    lines += [{"entry": "peer", "metric": "accuracy", "kl": 0.01}]
+    def line(entry: str, metric: str, number: int, value: float, contended: bool = False) -> dict[str, object]:
+        return {"entry": entry, "metric": metric, "round": number, "value": value, "contended": contended}
+
+    machine = {"metric": "machine", "cpu": "x"}
+    lines = [
+        {"entry": "peer", "metric": "accuracy", "kl": 0.01},
+        *(machine, line("peer", "decode@64", 1, 90.0)),
+        *(machine, line("peer", "decode@64", 1, 2.0, True), line("peer", "decode@64", 1, 20.0)),
+        *(line("peer", "decode@64", 2, 22.0), line("peer", "batch8@64", 1, 49.0)),
+        *(line("busy", "decode@64", 1, 2.0, True), {"metric": "probe", "entry": "busy", "round": 1}),
+    ]
     (tmp_path / "race.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     monkeypatch.setattr(table, "RESULTS", tmp_path)
-    peer, busy = (row for _, row in table.race_rows())
+    peer, busy = dict(table.race_rows()).values()
     assert "decode at 64 / 1024: 21.0 / - tok/s; 8 sequences: 49.0 tok/s; KL to float32 0.01" in peer
     assert "decode at 64 / 1024: - / - tok/s" in busy

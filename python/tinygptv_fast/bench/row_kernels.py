@@ -21,7 +21,7 @@ from .session import Session
 
 TOKENS = (1, 256)
 CALLS = 50  # of one figure
-_native_any: Any = _native  # its stubs ask for a Buffer, which numpy's arrays are for mypy only from Python 3.12 on
+_any: Any = _native  # its stubs ask for a Buffer, which numpy's arrays are for mypy only from Python 3.12 on
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def _norms(session: Session) -> Iterator[Case]:
         zeros: Any = zero.copy()
         row, shape = 4 * width * tokens, f"[{tokens},{width}]"
         calls: dict[str, tuple[Callable[[], object], int]] = {
-            "layer_norm": (partial(_native_any.layer_norm, out, x, weight, bias, eps, isa), 2),
-            "rms_norm": (partial(_native_any.rms_norm, out, x, weight, eps, isa), 2),
-            # a branch of zeros each: repeated sums stay where they are
-            "add_branches": (partial(_native_any.add_branches, x, zero, zeros, weight, eps, isa), 4),
+            "layer_norm": (partial(_any.layer_norm, out, x, weight, bias, eps, isa), 2),
+            "rms_norm": (partial(_any.rms_norm, out, x, weight, eps, isa), 2),
+            # branches of zeros: repeated sums stay where they are
+            "add_branches": (partial(_any.add_branches, x, zero, zeros, weight, eps, isa), 4),
         }
         for name, (call, arrays) in calls.items():
             yield Case(f"{name} {shape}", call, arrays * row)
@@ -87,7 +87,7 @@ def _embedding(session: Session) -> Iterator[Case]:
         out: Any = np.empty((tokens, text.width), np.float32)
         yield Case(
             f"embedding int8 [{tokens},{text.width}]",
-            lambda ids=ids, out=out: _native_any.embedding(out, ids, table, scales, "int8"),  # type: ignore[misc]
+            partial(_any.embedding, out, ids, table, scales, "int8"),
             tokens * text.width * 5,
         )
 
@@ -108,11 +108,7 @@ def _append(session: Session) -> Iterator[Case]:
             options.threads, options.isa,
         )  # fmt: skip
         moved = tokens * H * (16 * D + 2 * (D + 2))
-        yield Case(f"qkv_append [{tokens},{H},3,{D}], int8 pages", _bound(arguments), moved)
-
-
-def _bound(arguments: tuple[Any, ...]) -> Callable[[], object]:
-    return lambda: _native_any.qkv_append(*arguments)
+        yield Case(f"qkv_append [{tokens},{H},3,{D}], int8 pages", partial(_any.qkv_append, *arguments), moved)
 
 
 def _sampling(session: Session) -> Iterator[Case]:
@@ -128,9 +124,4 @@ def _sampling(session: Session) -> Iterator[Case]:
         ("top-k 50", {"temperature": 1.0, "top_k": 50}),
         ("top-p 0.9", {"temperature": 1.0, "top_p": 0.9}),
     ):
-        chosen = {**settings, **changes}
-        yield Case(
-            f"sample {name} [{vocab}]",
-            lambda chosen=chosen: _native_any.sample(logits, **chosen),  # type: ignore[misc]
-            4 * vocab,
-        )
+        yield Case(f"sample {name} [{vocab}]", partial(_any.sample, logits, **{**settings, **changes}), 4 * vocab)

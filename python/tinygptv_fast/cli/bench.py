@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +77,7 @@ def bench(
     context: dict[str, Any] = {}
     rows: list[Row] = []
     try:
-        with progress("measuring", quiet=quiet) as report:
+        with _ended_as_by_ctrl_c(), progress("measuring", quiet=quiet) as report:
             for context, row in run(asked, report):
                 rows.append(row)
                 if lines is not None:
@@ -84,6 +87,16 @@ def bench(
             lines.close()
         if rows:
             _show(context, rows, plot, quiet)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM leaves no temporary directory behind either, and shows what was measured."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _lines(path: Path | None, make: Any) -> Any:
