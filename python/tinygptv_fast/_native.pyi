@@ -188,7 +188,7 @@ class Turn:
     """
     def __enter__(self) -> None:
         ...
-    def __exit__(self, *args) -> None:
+    def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None:
         ...
 class Engine:
     """
