@@ -123,5 +123,8 @@ def quantize(source: Path, out: Path, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    command, source, out, *rest = sys.argv[1:]
-    {"write": write, "quantize": quantize}[command](Path(source), Path(out), *rest)
+    command, source, out, *kind = sys.argv[1:]
+    if command == "write":
+        write(Path(source), Path(out))
+    else:
+        quantize(Path(source), Path(out), kind[0])
