@@ -42,7 +42,14 @@ def packed_cache(work: Path, path: str) -> Path:
 
 
 def run_worker(
-    work: Path, entry: Entry, what: str, threads: int, round_number: int = 0, timeout_s: float = 600
+    work: Path,
+    entry: Entry,
+    what: str,
+    threads: int,
+    *,
+    round_number: int = 0,
+    tries: int = 1,
+    timeout_s: float = 600,
 ) -> list[dict[str, Any]]:
     """The worker's lines. Raises WorkerError."""
     path = (entry.accuracy_path or entry.path) if what == "accuracy" else entry.path
@@ -55,6 +62,7 @@ def run_worker(
         variables["TINYGPTV_CACHE_DIR"] = str(cache)
     command = [str(interpreter(work, entry)), str(WORKER), "--work", str(work), "--entry", entry.name]
     command += ["--what", what, "--round", str(round_number), "--threads", str(threads)]
+    command += ["--tries", str(tries)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=variables, check=False)
     except subprocess.TimeoutExpired:

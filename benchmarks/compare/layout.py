@@ -8,7 +8,8 @@
     WORK/race-<time>.jsonl       one line per measurement
 
 Prompts are random words and marks in turn, one token each, whose text is tokenised to the same tokens again: engines
-that take ids and those that take text get the same. No prompt occurs twice in a process: a cache of prefixes can find nothing.
+that take ids and those that take text get the same. No prompt occurs twice in a process, so a
+cache of prefixes can find nothing.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ _FIRST_GUESS_S = 45.0
 class Race:
     """Runs entries and keeps the lines, in memory and in ``out``."""
 
-    def __init__(self, work: Path, out: Path, threads: int, what: str, minutes: float) -> None:
+    def __init__(self, work: Path, out: Path, *, what: str, minutes: float, threads: int, tries: int) -> None:
         self.lines: list[dict[str, Any]] = []
-        self._work, self._out, self._threads, self._what = work, out, threads, what
+        self._work, self._out, self._what, self._threads, self._tries = work, out, what, threads, tries
         self._end = time.monotonic() + 60 * minutes
         self._took: dict[str, float] = {}
 
@@ -42,7 +42,10 @@ class Race:
             return False
         before = self._probe()
         try:
-            lines = run_worker(self._work, entry, self._what, self._threads, number, self._end - start + 60)
+            left = self._end - start + 60
+            lines = run_worker(
+                self._work, entry, self._what, self._threads, round_number=number, tries=self._tries, timeout_s=left
+            )
         except WorkerError as error:
             lines = [{"round": number, "entry": entry.name, "metric": "error", "message": str(error)}]
         after = self._probe()
@@ -98,6 +101,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=14.5, help="no turn begins that would end later")
     parser.add_argument("--engines", nargs="+", metavar="NAME", help=f"of {', '.join(e.name for e in ENTRIES)}")
     parser.add_argument("--only", choices=("decode", "prefill", "batch"), help="leave the other measurements out")
+    parser.add_argument("--tries", type=int, default=2, help="a contended measurement is made at most so often")
     parser.add_argument("--threads", type=int, default=_native.physical_cores())
     parser.add_argument("--out", type=Path, help="JSON lines; default WORK/race-<time>.jsonl")
     arguments = parser.parse_args()
@@ -109,7 +113,8 @@ def main() -> int:
             print(f"{entry.name} is left out, {absent[0].relative_to(work)} is not there (prepare.py makes it)")
             entries.remove(entry)
     out = arguments.out or work / f"race-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    race = Race(work, out, arguments.threads, arguments.only or "prefill,decode,batch", arguments.minutes)
+    what = arguments.only or "prefill,decode,batch"
+    race = Race(work, out, what=what, minutes=arguments.minutes, threads=arguments.threads, tries=arguments.tries)
     machine = {"metric": "machine", "cpu": _native.cpu_brand(), "threads": arguments.threads}
     race.note({**machine, "isa": _native.best_isa(), "build": _native.build_info()})
     print(f"{_native.cpu_brand()}, {arguments.threads} threads; lines in {out}\n")

@@ -107,8 +107,11 @@ def ratios(lines: list[Line], ours: Entry, metric: str, peers: Callable[[Entry],
     values = clean(lines)
     out: dict[int, tuple[float, str]] = {}
     for number, value in values.get((ours.name, metric), {}).items():
-        rivals = [(values[entry.name, metric][number], entry.name) for entry in ENTRIES
-                  if entry.family != OURS and peers(entry) and number in values.get((entry.name, metric), {})]  # fmt: skip
+        rivals = [
+            (values[entry.name, metric][number], entry.name)
+            for entry in ENTRIES
+            if entry.family != OURS and peers(entry) and number in values.get((entry.name, metric), {})
+        ]
         if rivals:
             best, name = max(rivals)
             out[number] = (value / best, name)

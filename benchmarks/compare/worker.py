@@ -25,14 +25,13 @@ from layout import ACCURACY_TOKENS, Words, models
 from measure import CONTENDED, Watch, resident
 
 BATCH_STEPS = 24
-TRIES = 2  # a contended measurement is repeated once; both lines are printed
 
 
 class Worker:
     """Loads ``entry`` and measures it."""
 
-    def __init__(self, entry: Entry, work: Path, threads: int, round_number: int) -> None:
-        self._entry, self._work, self._threads, self._round = entry, work, threads, round_number
+    def __init__(self, entry: Entry, work: Path, threads: int, round_number: int, tries: int) -> None:
+        self._entry, self._work, self._threads, self._round, self._tries = entry, work, threads, round_number, tries
         self._words = Words(work)
         self._prompts_made = 0
         self._constructor = importlib.import_module(f"engines.{entry.module}").Engine
@@ -87,7 +86,7 @@ class Worker:
                 busy = self.emit(f"decode@{length}", _rate(run, 1), watch, **_spread(run)) or busy
             return busy
 
-        _until_quiet(once)
+        self._until_quiet(once)
 
     def _batch(self, engine: Engine, count: int) -> None:
         def once() -> bool:
@@ -96,7 +95,13 @@ class Worker:
             seconds = run.prefill_seconds + run.decode_seconds
             return self.emit(f"batch{count}@64", _rate(run, count), watch, whole_s=round(seconds, 3), **_spread(run))
 
-        _until_quiet(once)
+        self._until_quiet(once)
+
+    def _until_quiet(self, once: Callable[[], bool]) -> None:
+        """Contended measurements are repeated, ``tries`` in all; every line is printed."""
+        for _ in range(self._tries):
+            if not once():
+                return
 
     def _emit_memory(self, name: str) -> None:
         now = resident()
@@ -154,12 +159,6 @@ def _spread(run: Run) -> dict[str, Any]:
     return {"mean_ms": round(1e3 * statistics.mean(ordered), 3), "p90_ms": round(1e3 * tenth, 3)}
 
 
-def _until_quiet(once: Callable[[], bool]) -> None:
-    for _ in range(TRIES):
-        if not once():
-            return
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
@@ -167,8 +166,9 @@ def main() -> None:
     parser.add_argument("--what", default="prefill,decode,batch")
     parser.add_argument("--round", type=int, default=0)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--tries", type=int, default=1)
     arguments = parser.parse_args()
-    worker = Worker(find(arguments.entry), arguments.work, arguments.threads, arguments.round)
+    worker = Worker(find(arguments.entry), arguments.work, arguments.threads, arguments.round, arguments.tries)
     what = set(arguments.what.split(","))
     if what == {"accuracy"}:
         worker.accuracy()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ class Engine:
         while not over:
             tokens, over = self._poll(request, _WAIT_S)
             times += [time.perf_counter()] * tokens
-        steps = [after - before for before, after in zip(times[:-1], times[1:], strict=True)]
+        steps = [after - before for before, after in itertools.pairwise(times)]
         return Run(times[0] - start, steps)
 
     def _together(self, prompts: list[Prompt], new_tokens: int) -> Run:
