@@ -1,6 +1,6 @@
 """Writes reference.npz: float32 logits [prompts, T, V] of the accuracy prompts, computed from the checkpoint itself.
 
-    venv-torch/bin/python reference.py WORK
+    venv-torch/bin/python reference.py WORK OUT.npz
 
 One layer is in memory at a time, upcast from the float16 file; the layers are transformers' own.
 """
@@ -60,9 +60,8 @@ def main() -> None:
     out = logits(models(work) / CHECKPOINT, ids).numpy()
     if not np.isfinite(out).all():
         raise SystemExit("the reference logits are not finite")
-    partial = work / "reference.partial.npz"
-    np.savez(partial, ids=ids.numpy(), logits=out)
-    partial.replace(work / "reference.npz")
+    with Path(sys.argv[2]).open("wb") as file:
+        np.savez(file, ids=ids.numpy(), logits=out)
 
 
 if __name__ == "__main__":
