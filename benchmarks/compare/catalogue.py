@@ -69,10 +69,6 @@ ENTRIES = (
     Entry(
         "llamacpp-q4_k_m", "llamacpp", "llamacpp", "phi2-q4_k_m.gguf", 32, _Q4_K_M_BITS, steps=32, every_round=False
     ),
-    Entry(
-        "llamacpp-q4_0-keys_q8_0", "llamacpp", "llamacpp", "phi2-q4_0_pure.gguf", 32, 4.5,
-        options={"keys": "q8_0"}, steps=32, every_round=False,
-    ),
     Entry("torch-bf16", "eager", "torch", "phi2-hf", None, 16.0, steps=12, every_round=False),
     Entry(
         "torch-int4_g128", "eager", "torch", "torch-int4-g128.pt", 128, 4.25,

@@ -19,8 +19,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from catalogue import ENTRIES, OURS, find
+from catalogue import ENTRIES, OURS, Entry, find
 from launch import WorkerError, missing, run_worker
 from layout import CHECKPOINT, models, python_of
 from tinygptv_fast import _native
@@ -55,7 +56,7 @@ class Prepare:
 
     def environments(self) -> None:
         for name, (requirements, cmake) in ENVIRONMENTS.items():
-            self._once(self._work / f"venv-{name}", lambda at, r=requirements, c=cmake: self._environment(at, r, c))
+            self._once(self._work / f"venv-{name}", self._environment, requirements, cmake)
 
     def _environment(self, at: Path, requirements: str, cmake: str) -> None:
         """A virtual environment knows its own place, so it is made there and marked when complete."""
@@ -80,51 +81,45 @@ class Prepare:
     # -- models ------------------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        self._once(self._models / CHECKPOINT, lambda at: run(sys.executable, MAKE / "checkpoint.py", at))
+        self._once(self._models / CHECKPOINT, self._script, sys.executable, "checkpoint.py", [])
 
     def words(self) -> None:
-        source = self._models / CHECKPOINT
-        self._once(self._work / "words.json", lambda at: run(sys.executable, MAKE / "words.py", source, at))
+        self._once(self._work / "words.json", self._script, sys.executable, "words.py", [self._models / CHECKPOINT])
 
     def reference(self) -> None:
-        self._once(
-            self._work / "reference.npz",
-            lambda at: run(self._python("torch"), MAKE / "reference.py", self._work, at),
-        )
+        self._once(self._work / "reference.npz", self._script, self._python("torch"), "reference.py", [self._work])
 
     def models(self) -> None:
         self._gguf()
         source = self._models / CHECKPOINT
-        for group, more in ((128, ()), (32, ("--all-layers",))):
-            self._once(self._models / f"ov-int4-g{group}", lambda at, g=group, m=more: self._openvino(at, g, m))
+        self._once(self._models / "ov-int4-g128", self._openvino, 128)
+        self._once(self._models / "ov-int4-g32", self._openvino, 32, "--all-layers")
         for group in (128, 32):
-            self._once(self._models / f"ort-int4-b{group}", lambda at, g=group: self._onnxruntime(at, g))
+            self._once(self._models / f"ort-int4-b{group}", self._onnxruntime, group)
         self._once(
-            self._models / "torch-int4-g128.pt",
-            lambda at: run(self._python("torch"), MAKE / "torch_int4.py", source, at, "128"),
+            self._models / "torch-int4-g128.pt", self._script, self._python("torch"), "torch_int4.py", [source], "128"
         )
         for group in (32, 128):
-            for suffix, more in (("", ("--norms",)), ("-stock", ())):
-                self._once(
-                    self._models / f"ours-int4-g{group}{suffix}",
-                    lambda at, g=group, m=more: run(
-                        sys.executable, MAKE / "ours.py", source, at, "--group", str(g), *m
-                    ),
-                )
+            for suffix, norms in (("", ["--norms"]), ("-stock", [])):
+                more = ["--group", str(group), *norms]
+                name = f"ours-int4-g{group}{suffix}"
+                self._once(self._models / name, self._script, sys.executable, "ours.py", [source], *more)
 
     def _gguf(self) -> None:
-        wanted = [self._models / f"phi2-{kind}.gguf" for kind in ("q4_0_pure", "q4_k_m")]
-        if all(path.exists() for path in wanted):
+        kinds = {kind: self._models / f"phi2-{kind}.gguf" for kind in ("q4_0_pure", "q4_k_m")}
+        if all(path.exists() for path in kinds.values()):
             return
-        full = self._models / "phi2-f16.gguf"
-        source, script = self._models / CHECKPOINT, MAKE / "gguf_file.py"
-        self._once(full, lambda at: run(self._python("torch"), script, "write", source, at))
-        for path in wanted:
-            kind = path.stem.removeprefix("phi2-")
-            self._once(path, lambda at, k=kind: run(self._python("llamacpp"), script, "quantize", full, at, k))
+        full, script = self._models / "phi2-f16.gguf", "gguf_file.py"
+        self._once(full, self._script, self._python("torch"), script, ["write", self._models / CHECKPOINT])
+        for kind, path in kinds.items():
+            self._once(path, self._script, self._python("llamacpp"), script, ["quantize", full], kind)
         full.unlink()
 
-    def _openvino(self, at: Path, group: int, more: tuple[str, ...]) -> None:
+    def _script(self, at: Path, python: str | Path, script: str, before: list[str | Path], *after: str) -> None:
+        """``make/script`` with the place to write between its other arguments."""
+        run(python, MAKE / script, *before, at, *after)
+
+    def _openvino(self, at: Path, group: int, *more: str) -> None:
         run(
             self._work / "venv-openvino" / "bin" / "optimum-cli", "export", "openvino",
             "--model", self._models / CHECKPOINT, "--task", "text-generation-with-past", "--library", "transformers",
@@ -147,7 +142,7 @@ class Prepare:
         """Loads our directories once, so that the race's loads are second starts."""
         for entry in ENTRIES:
             if entry.family == OURS and entry.every_round and not missing(self._work, entry):
-                show(entry.name, lambda e=entry: run_worker(self._work, e, "load", _native.physical_cores()))
+                self._show(entry, "load")
 
     def accuracy(self) -> None:
         """Rows that are not in accuracy.jsonl yet; with --engines, those rows anew."""
@@ -160,17 +155,28 @@ class Prepare:
             if absent:
                 print(f"{entry.name}: {absent[0].name} is not there")
                 continue
-            made = show(entry.name, lambda e=entry: run_worker(self._work, e, "accuracy", _native.physical_cores()))
+            made = self._show(entry, "accuracy")
             lines = [line for line in lines if not made or line["entry"] != entry.name] + made
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def _show(self, entry: Entry, what: str) -> list[dict[str, Any]]:
+        """The worker's lines, printed; [] and its message if it failed: the other engines can still race."""
+        try:
+            lines = run_worker(self._work, entry, what, _native.physical_cores())
+        except WorkerError as error:
+            print(error, flush=True)
+            return []
+        for line in lines:
+            print(json.dumps(line), flush=True)
+        return lines
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _python(self, environment: str) -> Path:
         return python_of(self._work, environment)
 
-    def _once(self, target: Path, make: Callable[[Path], None]) -> None:
-        """``make(partial)`` unless ``target`` exists; environments are made in place, and removed if that fails."""
+    def _once(self, target: Path, make: Callable[..., None], *arguments: Any) -> None:
+        """``make(partial, *arguments)`` unless ``target`` exists. An environment is made in place, removed on failure."""
         if target.exists():
             return
         in_place = target.name.startswith("venv-")
@@ -178,7 +184,7 @@ class Prepare:
         remove(partial)
         print(f"-- {target.relative_to(self._work)}", flush=True)
         try:
-            make(partial)
+            make(partial, *arguments)
             if not in_place:
                 partial.rename(target)
         except BaseException:
@@ -202,18 +208,6 @@ def run(*command: str | Path, variables: Mapping[str, str] | None = None) -> Non
     done = subprocess.run([str(part) for part in command], env={**os.environ, **quiet}, check=False)
     if done.returncode:
         raise SystemExit(f"code {done.returncode} from {' '.join(str(part) for part in command)}")
-
-
-def show(name: str, work: Callable[[], list[dict[str, object]]]) -> list[dict[str, object]]:
-    """The worker's lines, printed; [] and its message if it failed: the other engines can still race."""
-    try:
-        lines = work()
-    except WorkerError as error:
-        print(error, flush=True)
-        return []
-    for line in lines:
-        print(json.dumps(line), flush=True)
-    return lines
 
 
 def remove(path: Path) -> None:

@@ -125,6 +125,8 @@ class Worker:
             raise SystemExit("reference.npz is of other prompts; delete it and run prepare.py")
         engine = self.load(self._entry.accuracy_path or self._entry.path)
         rows = np.concatenate([engine.logits(prompt) for prompt in prompts]).astype(np.float64)
+        if not np.isfinite(rows).all():
+            raise SystemExit(f"{self._entry.name} computes logits that are not finite")
         more = {"entry": self._entry.name, "metric": "accuracy", **compare(rows, truth["logits"]), **engine.about()}
         print(json.dumps(more), flush=True)
 

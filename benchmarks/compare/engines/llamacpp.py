@@ -1,7 +1,8 @@
-"""llama.cpp through llama-cpp-python's low-level API. Options: keys 'f16' | 'q8_0'.
+"""llama.cpp through llama-cpp-python's low-level API, float16 keys and values, flash attention off.
 
-Values stay float16 and flash attention off: it takes neither quantised values nor, with flash attention, quantised keys
-when a block of 32 does not divide the head dim, which is 80 here; and with float16 flash attention was slower.
+Its 8-bit cache cannot run this geometry: with flash attention it refuses q8_0, because a block of 32 does not divide
+the head dim of 80; without, it takes q8_0 for keys alone and the logits are NaN (version 0.3.36). Flash attention with
+float16 was slower here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from engines.base import Run, Timer
 from layout import Prompt
 
-_GGML_TYPE = {"f16": 1, "q8_0": 8}
+_F16 = 1  # of ggml_type
 _FLASH_OFF = 0
 _UBATCH, _BATCH = 512, 2048  # the defaults
 
@@ -29,10 +30,10 @@ def _silent(level: int, text: bytes, data: Any) -> None:
 class Engine:
     """Weights are mapped, and repacked into a second copy, which are the defaults."""
 
-    def __init__(self, path: Path, threads: int, keys: str = "f16", **_: Any) -> None:
+    def __init__(self, path: Path, threads: int, **_: Any) -> None:
         lc.llama_log_set(_silent, ctypes.c_void_p(0))
         lc.llama_backend_init()
-        self._threads, self._keys = threads, keys
+        self._threads = threads
         self._model = lc.llama_model_load_from_file(str(path).encode(), lc.llama_model_default_params())
         if not self._model:
             raise SystemExit(f"llama.cpp cannot load {path}")
@@ -67,18 +68,18 @@ class Engine:
 
     def about(self) -> dict[str, Any]:
         system = lc.llama_print_system_info().decode()
-        return {"version": lc.__version__, "kv": f"{self._keys} keys, f16 values", "system": system}
+        return {"version": lc.__version__, "kv": "f16", "system": system}
 
     def _context(self, positions: int, sequences: int) -> Any:
         options = lc.llama_context_default_params()
         options.n_ctx, options.n_batch, options.n_ubatch, options.n_seq_max = positions, _BATCH, _UBATCH, sequences
         options.n_threads = options.n_threads_batch = self._threads
         options.flash_attn_type = _FLASH_OFF
-        options.type_k, options.type_v = _GGML_TYPE[self._keys], _GGML_TYPE["f16"]
+        options.type_k = options.type_v = _F16
         options.no_perf = True
         context = lc.llama_init_from_model(self._model, options)
         if not context:
-            raise SystemExit(f"llama.cpp cannot make a context of {positions} positions with {self._keys} keys")
+            raise SystemExit(f"llama.cpp cannot make a context of {positions} positions")
         return context
 
     def _fill_prompts(self, prompts: list[Prompt], wanted: Any) -> None:
