@@ -176,7 +176,7 @@ class Prepare:
         return python_of(self._work, environment)
 
     def _once(self, target: Path, make: Callable[..., None], *arguments: Any) -> None:
-        """``make(partial, *arguments)`` unless ``target`` exists. An environment is made in place, removed on failure."""
+        """``make(partial, *arguments)`` unless ``target`` exists. Environments are made in place."""
         if target.exists():
             return
         in_place = target.name.startswith("venv-")
