@@ -40,13 +40,9 @@ def work(load: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "models").mkdir()
     sizes = script.Sizes(**{**vars(script.SMALL), "vocab": 51200, "merges": 50_000})
     script.write_phi(root / "models" / "phi2-hf", script.Maker(sizes, 0, False), True, lambda count: None)
-    run = [
-        sys.executable,
-        str(COMPARE / "make" / "words.py"),
-        str(root / "models" / "phi2-hf"),
-        str(root / "words.json"),
-    ]
-    subprocess.run(run, check=True)
+    source = root / "models" / "phi2-hf"
+    words = [sys.executable, str(COMPARE / "make" / "words.py"), str(source), str(root / "words.json")]
+    subprocess.run(words, check=True)
     for name, more in (("stock", []), ("normed", ["--norms"])):
         ours = [sys.executable, str(COMPARE / "make" / "ours.py"), str(source), str(root / "models" / name)]
         subprocess.run([*ours, *more], check=True)
