@@ -5,7 +5,8 @@
 
 ``prepare.py`` makes what it needs. Every engine runs in a process of its own with its files in the page cache and a
 probe of the read bandwidth before and after; a round is one turn of every engine, and the order shifts from round to
-round. What is compared is compared within a round. Rows that are there for the record run in the first round only.
+round. What is compared is compared within a round. Rows that are there for the record run
+in the last round only, at its end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any
 
 from catalogue import ENTRIES, Entry, find
 from launch import WorkerError, missing, run_worker
-from measure import Watch
 from table import print_accuracy, print_all, read
 from tinygptv_fast import _native
 
@@ -80,7 +80,7 @@ def turns(entries: list[Entry], rounds: int) -> list[tuple[int, Entry]]:
     for number in range(1, rounds + 1):
         shift = (number - 1) % max(len(always), 1)
         out += [(number, entry) for entry in always[shift:] + always[:shift]]
-        if number == 1:
+        if number == rounds:
             out += [(number, entry) for entry in entries if not entry.every_round]
     return out
 
@@ -119,12 +119,11 @@ def main() -> int:
     race.note({**machine, "isa": _native.best_isa(), "build": _native.build_info()})
     print(f"{_native.cpu_brand()}, {arguments.threads} threads; lines in {out}\n")
     show_accuracy(work, entries)
-    watch = Watch()
     for number, entry in turns(entries, arguments.rounds):
         if not race.run(entry, number):
             print(f"{number} {entry.name}: no time left")
             race.note({"round": number, "entry": entry.name, "metric": "no_time"})
-    print(f"\nothers used {watch.others()['stolen']:.3f} cores by stealing; * marks contended measurements\n")
+    print("* marks contended measurements\n")
     print_all(race.lines)
     return 0
 

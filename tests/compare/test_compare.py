@@ -129,7 +129,7 @@ def test_rounds_shift_and_extras_run_once(load: Any) -> None:
     entries = [find(name) for name in ("ours-g32", "llamacpp-q4_0", "torch-bf16")]
     order = [(number, entry.name) for number, entry in turns(entries, 2)]
     assert order == [
-        (1, "ours-g32"), (1, "llamacpp-q4_0"), (1, "torch-bf16"), (2, "llamacpp-q4_0"), (2, "ours-g32"),
+        (1, "ours-g32"), (1, "llamacpp-q4_0"), (2, "llamacpp-q4_0"), (2, "ours-g32"), (2, "torch-bf16"),
     ]  # fmt: skip
 
 
