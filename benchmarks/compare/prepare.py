@@ -5,7 +5,8 @@
     python benchmarks/compare/prepare.py --work WORK --steps accuracy --engines ours-g32
 
 Run it with the project's own interpreter. A step's result appears under its name only when it is complete, so an
-interrupted run continues where it stopped. About 38 GB of disk (6 GB of them a GGUF file that is deleted again), 14 GB of memory and an hour on two cores, a third of it the native build of llama.cpp, twice.
+interrupted run continues where it stopped. About 38 GB of disk (6 GB of them a GGUF file that is deleted again), 14 GB
+of memory and an hour on two cores, a third of it the native build of llama.cpp, twice.
 """
 
 from __future__ import annotations

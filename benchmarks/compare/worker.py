@@ -64,7 +64,7 @@ class Worker:
         self._emit_memory("peak_resident")
         for count in self._entry.sequences if "batch" in what else ():
             self._batch(engine, count)
-        if "batch" in what:
+        if "batch" in what and self._entry.sequences:
             self._emit_memory("peak_resident_batch")
 
     def _lengths(self, what: set[str]) -> set[int]:
