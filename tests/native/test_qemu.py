@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 QEMU = shutil.which("qemu-x86_64")
-KERNELS = ("int4_matmul_test", "norm_test", "embedding_test", "sampling_test")
+KERNELS = ("linear_test", "attention_test", "norm_test", "embedding_test", "sampling_test")
 
 pytestmark = pytest.mark.skipif(QEMU is None or platform.machine() != "x86_64", reason="no qemu")
 
