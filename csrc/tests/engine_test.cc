@@ -467,7 +467,9 @@ TEST(deadlines_give_what_there_is) {
   beams.eos_ids = {1};
   const int64_t searching = engine.submit({{ids(10), {}, 0, 0}, beams, 0.02});
   const Answer best = read(engine, searching);
-  CHECK(best.ends.at(0) == Reason::kDeadline || best.ends.at(0) == Reason::kStop);
+  // A fast machine may be through before.
+  CHECK(best.ends.at(0) == Reason::kDeadline || best.ends.at(0) == Reason::kStop ||
+        best.ends.at(0) == Reason::kLength);
   check_nothing_left(engine);
 }
 

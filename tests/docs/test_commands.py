@@ -30,6 +30,8 @@ _SHELL = {"sh", "bash", "shell", "console"}
 _FOREIGN = ("./", ".pth", "street.jpg")
 # Verbs that .ci/run executes; the others must exist, and are too long or too special for it.
 _IN_CI = {"test", "check", "docs", "demo"}
+# docs/embedding.md: tests/native/test_c_program.py builds and runs the same program.
+_IN_C_PROGRAM_TEST = ("cmake -S . -B build/capi", "cmake --build build/capi", "build/capi/csrc/capi/decode ")
 _IN_MAKEFILE = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
@@ -53,7 +55,7 @@ def commands() -> list[str]:
 
 
 TINYGPTV = [line for line in commands() if "tinygptv " in line.split("|")[-1] and not line.startswith("make")]
-OTHERS = [line for line in commands() if line not in TINYGPTV]
+OTHERS = [line for line in commands() if line not in TINYGPTV and not line.startswith(_IN_C_PROGRAM_TEST)]
 # With the shipped model, or with none at all.
 _OURS = re.compile(r"\bdemo\b|tinygptv (doctor|--\w+)")
 RUNNABLE = [line for line in TINYGPTV if _OURS.search(line) and not any(mark in line for mark in _FOREIGN)]
@@ -114,6 +116,13 @@ def test_every_other_command_exists(line: str) -> None:
         assert known if module else (ROOT / script).exists(), line
     else:
         assert words[0] in ("git", "pip"), f"no rule for {line!r}: run it here or say why not"
+
+
+def test_the_c_program_of_the_docs_is_the_tested_one() -> None:
+    assert sum(line.startswith(_IN_C_PROGRAM_TEST) for line in commands()) == 3
+    test = (ROOT / "tests" / "native" / "test_c_program.py").read_text(encoding="utf-8")
+    assert '"capi" / "decode"' in test
+    assert "add_executable(decode" in (ROOT / "csrc" / "capi" / "CMakeLists.txt").read_text(encoding="utf-8")
 
 
 def test_ci_runs_the_verbs_it_is_said_to_run() -> None:
