@@ -8,7 +8,14 @@ from torch import Tensor
 
 from tinygptv_fast.errors import CheckpointError, UnsupportedError
 from tinygptv_fast.quantize.int8 import Int8Tensor, quantize_int8, quantize_tokens_int8, quantized_linear_int8
-from tinygptv_fast.vision.linear import MAX_INT8_COLUMNS, Bfloat16Linear, Int8Linear, WidenedLinear, round_tokens
+from tinygptv_fast.vision.linear import (
+    MAX_INT8_COLUMNS,
+    Bfloat16Linear,
+    Int8Linear,
+    WidenedLinear,
+    column_shares,
+    round_tokens,
+)
 from tinygptv_fast.vision.source import matrix
 
 from .conftest import MemorySource, needs
@@ -112,3 +119,26 @@ def test_matrices_read_together_must_be_of_one_kind(plain: dict[str, Tensor]) ->
     assert isinstance(stacked, Int8Tensor)
     assert torch.equal(stacked.qweight[192:], source.quantized(names[1]).qweight)
     assert torch.equal(stacked.scales[192:], source.quantized(names[1]).scales)
+
+
+@needs("int8")
+def test_loud_channels_are_divided_over_columns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gain = 1 + 0.1 * torch.randn(264, generator=generator)
+    assert column_shares(gain) is None and column_shares(torch.zeros(264)) is None
+    gain[7], gain[200] = 31.0, -9.0
+    times = column_shares(gain)
+    assert times is not None and int(times.sum()) <= 264 * 1.125
+    assert (
+        bool((times[[i for i in range(264) if i not in (7, 200)]] == 1).all()) and int(times[7]) > int(times[200]) > 1
+    )
+    x = torch.randn(33, 264, generator=generator) * gain
+    w, b = torch.randn(90, 264, generator=generator) / 16, torch.randn(90, generator=generator)
+    packed = quantize_int8(w)
+    exact = x.double() @ (packed.qweight.double() * packed.scales[:, None].double()).T + b
+    whole, divided = Int8Linear(packed, b)(x), Int8Linear(packed, b, gain)(x)
+    # the scale of a token is smaller by the loudest channel's share, and so is the rounding, but for the channel itself
+    assert float((divided - exact).norm()) < float((whole - exact).norm()) / 4
+    untouched = x.clone()
+    Int8Linear(packed, b, gain)(x, own=False)
+    assert torch.equal(x, untouched)

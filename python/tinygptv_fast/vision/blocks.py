@@ -35,12 +35,12 @@ class Norm:
     """LayerNorm over the last axis, in float32."""
 
     def __init__(self, source: WeightSource, stem: str, eps: float) -> None:
-        self._weight = vector(source, f"{stem}.weight")
+        self.gain = vector(source, f"{stem}.weight")
         self._bias = vector(source, f"{stem}.bias")
         self._eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
+        return F.layer_norm(x, self.gain.shape, self.gain, self._bias, self._eps)
 
 
 class PatchEmbedding:
@@ -66,7 +66,7 @@ class VisionAttention:
     def __init__(self, source: WeightSource, index: int, config: VisionConfig, arithmetic: Arithmetic) -> None:
         stem = f"vision.layers.{index}"
         self._norm = Norm(source, f"{stem}.norm1", config.norm_eps)
-        self._qkv = load_linear(source, arithmetic.matrices, f"{stem}.attn.qkv")
+        self._qkv = load_linear(source, arithmetic.matrices, f"{stem}.attn.qkv", gain=self._norm.gain)
         self._out = load_linear(source, arithmetic.matrices, f"{stem}.attn.out")
         self._heads, self._dtype = config.heads, _TORCH[arithmetic.attention]
 
@@ -81,7 +81,7 @@ class VisionMLP:
     def __init__(self, source: WeightSource, index: int, config: VisionConfig, arithmetic: Arithmetic) -> None:
         stem = f"vision.layers.{index}"
         self._norm = Norm(source, f"{stem}.norm2", config.norm_eps)
-        self._fc1 = load_linear(source, arithmetic.matrices, f"{stem}.mlp.fc1")
+        self._fc1 = load_linear(source, arithmetic.matrices, f"{stem}.mlp.fc1", gain=self._norm.gain)
         self._fc2 = load_linear(source, arithmetic.matrices, f"{stem}.mlp.fc2")
 
     def __call__(self, rows: Rows) -> None:

@@ -66,9 +66,15 @@ class Bfloat16Linear:
 class Int8Linear:
     """int8 weights per row, int8 activations per token."""
 
-    def __init__(self, weight: Matrix, bias: Tensor) -> None:
+    def __init__(self, weight: Matrix, bias: Tensor, gain: Tensor | None = None) -> None:
         if not isinstance(weight, Int8Tensor):
             weight = quantize_int8(weight.float())
+        times = None if gain is None else column_shares(gain)
+        self._columns = self._share = None
+        if times is not None:
+            self._columns = torch.repeat_interleave(torch.arange(weight.columns), times)
+            self._share = 1.0 / times[self._columns]
+            weight = Int8Tensor(weight.qweight[:, self._columns], weight.scales)
         if weight.columns > MAX_INT8_COLUMNS:
             raise UnsupportedError(
                 f"int8 products take at most K={MAX_INT8_COLUMNS} columns, the weight has {weight.columns}"
@@ -80,11 +86,31 @@ class Int8Linear:
 
     def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
         """x [M, K] → float32 [M, N]."""
+        if self._columns is not None:
+            x, own = x[:, self._columns].float() * self._share, True
         q, s = round_tokens(x, own=own)
         total = torch.ops.onednn.qlinear_pointwise(
             q, 1.0, 128, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return torch.addcmul(self._bias, total, s, out=total)
+
+
+def column_shares(gain: Tensor) -> Tensor | None:
+    """Over how many equal columns each input channel is divided, int64 [K]; None if all stay whole.
+
+    gain [K]: of the norm that makes the input. A channel much louder than the others would set the scale of every
+    token; in r columns of x/r each, with the same weights, it takes r times less room, and the product is the same.
+    Channels above twice the median gain are brought below it; where that would add more than an eighth to K, above
+    a higher bound.
+    """
+    bound = 2 * gain.abs().median()
+    if not float(bound) > 0:
+        return None
+    times = (gain.abs() / bound).ceil().clamp_min(1)
+    while float(times.sum()) > gain.numel() * 1.125:
+        bound = bound * 1.25
+        times = (gain.abs() / bound).ceil().clamp_min(1)
+    return times.long() if float(times.max()) > 1 else None
 
 
 def round_tokens(x: Tensor, *, own: bool = False) -> tuple[Tensor, Tensor]:
@@ -97,18 +123,15 @@ def round_tokens(x: Tensor, *, own: bool = False) -> tuple[Tensor, Tensor]:
     return levels.round_().to(torch.int8).view(torch.uint8).bitwise_xor_(128), s
 
 
-_FORMS: dict[str, type[WidenedLinear] | type[Bfloat16Linear] | type[Int8Linear]] = {
-    "float32": WidenedLinear,
-    "bfloat16": Bfloat16Linear,
-    "int8": Int8Linear,
-}
+_FORMS: dict[str, type[WidenedLinear] | type[Bfloat16Linear]] = {"float32": WidenedLinear, "bfloat16": Bfloat16Linear}
 
 
-def load_linear(source: WeightSource, kind: str, *stems: str) -> Linear:
+def load_linear(source: WeightSource, kind: str, *stems: str, gain: Tensor | None = None) -> Linear:
     """The layers ``stem.weight``, ``stem.bias`` of ``stems``, which read the same input, as one in arithmetic
-    ``kind``."""
+    ``kind``. ``gain``: of the norm that makes the input, if one does directly."""
     names = [f"{stem}.weight" for stem in stems]
-    out = _FORMS[kind](matrix(source, names), torch.cat([vector(source, f"{stem}.bias") for stem in stems]))
+    weight, bias = matrix(source, names), torch.cat([vector(source, f"{stem}.bias") for stem in stems])
+    out = Int8Linear(weight, bias, gain) if kind == "int8" else _FORMS[kind](weight, bias)
     if kind != "float32" or len(names) > 1:  # a single float32 matrix stays a view of the file
         for name in names:
             source.release(name)
