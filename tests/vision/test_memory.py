@@ -39,7 +39,7 @@ def test_int8_weights_are_held_once(tmp_path: Path) -> None:
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["stored_bytes"] > 180e6
     assert figures["loaded_bytes"] < 1.15 * figures["stored_bytes"], figures
-    assert figures["file_pages_bytes"] < 0.1 * figures["stored_bytes"], figures
+    assert figures["file_pages_bytes"] < 0.2 * figures["stored_bytes"], figures
 
 
 def test_released_tensors_can_be_read_again(tmp_path: Path) -> None:
