@@ -70,7 +70,8 @@ class Int8Linear:
         if not isinstance(weight, Int8Tensor):
             weight = quantize_int8(weight.float())
         times = None if gain is None else column_shares(gain)
-        self._columns = self._share = None
+        self._columns: Tensor | None = None
+        self._share: Tensor | None = None
         if times is not None:
             self._columns = torch.repeat_interleave(torch.arange(weight.columns), times)
             self._share = 1.0 / times[self._columns]
@@ -86,7 +87,7 @@ class Int8Linear:
 
     def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
         """x [M, K] → float32 [M, N]."""
-        if self._columns is not None:
+        if self._columns is not None and self._share is not None:
             x, own = x[:, self._columns].float() * self._share, True
         q, s = round_tokens(x, own=own)
         total = torch.ops.onednn.qlinear_pointwise(
