@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from quantize_common import git_hash
 from tinygptv_fast import _native
+from tinygptv_fast.bench.runner import git_hash
 from tinygptv_fast.checkpoint.directory import ModelDirectory, open_directory
 from tinygptv_fast.diagnosis.weights import DirectorySource, check_same_model
 from tinygptv_fast.engine import choose_forms, load_weights

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 
 from tinygptv_fast import _native
-
-
-def git_hash() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+from tinygptv_fast.bench.runner import git_hash
 
 
 def main() -> None:

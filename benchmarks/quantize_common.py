@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tinygptv_fast.bench.runner import git_hash
 
 RESULTS = Path(__file__).parent / "results"
 # Root mean square error on N(0,1) weights, float16 scales: limits this package sets itself, symmetric and not.
@@ -40,14 +41,6 @@ def round_to_nearest(w: torch.Tensor, group: int) -> torch.Tensor:
 
 def rmse(w: torch.Tensor, stored: torch.Tensor) -> float:
     return float((w - stored).double().square().mean().sqrt())
-
-
-def git_hash() -> str:
-    """Short hash of the commit measured, with '+' when files differ from it."""
-    run = lambda *command: subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: E731
-    folder = str(Path(__file__).parent)
-    changed = run("git", "-C", folder, "status", "--porcelain", "--untracked-files=no")
-    return run("git", "-C", folder, "rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def append(file: str, records: list[dict[str, Any]]) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quantize_common import git_hash
 from tinygptv_fast import _native
 from tinygptv_fast.bench import SHAPES, Options
+from tinygptv_fast.bench.runner import git_hash
 from tinygptv_fast.bench.soak import Soak
 from tinygptv_fast.bench.subject import open_subject
 from tinygptv_fast.errors import TinyGPTVError

@@ -15,8 +15,9 @@ import os
 import statistics
 from typing import Any
 
-from quantize_common import append, git_hash
+from quantize_common import append
 from tinygptv_fast import _native
+from tinygptv_fast.bench.runner import git_hash
 
 STEP_PHASES = 96  # 32 layers of three
 PASSES = 10

@@ -21,6 +21,7 @@ from catalogue import ENTRIES, Entry, find
 from launch import WorkerError, missing, run_worker
 from table import print_accuracy, print_all, read
 from tinygptv_fast import _native
+from tinygptv_fast.bench.runner import git_hash
 
 PROBE_BYTES, PROBE_PASSES = 1 << 30, 7
 _FIRST_GUESS_S = 45.0
@@ -115,7 +116,7 @@ def main() -> int:
     out = arguments.out or work / f"race-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
     what = arguments.only or "prefill,decode,batch"
     race = Race(work, out, what=what, minutes=arguments.minutes, threads=arguments.threads, tries=arguments.tries)
-    machine = {"metric": "machine", "cpu": _native.cpu_brand(), "threads": arguments.threads}
+    machine = {"metric": "machine", "cpu": _native.cpu_brand(), "threads": arguments.threads, "git": git_hash()}
     race.note({**machine, "isa": _native.best_isa(), "build": _native.build_info()})
     print(f"{_native.cpu_brand()}, {arguments.threads} threads; lines in {out}\n")
     show_accuracy(work, entries)

@@ -2,6 +2,7 @@
 // tinygptv_fast.errors.
 #pragma once
 
+#include <cstdint>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -49,6 +50,13 @@ std::string concat(const Parts&... parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();
+}
+
+// Throws InvalidArgument naming the argument unless least <= value <= most.
+inline void check_range(const std::string& name, int64_t value, int64_t least, int64_t most) {
+  if (value < least || value > most) {
+    throw InvalidArgument(concat(name, " is ", value, ", expected ", least, "..", most));
+  }
 }
 
 }  // namespace tgv

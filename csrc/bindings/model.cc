@@ -14,6 +14,7 @@
 #include "base/match.h"
 #include "base/topology.h"
 #include "bindings/bindings.h"
+#include "bindings/caller.h"
 #include "bindings/tensors.h"
 #include "model/decoder.h"
 #include "model/random_weights.h"
@@ -136,7 +137,7 @@ void put(WeightsHandle& handle, const std::string& name, const model::MatrixSour
   model::Weights& weights = handle.filling();
   py::gil_scoped_release release;
   if (name == "text.embed") return weights.put_embedding(source);
-  ThreadPool pool(threads_or_all(threads));
+  ThreadPool& pool = caller().pool(threads_or_all(threads));
   weights.put_matrix(name, source, pool);
 }
 
@@ -212,7 +213,7 @@ WeightsHandle load(const std::string& path, const std::string& id, const std::st
         tgv::concat("mode is '", mode.substr(0, 40), "', expected 'read' or 'map'"));
   }
   py::gil_scoped_release release;
-  ThreadPool pool(threads_or_all(threads));
+  ThreadPool& pool = caller().pool(threads_or_all(threads));
   return WeightsHandle(model::Weights::load(
       path, id, mode == "map" ? model::Weights::Mode::kMap : model::Weights::Mode::kRead, pool));
 }
@@ -220,7 +221,7 @@ WeightsHandle load(const std::string& path, const std::string& id, const std::st
 void save(WeightsHandle& handle, const std::string& path, int threads) {
   const auto weights = handle.complete();
   py::gil_scoped_release release;
-  ThreadPool pool(threads_or_all(threads));
+  ThreadPool& pool = caller().pool(threads_or_all(threads));
   weights->save(path, pool);
 }
 
@@ -229,7 +230,7 @@ WeightsHandle random(const py::dict& architecture, const py::dict& forms, uint64
   const model::Architecture a = architecture_of(architecture);
   const model::Forms f = forms_of(forms);
   py::gil_scoped_release release;
-  ThreadPool pool(threads_or_all(threads));
+  ThreadPool& pool = caller().pool(threads_or_all(threads));
   return WeightsHandle(model::random_weights(a, f, seed, pool));
 }
 

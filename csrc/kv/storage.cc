@@ -13,12 +13,6 @@ constexpr int64_t kScaleBytes = 2;
 
 int64_t rounded_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
-  if (value < least || value > most) {
-    throw InvalidArgument(concat(name, " is ", value, ", expected ", least, "..", most));
-  }
-}
-
 const Shape& checked(const Shape& shape) {
   shape.check();
   return shape;

@@ -8,13 +8,6 @@ namespace tgv::model {
 
 namespace {
 
-void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
-  if (value < least || value > most) {
-    throw InvalidArgument(
-        concat("architecture.", name, " is ", value, ", expected ", least, "..", most));
-  }
-}
-
 void check_positive(const char* name, double value) {
   if (!(value > 0) || !std::isfinite(value)) {
     throw InvalidArgument(
@@ -26,13 +19,13 @@ void check_positive(const char* name, double value) {
 
 void Architecture::check() const {
   constexpr int64_t kWidest = int64_t{1} << 20;  // far beyond any model, and no product overflows
-  check_range("layers", layers, 1, 1024);
-  check_range("heads", heads, 1, 1024);
-  check_range("head_dim", head_dim, 4, 256);
-  check_range("mlp_width", mlp_width, 1, kWidest);
-  check_range("vocab", vocab, 1, int64_t{1} << 24);
-  check_range("max_positions", max_positions, 1, kWidest);
-  check_range("rotary_dims", rotary_dims, 0, head_dim);
+  check_range("architecture.layers", layers, 1, 1024);
+  check_range("architecture.heads", heads, 1, 1024);
+  check_range("architecture.head_dim", head_dim, 4, 256);
+  check_range("architecture.mlp_width", mlp_width, 1, kWidest);
+  check_range("architecture.vocab", vocab, 1, int64_t{1} << 24);
+  check_range("architecture.max_positions", max_positions, 1, kWidest);
+  check_range("architecture.rotary_dims", rotary_dims, 0, head_dim);
   if (head_dim % 4) {
     throw InvalidArgument(
         concat("architecture.head_dim is ", head_dim, ", expected a multiple of 4"));

@@ -74,7 +74,7 @@ def describe(options: Options, subject: str, isa: str) -> dict[str, Any]:
     return {
         "benchmark": "cpu",
         "version": __version__,
-        "git": _git_hash(),
+        "git": git_hash(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),
         "cpu": _native.cpu_brand(),
         "machine": platform.machine(),
@@ -90,12 +90,14 @@ def _with(options: Options, threads: int, isa: str) -> Options:
     return dataclasses.replace(options, threads=threads, isa=isa)
 
 
-def _git_hash() -> str | None:
+def git_hash() -> str | None:
     """Short hash of the checkout this package runs from, with '+' when files differ; None outside of one."""
     folder = Path(__file__).resolve().parent
-    run = lambda *words: subprocess.run(  # noqa: E731
-        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=10
-    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+
     try:
         hash_, changed = run("rev-parse", "--short", "HEAD"), run("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.TimeoutExpired):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
@@ -65,24 +66,36 @@ class _Row:
         return tail
 
 
-class Task:
-    """A request under way. ``poll`` until there is an ``answer``; ``close`` gives it up.
+class Task(ABC):
+    """A request. ``poll`` until there is an ``answer``; ``close`` gives it up."""
+
+    answer: Answer | None = None
+
+    @abstractmethod
+    def poll(self, timeout_s: float = POLL_S) -> str:
+        """Take what has come, waiting at most so long; returns text of the first sequence that may be shown now.
+
+        Raises TinyGPTVError with the backend's message if the request failed.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Cancel and wait for the end of what runs; nothing is under way afterwards."""
+
+
+class BackendTask(Task):
+    """A request that a backend works on.
 
     Subclasses say what an event means (``_take``) and what the answer is (``_finish``).
     """
 
     def __init__(self, submit: Callable[[], Job], work: Prepared) -> None:
-        self.answer: Answer | None = None
         self._work = work
         self._error = ""
         self._reason = "length"
         self._follow(submit)
 
     def poll(self, timeout_s: float = POLL_S) -> str:
-        """Take what has come, waiting at most so long; returns text of the first sequence that may be shown now.
-
-        Raises TinyGPTVError with the backend's message if the request failed.
-        """
         shown, report = "", None
         for event in self._job.poll(timeout_s):
             if event[0] == "done":
@@ -98,7 +111,6 @@ class Task:
         return shown + self._finish(report)
 
     def close(self) -> None:
-        """Cancel and wait for the end of what runs; nothing is under way afterwards."""
         if not self._over:
             self._job.cancel()
         while not self._over:
@@ -109,11 +121,13 @@ class Task:
         self._job, self._over = submit(), False
         self._work.control.attach(self._job.cancel)
 
+    @abstractmethod
     def _take(self, event: Event) -> str:
-        raise NotImplementedError
+        """Take one event; returns text of the first sequence that may be shown now."""
 
+    @abstractmethod
     def _finish(self, report: dict[str, float]) -> str:
-        raise NotImplementedError
+        """Make the answer; returns the text that was held back."""
 
     def _time(self, report: dict[str, float]) -> None:
         timings = self._work.timings
@@ -122,7 +136,7 @@ class Task:
         timings.total = self._work.control.elapsed_ms()
 
 
-class DecodingTask(Task):
+class DecodingTask(BackendTask):
     """Greedy or sampled decoding; sequences after the first become alternatives, the most probable first."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, work: Prepared) -> None:
@@ -153,7 +167,7 @@ class DecodingTask(Task):
         return ""
 
 
-class BeamTask(Task):
+class BeamTask(BackendTask):
     """Beam search, then one scoring of what it found, for the log-probabilities of the ids."""
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, work: Prepared) -> None:
@@ -197,7 +211,7 @@ class BeamTask(Task):
         return row
 
 
-class ChoiceTask(Task):
+class ChoiceTask(BackendTask):
     """Every candidate (text, ids with end symbol) as an answer, most probable per token first."""
 
     def __init__(self, backend: Backend, work: Prepared, candidates: Sequence[tuple[str, list[int]]]) -> None:
@@ -235,12 +249,11 @@ class EndedTask(Task):
         self.answer = empty_answer(reason, timings, control)
 
     def poll(self, timeout_s: float = POLL_S) -> str:
-        """Nothing comes."""
         del timeout_s
         return ""
 
     def close(self) -> None:
-        """Nothing runs."""
+        pass
 
 
 def start(backend: Backend, tokenizer: Tokenizer, work: Prepared) -> Task:

@@ -80,10 +80,10 @@ def qkv_append(
     pages. Arguments as for ``ops.qkv_append``; with qkv in float64 all but the rounding is float64."""
     q, k, v = qkv.unbind(dim=2)
     places = slice(first_position, first_position + qkv.shape[0])
-    turn = lambda x, norm: _norm_and_turn(x, norm, eps, cos[places], sin[places])  # noqa: E731
-    _write_rows(turn(k, k_norm).float(), k_pages, k_scales, block_table, first_position)
+    cos, sin = cos[places], sin[places]
+    _write_rows(_norm_and_turn(k, k_norm, eps, cos, sin).float(), k_pages, k_scales, block_table, first_position)
     _write_rows(v.float(), v_pages, v_scales, block_table, first_position)
-    return turn(q, q_norm)
+    return _norm_and_turn(q, q_norm, eps, cos, sin)
 
 
 def paged_attention(
