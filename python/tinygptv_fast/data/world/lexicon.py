@@ -65,8 +65,8 @@ TRAIN_UNKNOWN = tuple(
 )
 HELD_OUT_UNKNOWN = tuple(
     """
-    zebra tiger rabbit bear truck motorbike tower piano guitar sofa lizard sandwich carrot spoon backpack
-    skateboard lighthouse penguin castle volcano
+    zebra wolf crab spider truck motorbike ladle violin drone sofa lizard sandwich tomato pigeon backpack
+    skateboard lighthouse penguin statue volcano
     """.split()
 )
 

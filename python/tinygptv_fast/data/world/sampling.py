@@ -88,7 +88,7 @@ def random_scene(rng: np.random.Generator, spec: SceneSpec = FULL) -> Scene:
         background, noise = _empty_background(rng)
         return Scene((), aspect, background, noise, offset)
     dark = rng.random() < 0.3
-    background = _background(rng, dark)
+    background = background_for(rng, dark)
     noise = 9 * rng.random() if rng.random() < 0.6 else 0.0
     things = _things(rng, spec, aspect, dark)
     return Scene(things, aspect, background, noise, offset)
@@ -138,7 +138,7 @@ def _shape(
             size = smallest
         box = _shape_box(rng, size, aspect)
         if not overlap:
-            if not any(_touch(box, t.box) for t in others):
+            if not any(touch(box, t.box) for t in others):
                 return Thing(shape, colour, box, rgb, size, texture)
             continue
         thing = Thing(shape, colour, box, rgb, size, texture)
@@ -209,7 +209,7 @@ def _text(
     rgb = jitter(rng, COLOURS[colour])
     for _ in range(_TRIES):
         box = place(rng, *text_extents(rng, sort, text, aspect))
-        if not any(_touch(box, t.box) for t in others):
+        if not any(touch(box, t.box) for t in others):
             return Thing(sort, colour, box, rgb, text=text)
     return None
 
@@ -226,7 +226,8 @@ def _words(spec: SceneSpec, first: bool) -> tuple[str, ...]:
     return HELD_OUT_WORDS if spec.words == "held_out" and first else (*TRAIN_WORDS, *HELD_OUT_WORDS)
 
 
-def _touch(a: Box, b: Box) -> bool:
+def touch(a: Box, b: Box) -> bool:
+    """Whether two boxes overlap or come closer than a small gap."""
     return not (
         a[0] > b[2] + _GAP or b[0] > a[2] + _GAP or a[1] > b[3] + _GAP or b[1] > a[3] + _GAP
     )  # fmt: skip
@@ -240,7 +241,7 @@ def _common(a: Box, b: Box) -> float:
 
 
 def _may_overlap(thing: Thing, others: list[Thing]) -> bool:
-    if any(_touch(thing.box, t.box) for t in others if t.is_text):
+    if any(touch(thing.box, t.box) for t in others if t.is_text):
         return False
     shares = [_common(thing.box, t.box) for t in others]
     if max(shares, default=0.0) > _MAX_OVERLAP:
@@ -260,7 +261,7 @@ def _shade(rng: np.random.Generator, low: int, high: int, tint: int) -> RGB:
     return r, g, b
 
 
-def _background(rng: np.random.Generator, dark: bool) -> Background:
+def background_for(rng: np.random.Generator, dark: bool) -> Background:
     """Mostly plain; gradients stay light or dark all over, patterns differ by a few levels only."""
     low, high = (28, 78) if dark else (205, 255)
     first = _shade(rng, low, high, 10)
@@ -287,7 +288,7 @@ def _empty_background(rng: np.random.Generator) -> tuple[Background, float]:
         if rng.random() < 0.5:
             first, second = second, first
         return Background("gradient", first, second, int(4 * rng.random())), grain
-    background = _background(rng, rng.random() < 0.3)
+    background = background_for(rng, rng.random() < 0.3)
     while background.kind == "gradient":
-        background = _background(rng, rng.random() < 0.3)
+        background = background_for(rng, rng.random() < 0.3)
     return background, grain
