@@ -12,7 +12,7 @@ from .scene import Scene, Thing
 from .shapes import paint_shape, texture_ink, texture_mask, to_pixels
 
 MIN_CANVAS, MAX_CANVAS = 32, 2048
-_PERIOD = 0.055  # of the picture's side: the finest texture, 3.5 pixels at 64
+_PERIOD = 0.052  # of the picture's side: the finest texture, 3.3 pixels at 64
 
 
 def canvas(scene: Scene, side: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from ...errors import InvalidArgumentError
@@ -139,7 +140,7 @@ def _group(reader: _Reader) -> Group:
         if attribute is not None:
             if getattr(group, attribute) is not None:
                 raise reader.error(f"{reader.here()} is a second {attribute}", f"{getattr(group, attribute)!r} is one")
-            group = replace(group, **{attribute: reader.take()})
+            group = _with(group, attribute, reader.take())
         elif token in ("word", "number"):
             return _text(reader, group, counted)
         elif token in _NOUNS:
@@ -154,16 +155,22 @@ def _group(reader: _Reader) -> Group:
             raise reader.error(f"{reader.here()} is not known", _hint(reader, expected))
 
 
+def _with(group: Group, attribute: str, value: str) -> Group:
+    if attribute == "colour":
+        return replace(group, colour=value)
+    return replace(group, size=value) if attribute == "size" else replace(group, texture=value)
+
+
 def _attribute(token: str | None) -> str | None:
     """Which attribute this adjective gives."""
-    tables = {"colour": COLOURS, "size": SIZES, "texture": TEXTURES}
+    tables: dict[str, Collection[str]] = {"colour": COLOURS, "size": SIZES, "texture": TEXTURES}
     return next((name for name, table in tables.items() if token in table), None)
 
 
 def _text(reader: _Reader, group: Group, counted: bool) -> Group:
     sort = reader.take()
     if group.size or group.texture or (counted and group.count != 1):
-        raise reader.error(f"a {sort} has no size, texture or count", f'expected the {sort}, or the red {sort}')
+        raise reader.error(f"a {sort} has no size, texture or count", f"expected the {sort}, or the red {sort}")
     if reader.peek() is None:
         raise reader.error(f"the description ends after {sort!r}", _example(sort))
     pattern = _WORD if sort == "word" else _NUMBER
@@ -173,9 +180,11 @@ def _text(reader: _Reader, group: Group, counted: bool) -> Group:
 
 
 def _example(sort: str) -> str:
-    return 'expected 1 to 10 letters a..z: the word "cat"' if sort == "word" else "expected 1 to 4 digits: the number 42"
+    return (
+        'expected 1 to 10 letters a..z: the word "cat"' if sort == "word" else "expected 1 to 4 digits: the number 42"
+    )
 
 
 def _hint(reader: _Reader, expected: list[str]) -> str:
-    close = difflib.get_close_matches(reader.peek() or "", expected, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(reader.peek() or "", expected, n=1, cutoff=0.7)
     return (f"did you mean {close[0]!r}? " if close else "") + f"Known are {known()}"

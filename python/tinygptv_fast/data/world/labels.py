@@ -111,7 +111,7 @@ def _letter_map(scene: Scene, size: tuple[int, int]) -> np.ndarray:
 
 
 def cell_labels(scene: Scene, grid: int, cells: int = 4) -> LabelMaps:
-    """``cells`` x ``cells`` labels for each patch of a ``grid`` x ``grid`` raster: arrays [grid², cells²], row-major."""
+    """``cells`` x ``cells`` labels for each patch of a ``grid`` x ``grid`` raster, row-major: [grid², cells²] each."""
     side = grid * cells
     maps = label_maps(scene, (side, side))
 

@@ -64,7 +64,9 @@ def _fit(
     rgb = jitter(rng, COLOURS[colour])
     for _ in range(_TRIES):
         if shape in TEXT_SORTS:
-            thing = Thing(shape, colour, place(rng, *text_extents(rng, shape, group.text, _SQUARE)), rgb, text=group.text)
+            thing = Thing(
+                shape, colour, place(rng, *text_extents(rng, shape, group.text, _SQUARE)), rgb, text=group.text
+            )
         else:
             mine = group.size or size or pick(rng, tuple(SIZES))
             texture = group.texture or pick(rng, TEXTURES)

@@ -7,6 +7,7 @@ and every letter's own column range is known for the label maps.
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
@@ -16,7 +17,7 @@ EM = 64  # pixels per em of the master picture
 
 @dataclass(frozen=True)
 class Lettering:
-    """``ink``: "L" picture cropped to the text's ink. ``cells``: of each letter, (left, right) in fractions of its width."""
+    """``ink``: "L" picture cropped to the text's ink. ``cells``: (left, right) of each letter, as fractions."""
 
     ink: Image.Image
     cells: tuple[tuple[float, float], ...]
@@ -45,7 +46,7 @@ def lettering(text: str) -> Lettering:
     left, _, right, _ = bounds
     fractions = [min(1.0, max(0.0, (edge + EM / 2 - left) / (right - left))) for edge in edges]
     fractions[0], fractions[-1] = 0.0, 1.0
-    return Lettering(ink.crop(bounds), tuple(zip(fractions, fractions[1:], strict=False)))
+    return Lettering(ink.crop(bounds), tuple(itertools.pairwise(fractions)))
 
 
 def proportions(text: str) -> tuple[float, float]:

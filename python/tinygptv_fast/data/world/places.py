@@ -86,7 +86,7 @@ def positions(scene: Scene) -> Iterator[Candidate]:
 
 
 def _one(family: str, thing: Thing, description: Description, answer: str, group: str = "") -> Candidate:
-    sort = description.text and "text" or str(description.pair is not None)
+    sort = (description.text and "text") or str(description.pair is not None)
     slots = {"thing": description.words()}
     return Candidate(
         family, slots, answer, group, sort, pairs_of([thing], description), words_of([thing], description)

@@ -1,4 +1,4 @@
-"""What is shown and asked when: training examples as a pure function of (seed, stage, step, index), and examinations."""
+"""What is shown and asked when: training examples from (seed, stage, step, index) alone, and examinations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..question import Question
 from ..randomness import generator, weighted
 from .asking import KINDS, SEEN, Split, ask, check_kind
 from .drawing import canvas
-from .sampling import EASY, EMPTY, FULL, TEXT, SceneSpec, random_scene, scene_from_seed
+from .sampling import CROWDED, EASY, EMPTY, FULL, TEXT, SceneSpec, random_scene, scene_from_seed
 from .scene import Scene
 
 _TRAINING, _EXAM = 1, 2  # first element of the path of every stream: an examination never meets a training stream
@@ -21,9 +21,10 @@ GREY = (200, 200, 200)
 _TRIES_PER_QUESTION = 1000
 
 #: How often each kind is asked once everything is asked. A quarter boxes, a fifth relations, a sixth counting.
+# Reading and "nothing" weigh more than their share: only some pictures allow them.
 _EVERYTHING = {
     "colour": 4, "shape": 4, "size": 3, "texture": 4, "count": 15, "exist": 5, "comparison": 6, "relation": 12,
-    "side": 6, "position": 5, "statement": 7, "word": 9, "number": 6, "caption": 3, "refer": 15, "identify": 6,
+    "side": 6, "position": 5, "statement": 7, "word": 22, "number": 14, "caption": 3, "refer": 15, "identify": 6,
     "grounding": 4, "detection": 6, "dialogue": 4, "absent": 6, "unknown": 3, "nothing": 5,
 }  # fmt: skip
 
@@ -41,7 +42,7 @@ def _only(*kinds: str) -> tuple[tuple[str, float], ...]:
     return tuple((kind, float(_EVERYTHING[kind])) for kind in kinds)
 
 
-_MIXED = ((0.68, FULL), (0.28, TEXT), (0.04, EMPTY))
+_MIXED = ((0.48, FULL), (0.20, CROWDED), (0.28, TEXT), (0.04, EMPTY))
 #: easy, full, words: pictures with labels for the vision side. The others add questions, as the paper's four stages do:
 #: captions, then captions and boxes, then instructions, then every task.
 STAGES: dict[str, Stage] = {
@@ -50,12 +51,14 @@ STAGES: dict[str, Stage] = {
     "words": Stage(((0.35, FULL), (0.63, TEXT), (0.02, EMPTY))),
     "warm_up": Stage(((0.5, EASY), (0.5, FULL)), _only("caption", "colour", "shape"), 4),
     "pretrain": Stage(
-        ((0.97, FULL), (0.03, EMPTY)),
+        ((0.72, FULL), (0.25, CROWDED), (0.03, EMPTY)),
         _only("caption", "grounding", "refer", "identify", "detection", "count", "colour", "shape", "exist", "nothing"),
         6,
     ),
     "instruct": Stage(
-        ((0.96, FULL), (0.04, EMPTY)), tuple((k, w) for k, w in _only(*KINDS) if k not in ("word", "number")), 6
+        ((0.71, FULL), (0.25, CROWDED), (0.04, EMPTY)),
+        tuple((k, w) for k, w in _only(*KINDS) if k not in ("word", "number")),
+        6,
     ),
     "multitask": Stage(_MIXED, _only(*KINDS), 6),
 }
@@ -154,5 +157,7 @@ def _exam_of(seed: int, kind: str, per_kind: int, split: Split) -> list[ExamItem
         if question is not None:
             items.append(ExamItem(scene_seed, spec, question))
         elif tries > _TRIES_PER_QUESTION * (len(items) + 1):
-            raise InvalidArgumentError(f"{kind} has no question for {split} and answer {groups[len(items) % len(groups)]!r}")
+            raise InvalidArgumentError(
+                f"{kind} has no question for {split} and answer {groups[len(items) % len(groups)]!r}"
+            )
     return items

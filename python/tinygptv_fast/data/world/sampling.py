@@ -71,7 +71,8 @@ class SceneSpec:
 
 EASY = SceneSpec(max_things=3, sizes=("medium", "large"), overlap=0.0)
 FULL = SceneSpec()
-TEXT = SceneSpec(max_things=4, texts=1.0)
+CROWDED = SceneSpec(min_things=4)
+TEXT = SceneSpec(max_things=5, texts=1.0)
 EMPTY = SceneSpec(empty=True)
 
 
@@ -147,9 +148,7 @@ def _shape(
     return None
 
 
-def _pair(
-    rng: np.random.Generator, spec: SceneSpec, dark: bool, others: list[Thing], repeat: float
-) -> tuple[str, str]:
+def _pair(rng: np.random.Generator, spec: SceneSpec, dark: bool, others: list[Thing], repeat: float) -> tuple[str, str]:
     """A colour and a shape; like an earlier one with probability ``repeat``. Nothing black on a dark ground."""
     shapes = [t for t in others if not t.is_text]
     if spec.pairs == "held_out" and not shapes:

@@ -35,7 +35,9 @@ class Thing:
         """What captions call it: ``red star``, ``striped red star``, ``word cat``."""
         if self.is_text:
             return f"{self.shape} {self.text}"
-        return f"{self.colour} {self.shape}" if self.texture == "plain" else f"{self.texture} {self.colour} {self.shape}"
+        return (
+            f"{self.colour} {self.shape}" if self.texture == "plain" else f"{self.texture} {self.colour} {self.shape}"
+        )
 
     @property
     def phrase(self) -> str:

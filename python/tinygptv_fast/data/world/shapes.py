@@ -39,7 +39,7 @@ def texture_ink(rgb: RGB) -> RGB:
 
 
 def texture_mask(shape: str, texture: str, at: Pixels, period: float) -> Image.Image:
-    """"L" picture of the size of ``at``: 255 where the texture's ink goes. ``period`` in pixels.
+    """ "L" picture of the size of ``at``: 255 where the texture's ink goes. ``period`` in pixels.
 
     A rim of the shape's own colour stays, so that the outline is whole on any background.
     """
@@ -54,7 +54,7 @@ def texture_mask(shape: str, texture: str, at: Pixels, period: float) -> Image.I
             start += step * 1.414  # lines at 45 degrees: their distance across is the period
     else:
         _paint_dots(pen, width, height, period)
-    rim = max(1, round(period / 4))
+    rim = max(1, round(period / 5))
     inner = Image.new("L", (width, height), 0)
     paint_shape(ImageDraw.Draw(inner), shape, (rim, rim, max(rim + 2, width - rim), max(rim + 2, height - rim)), 255)
     ink.paste(0, mask=inner.point(_INVERT))
@@ -65,11 +65,11 @@ _INVERT = [255 - v for v in range(256)]
 
 
 def _paint_dots(pen: ImageDraw.ImageDraw, width: int, height: int, period: float) -> None:
-    radius = max(0.6, 0.28 * period)
-    rows = int(height / period) + 2
-    columns = int(width / period) + 2
-    for row in range(rows):
-        y = (row + 0.5) * period - 0.25 * period
-        for column in range(columns):
-            x = (column + (0.5 if row % 2 else 0.0)) * period
+    """Staggered rows around the middle, so that thin shapes have a dot on their axis."""
+    radius = max(0.6, 0.29 * period)
+    reach = int(max(width, height) / period) // 2 + 1
+    for row in range(-reach, reach + 1):
+        y = (height - 1) / 2 + row * period * 0.9
+        for column in range(-reach, reach + 1):
+            x = (width - 1) / 2 + (column + (0.5 if row % 2 else 0.0)) * period
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
