@@ -54,7 +54,7 @@ KINDS: dict[str, Kind] = {
     "comparison": Kind(counting.comparisons, ("larger", "more"), ("first", "second"), guess=0.60),
     "relation": Kind(places.relations, ("relation",), YES_NO, guess=0.60),
     "side": Kind(places.sides, ("side",), places.SIDES),
-    "position": Kind(places.positions, ("position",), places.POSITIONS, rare={"centre": 5.0}),
+    "position": Kind(places.positions, ("position",), places.POSITIONS, rare={"centre": 20.0}),
     "statement": Kind(statements.statements, ("statement",), YES_NO, guess=0.60),
     "word": Kind(reading.words, ("word",), scenes="text"),
     "number": Kind(reading.numbers, ("number",), scenes="text"),

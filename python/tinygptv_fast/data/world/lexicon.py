@@ -61,12 +61,14 @@ TRAIN_UNKNOWN = tuple(
     dog cat horse cow bird fish elephant giraffe car bus bicycle van boat plane tree flower house door window chair
     shelf bed lamp clock phone computer camera man woman child face hand shirt hat sock banana apple pizza cake cup
     bottle knife fork book ball kite umbrella bench bridge mountain stone cloud beach
+    cube arrow hexagon spiral smiley
     """.split()
 )
 HELD_OUT_UNKNOWN = tuple(
     """
     zebra wolf crab spider truck motorbike ladle violin drone sofa lizard sandwich tomato pigeon backpack
     skateboard lighthouse penguin statue volcano
+    pyramid octagon cone
     """.split()
 )
 
