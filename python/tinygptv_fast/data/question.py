@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,13 @@ class Question:
     history: tuple[Turn, ...] = ()
     refusal: bool = False
     wording: str = ""
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The dialogue for ``generate(messages=...)``, every turn tagged; the picture is still to be filled in."""
+        out: list[dict[str, Any]] = []
+        for turn in self.history:
+            out.append({"role": "user", "content": [{"type": "text", "text": f"[{turn.task}] {turn.prompt}"}]})
+            out.append({"role": "assistant", "content": turn.answer})
+        out.append({"role": "user", "content": [{"type": "text", "text": f"[{self.task}] {self.prompt}"}]})
+        out[0]["content"].insert(0, {"type": "image"})
+        return out

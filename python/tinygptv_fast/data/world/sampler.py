@@ -20,11 +20,12 @@ _TRAINING, _EXAM = 1, 2  # first element of the path of every stream: an examina
 GREY = (200, 200, 200)
 _TRIES_PER_QUESTION = 1000
 
-#: How often each kind is asked once everything is asked. A quarter boxes, a fifth relations, a sixth counting.
+#: How often each kind is asked once everything is asked: of a picture without text a fifth are [refer], a fifth
+#: relations and sides, a sixth counts.
 # Reading and "nothing" weigh more than their share: only some pictures allow them.
 _EVERYTHING = {
-    "colour": 4, "shape": 4, "size": 3, "texture": 4, "count": 15, "exist": 5, "comparison": 6, "relation": 12,
-    "side": 6, "position": 5, "statement": 7, "word": 22, "number": 14, "caption": 3, "refer": 15, "identify": 6,
+    "colour": 4, "shape": 4, "size": 3, "texture": 4, "count": 22, "exist": 5, "comparison": 6, "relation": 20,
+    "side": 8, "position": 5, "statement": 7, "word": 22, "number": 14, "caption": 3, "refer": 30, "identify": 6,
     "grounding": 4, "detection": 6, "dialogue": 4, "absent": 6, "unknown": 3, "nothing": 5,
 }  # fmt: skip
 
@@ -123,30 +124,31 @@ def grey_picture(scene: Scene, side: int) -> Image.Image:
     return Image.new("RGB", canvas(scene, side), GREY)
 
 
-def spec_for(kind: str, split: Split = SEEN) -> SceneSpec:
-    """What scenes an examination of ``kind`` draws."""
-    base = {"shapes": FULL, "text": TEXT, "empty": EMPTY}[check_kind(kind).scenes]
+def spec_for(kind: str, split: Split = SEEN, texts: float = 0.3) -> SceneSpec:
+    """What scenes an examination of ``kind`` draws; ``texts``: share with drawn text where the kind leaves a choice."""
+    base = {"shapes": replace(FULL, texts=texts), "text": TEXT, "empty": EMPTY}[check_kind(kind).scenes]
     if split.words != "train" and kind not in ("unknown", "nothing"):
         base = replace(base, texts=1.0)
     return replace(base, pairs=split.pairs, words=split.words)
 
 
-def exam(seed: int, kinds: Sequence[str], per_kind: int, split: Split = SEEN) -> list[ExamItem]:
+def exam(seed: int, kinds: Sequence[str], per_kind: int, split: Split = SEEN, *, texts: float = 0.3) -> list[ExamItem]:
     """``per_kind`` questions of each kind, every one about its own picture, answers in equal numbers where a kind has
     groups. The same for the same arguments; no picture of it is ever a training picture.
 
+    ``texts``: share of the pictures that also show text; 0 for a model whose input is too small to read.
     Raises ``InvalidArgumentError`` for an unknown kind, and for a kind that has no question in ``split``.
     """
     items = []
     for kind in kinds:
         check_kind(kind)
-        items += _exam_of(seed, kind, per_kind, split)
+        items += _exam_of(seed, kind, per_kind, split, texts)
     return items
 
 
-def _exam_of(seed: int, kind: str, per_kind: int, split: Split) -> list[ExamItem]:
+def _exam_of(seed: int, kind: str, per_kind: int, split: Split, texts: float) -> list[ExamItem]:
     groups: list[str | None] = list(KINDS[kind].groups) or [None]
-    number, spec = list(KINDS).index(kind), spec_for(kind, split)
+    number, spec = list(KINDS).index(kind), spec_for(kind, split, texts)
     items: list[ExamItem] = []
     tries = 0
     while len(items) < per_kind:
