@@ -43,9 +43,7 @@ def _between(
     family: str, one: Thing, its_name: Description, other: Thing, other_name: Description, answer: str, word: str = ""
 ) -> Candidate:
     slots = {"one": its_name.words(), "other": other_name.words(), "relation": word}
-    return Candidate(
-        family, slots, answer, answer, word, pairs_of([one, other]), words_of([one, other])
-    )  # fmt: skip
+    return Candidate(family, slots, answer, answer, word, pairs_of([one, other]), words_of([one, other]))
 
 
 def sides(scene: Scene) -> Iterator[Candidate]:
@@ -86,11 +84,9 @@ def positions(scene: Scene) -> Iterator[Candidate]:
 
 
 def _one(family: str, thing: Thing, description: Description, answer: str, group: str = "") -> Candidate:
-    sort = (description.text and "text") or str(description.pair is not None)
+    sort = "text" if description.text else "pair" if description.pair else "part"
     slots = {"thing": description.words()}
-    return Candidate(
-        family, slots, answer, group, sort, pairs_of([thing], description), words_of([thing], description)
-    )  # fmt: skip
+    return Candidate(family, slots, answer, group, sort, pairs_of([thing], description), words_of([thing], description))
 
 
 def referrals(scene: Scene) -> Iterator[Candidate]:
@@ -120,7 +116,7 @@ def detections(scene: Scene) -> Iterator[Candidate]:
         answer = f"<p>{description.words()}</p>{boxes}"
         yield Candidate(
             "detection", slots, answer, str(len(found)), sort, pairs_of(found, description), words_of(found)
-        )  # fmt: skip
+        )
 
 
 def captions(scene: Scene) -> Iterator[Candidate]:

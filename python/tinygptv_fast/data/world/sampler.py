@@ -18,7 +18,8 @@ from .scene import Scene
 
 _TRAINING, _EXAM = 1, 2  # first element of the path of every stream: an examination never meets a training stream
 GREY = (200, 200, 200)
-_TRIES_PER_QUESTION = 1000
+_TRIES_PER_QUESTION = 1000  # pictures of an examination
+_TRIES_PER_PICTURE = 200  # draws until a picture has its questions: a dozen is usual
 
 #: How often each kind is asked once everything is asked: of a picture without text a fifth are [refer], a fifth
 #: relations and sides, a sixth counts.
@@ -109,13 +110,13 @@ def _questions(rng: np.random.Generator, scene: Scene, stage: Stage) -> tuple[Qu
     # An empty picture is asked what it shows, and about absent and unknown things; "how many" would always be 0.
     fitting = [(k, w) for k, w in stage.kinds if scene.things or k in ("nothing", "absent", "unknown")]
     found: list[Question] = []
-    while fitting and len(found) < stage.questions:
+    for _ in range(_TRIES_PER_PICTURE if fitting else 0):
+        if len(found) == stage.questions:
+            break
         at = weighted(rng, [weight for _, weight in fitting])
         question = ask(rng, scene, fitting[at][0])
         if question is not None and question not in found:
             found.append(question)
-        elif not scene.things and len(fitting) == 1:
-            break  # three answers in twenty-odd wordings: one is enough
     return tuple(found)
 
 

@@ -227,9 +227,7 @@ def _words(spec: SceneSpec, first: bool) -> tuple[str, ...]:
 
 def touch(a: Box, b: Box) -> bool:
     """Whether two boxes overlap or come closer than a small gap."""
-    return not (
-        a[0] > b[2] + _GAP or b[0] > a[2] + _GAP or a[1] > b[3] + _GAP or b[1] > a[3] + _GAP
-    )  # fmt: skip
+    return not (a[0] > b[2] + _GAP or b[0] > a[2] + _GAP or a[1] > b[3] + _GAP or b[1] > a[3] + _GAP)
 
 
 def _common(a: Box, b: Box) -> float:
