@@ -26,7 +26,7 @@ _TRIES_PER_PICTURE = 200  # draws until a picture has its questions: a dozen is 
 # Reading and "nothing" weigh more than their share: only some pictures allow them.
 _EVERYTHING = {
     "colour": 4, "shape": 4, "size": 3, "texture": 4, "count": 22, "exist": 5, "comparison": 6, "relation": 20,
-    "side": 8, "position": 5, "statement": 7, "word": 22, "number": 14, "caption": 3, "refer": 30, "identify": 6,
+    "side": 8, "position": 5, "statement": 7, "word": 45, "number": 22, "caption": 3, "refer": 30, "identify": 6,
     "grounding": 4, "detection": 6, "dialogue": 4, "absent": 6, "unknown": 3, "nothing": 5,
 }  # fmt: skip
 
