@@ -2,7 +2,7 @@
 
 Tensor names are those PEFT gives when it wraps the original's language model: ``base_model.model.`` and the module's
 path there, LoRA halves as ``.lora_A.weight``, whole modules (``modules_to_save``) under their own names. The projector
-and the Q-Former, which stand outside that model, are ``base_model.model.projector.*`` and ``base_model.model.qformer.*``.
+and the Q-Former stand outside that model: they are ``base_model.model.projector.*`` and ``base_model.model.qformer.*``.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def write_adapter(out: str | os.PathLike[str], adapter: Adapter, *, base: str, o
     needed = sum(value.nbytes for value in kept.values())
     with atomic_directory(out, overwrite=overwrite, needed_bytes=needed, is_ours=is_adapter) as folder:
         save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
         write_text(folder / CONFIG, json.dumps(_peft_config(adapter, base), indent=1) + "\n")
 
 
@@ -205,8 +206,11 @@ def _pairs(path: Path, halves: dict[str, dict[str, Tensor]]) -> dict[str, tuple[
 def _check_shapes(path: Path, adapter: Adapter, config: ModelConfig) -> None:
     shapes = canonical_shapes(config)
     rank = adapter.config.rank if adapter.config is not None else 0
-    found = {f"{name} (A)": (tuple(a.shape), (rank, shapes.get(name, (0, 0))[1])) for name, (a, _) in adapter.lora.items()}
-    found |= {f"{name} (B)": (tuple(b.shape), (shapes.get(name, (0, 0))[0], rank)) for name, (_, b) in adapter.lora.items()}
+    found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    for name, (a, b) in adapter.lora.items():
+        rows, columns = shapes.get(name, (0, 0))
+        found[f"{name}, LoRA A"] = (tuple(a.shape), (rank, columns))
+        found[f"{name}, LoRA B"] = (tuple(b.shape), (rows, rank))
     present = [name for name in _FACTORS if name in adapter.replaced]
     if present and len(present) != len(_FACTORS):
         raise CheckpointError(f"{path}: the projector's factors are incomplete, found {present}")
@@ -220,7 +224,9 @@ def _check_shapes(path: Path, adapter: Adapter, config: ModelConfig) -> None:
         found[name] = (tuple(tensor.shape), shapes[name])
     for name, (have, wanted) in found.items():
         if have != wanted:
-            raise CheckpointError(f"{path}: {name} is {list(have)}, expected {list(wanted)}: an adapter of another model")
+            raise CheckpointError(
+                f"{path}: {name} is {list(have)}, expected {list(wanted)}: an adapter of another model"
+            )
 
 
 class AdaptedDirectory(ModelDirectory):

@@ -33,7 +33,8 @@ def atomic_directory(
     """Yield a temporary sibling of ``out`` to fill; rename it to ``out`` at the end.
 
     On any error, Ctrl-C included, the temporary is removed and an existing ``out`` is as it was. ``overwrite``
-    replaces only a directory that is empty or ``is_ours`` (default: a model directory). OSErrors (a full disk) become ``CheckpointError``.
+    replaces only a directory that is empty or ``is_ours`` (default: a model directory). OSErrors (a full disk) become
+    ``CheckpointError``.
     """
     target = Path(out).absolute()
     _check_target(target, overwrite, is_ours)

@@ -43,6 +43,20 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv bench --only jitter",
         "tinygptv bench --isa avx2 --only decode",
     ),
+    "train": (
+        "tinygptv train --stage 1 --model ./tinygptv-exact --data ./captions.json --out ./run1",
+        "tinygptv train --stage 2 --model ./tinygptv-exact --adapter ./run1/adapter "
+        "--data ./captions.json --out ./run2",
+        "tinygptv train --stage 4 --model ./tinygptv-exact --adapter ./run3/adapter --data ./refcoco.json "
+        "--data ./gqa.json --config ./mine.json --out ./run4 --resume",
+        "tinygptv train --stage 3 --out ./run3 --show",
+    ),
+    "finetune": (
+        "tinygptv finetune ./data.json --model ./tinygptv-int4 --out ./mine",
+        "tinygptv finetune ./data.json --model ./tinygptv-exact --out ./mine --merge ./my-model --steps 500",
+        "tinygptv finetune ./boxes.json --images ./pictures --model ./tinygptv-int4 --out ./mine --unfreeze qformer",
+        "tinygptv finetune ./data.json --replay ./old.json --replay-ratio 0.4 --model ./tinygptv-int4 --out ./mine",
+    ),
     "info": ("tinygptv info demo", "tinygptv info ./tinygptv-int4 --json"),
 }
 

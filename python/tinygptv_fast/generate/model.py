@@ -78,10 +78,10 @@ class TinyGPTV:
         the directory. kv_dtype: "auto" is int8 for quantised weights and the weights' own type for float ones; else
         "int8", "float16", "bfloat16" or "float32". kv_tokens: positions that the KV cache can hold, all requests
         together (default: ``max_sequences`` full contexts, bounded by free memory). max_sequences: sequences decoded
-        together; more requests wait. adapter: a directory in PEFT's layout, as ``tinygptv finetune`` writes it, put into
-        the weights while they load and rounded as they are stored. threads: of the engine (default: TINYGPTV_THREADS, else physical cores). load:
-        "mmap" shares one copy of the packed weights between processes. vision=False loads no vision tower: pictures
-        come as ImageState.
+        together; more requests wait. adapter: a directory in PEFT's layout, as ``tinygptv finetune`` writes it, added
+        to the weights while they load and rounded as these are stored (dtype="float32": not rounded). threads: of the
+        engine (default: TINYGPTV_THREADS, else physical cores). load: "mmap" shares one copy of the packed weights
+        between processes. vision=False loads no vision tower: pictures come as ImageState.
 
         Packed weights are kept under the user's cache directory (docs/loading.md). Raises InvalidArgumentError
         (settings), CheckpointError (directory), CapacityError (memory), UnsupportedError (valid but not available).

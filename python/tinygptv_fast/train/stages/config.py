@@ -148,7 +148,7 @@ class StageConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Json-ready; ``replace`` with it gives an equal config."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def replace(self, changes: Mapping[str, Any], where: str = "config") -> StageConfig:
         """This config with ``changes``, whose unknown keys and wrong values raise ``ConfigError`` naming ``where``."""

@@ -1,4 +1,4 @@
-"""What the frozen vision side says of a picture, remembered: no stage trains the tower, so each picture is seen once."""
+"""What the frozen vision side says of a picture, remembered: it is never trained, so it sees each picture once."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ class FrozenVision:
     def _check(self, rows: Tensor) -> Tensor:
         config = self._model.config
         assert config.vision is not None and config.qformer is not None
-        wanted = [config.vision.tokens, config.vision.width] if self._before else [config.qformer.queries, config.qformer.width]
+        after = [config.qformer.queries, config.qformer.width]
+        wanted = [config.vision.tokens, config.vision.width] if self._before else after
         if list(rows.shape) != wanted:
             what = "[I,E] (the Q-Former is trained)" if self._before else "[NQ,Q]"
             raise InvalidArgumentError(f"image rows are {list(rows.shape)}, expected {what}={wanted}")

@@ -83,9 +83,25 @@ class RowMaker:
         if self.template is None:  # bare: pictures and a caption
             segments: list[list[int]] = [[] for _ in range(len(example.images) + 1)]
             return self._finish(example, segments, [encode(example.turns[0].answer + self.end)], [])
+        for turn in example.turns:
+            mark = next((stop for stop in self.template.stop if stop in turn.answer), None)
+            if mark is not None:
+                raise InvalidArgumentError(f"{example.where}: the answer contains {mark!r}, which ends an answer")
         first, *later = [self._asked(example, index, which) for index in range(len(example.turns))]
         answers = [encode(turn.answer + self.end) for turn in example.turns]
         return self._finish(example, encode_prompt(first, self.tokenizer), answers, [encode(text) for text in later])
+
+    def check(self, examples: Sequence[Example], visual_tokens: int) -> None:
+        """Make every row once and throw it away: what cannot be a row is known before training starts.
+
+        visual_tokens: rows a picture takes. Raises InvalidArgumentError naming the record.
+        """
+        room = self.layout.backbone.config.max_positions
+        for example in examples:
+            row = self.row(example)
+            length = 1 + row.length + visual_tokens * len(example.images)
+            if length > room:
+                raise InvalidArgumentError(f"{example.where}: it takes {length} positions, expected at most {room}")
 
     def _asked(self, example: Example, index: int, which: int) -> str:
         """A question in its template, pictures in front of the first."""

@@ -54,10 +54,12 @@ def open_start(
     *,
     adapter: str | os.PathLike[str] | None = None,
     device: str = "cpu",
+    base: str = "",
 ) -> Start:
     """The model of directory ``path`` in the training form of ``config``.
 
-    adapter: of an earlier stage, whose LoRA is trained on; its rank and alpha must be the config's. Raises
+    adapter: of an earlier stage, whose LoRA is trained on; its rank and alpha must be the config's. base: what an
+    adapter is to name as its base (default: the path). Raises
     CheckpointError for the files, InvalidArgumentError where config and files contradict each other.
     """
     directory = open_directory(path)
@@ -89,7 +91,7 @@ def open_start(
         whole.content_hash,
         _vision_identity(directory, given),
         given,
-        str(path),
+        base or str(path),
     )
 
 
@@ -172,7 +174,8 @@ def _vision_identity(directory: ModelDirectory, given: Adapter | None) -> str:
 def trained_adapter(start: Start, config: StageConfig) -> Adapter:
     """What training changed, the start's own adapter included."""
     state = start.model.state_dict()
-    replaced = {name: state[name] for name in (start.adapter.replaced if start.adapter is not None else {}) if name in state}
+    before = start.adapter.replaced if start.adapter is not None else {}
+    replaced = {name: state[name] for name in before if name in state}
     for name, tensor in state.items():
         weight = f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
         # A norm goes as a whole module, as PEFT keeps it: its frozen bias with its trained weight.

@@ -169,7 +169,7 @@ class Stepper:
 
             return look
 
-        hooks = [m.register_forward_hook(hook(n)) for n, m in self.model.named_modules() if n]  # type: ignore[arg-type]
+        hooks = [m.register_forward_hook(hook(n)) for n, m in self.model.named_modules() if n]
         try:
             self.loss(rows, total)
         finally:
