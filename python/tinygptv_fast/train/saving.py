@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,12 @@ def save_atomically(data: dict[str, Any], path: Path) -> None:
             os.fsync(file.fileno())
         _verify(temporary)
         os.replace(temporary, path)
-    except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # torch reports a failed write as a RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:  # torch reports a failed write as a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         kept = "the last good state there is intact" if path.exists() else "there was no earlier one"
         raise CheckpointError(f"cannot save {path}: {reason}; {kept}") from error
@@ -49,8 +55,9 @@ def load_state_file(path: Path) -> dict[str, Any]:
 
 
 def _verify(path: Path) -> None:
-    """Every record against its checksum: what the disk gives back is what was written."""
+    """Every record against its checksum, and the whole against the loader that will read it."""
     with zipfile.ZipFile(path) as archive:
         bad = archive.testzip()
     if bad is not None:
         raise OSError(f"record {bad} read back differently")
+    torch.load(path, map_location="meta", weights_only=True)

@@ -17,8 +17,6 @@ from ...errors import InvalidArgumentError
 from ...processing.image import ImageProcessor
 from ...reference.model import TinyGPTVReference
 
-_CHUNK = 16  # pictures that go through the tower together
-
 
 class FrozenVision:
     """Pictures → the frozen part's rows: after the Q-Former [NQ, Q] or, when that is trained, before it [I, E].
@@ -59,19 +57,18 @@ class FrozenVision:
 
     @torch.no_grad()
     def _see(self, images: dict[Any, Any]) -> dict[Any, Tensor]:
+        """One picture at a time: in a larger product a picture's rows would depend, in the last bit, on its company,
+        and so on where a run was stopped."""
         out: dict[Any, Tensor] = {}
-        todo = list(images.items())
         device = self._model.text.embed.weight.device
-        for start in range(0, len(todo), _CHUNK):
-            part = todo[start : start + _CHUNK]
+        for key, image in images.items():
             if self._processor is None:
                 raise InvalidArgumentError("this run has no image processor: give rows of the Q-Former instead")
-            pixels = torch.stack([self._processor.pixels(image) for _, image in part]).to(device)
-            seen = self._model.ln_vision(self._model.vision(pixels))
-            rows = (seen if self._before else self._model.qformer(seen)).float().cpu()
-            for (key, image), row in zip(part, rows, strict=True):
-                out[key] = row.clone()
-                self._keep(key, image, out[key])
+            with torch.autocast(device.type, enabled=False):
+                seen = self._model.ln_vision(self._model.vision(self._processor.pixels(image)[None].to(device)))
+                rows = seen if self._before else self._model.qformer(seen)
+            out[key] = rows[0].float().cpu()
+            self._keep(key, image, out[key])
         return out
 
     def _find(self, key: Any, image: Any) -> Tensor | None:

@@ -27,8 +27,9 @@ REPLAY = "replay"
 
 @dataclass(frozen=True)
 class Launch:
-    """What to run. model: 'demo' or a model directory. data: json files, whose stems are the names in ``config.ratios``; replay: a file whose examples make
-    up ``config.replay_ratio`` of each batch, so that what the model knew is not forgotten.
+    """What to run. model: 'demo' or a model directory. data: json files, whose stems are the names in
+    ``config.ratios``; replay: a file whose examples make up ``config.replay_ratio`` of each batch, so that what the
+    model knew is not forgotten.
     """
 
     config: StageConfig

@@ -34,7 +34,7 @@ def fingerprint(config: StageConfig, model: str, data: str) -> dict[str, Any]:
     return {
         "version": __version__,
         "code": code_digest(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "config": config.to_dict(),
         "model": model,
