@@ -13,7 +13,15 @@ from tinygptv_fast.train.stages.readers import read_examples
 from tinygptv_fast.train.stages.start import Start, open_start
 
 PICTURES = tuple(sorted((GOLDEN / "images").glob("*.png")))
-WORDS = ("a red umbrella", "a small dog", "near the tree", "the sea", "two people", "the man")
+TAUGHT = {
+    "where?": "near the tree",
+    "what colour is the sky?": "blue",
+    "how many dogs are there?": "two",
+    "are they big?": "no, they are small",
+    "why?": "because it reflects the sky",
+    "what is the man holding in his left hand?": "a red umbrella",
+}
+WORDS = tuple(TAUGHT.values())
 
 
 def tiny_model(folder: Path) -> Path:
@@ -22,9 +30,7 @@ def tiny_model(folder: Path) -> Path:
 
 
 def vqa_records() -> list[dict[str, Any]]:
-    return [
-        {"image": str(PICTURES[i % 3]), "question": f"what is it {i}?", "answer": word} for i, word in enumerate(WORDS)
-    ]
+    return [{"image": str(PICTURES[i % 3]), "question": q, "answer": a} for i, (q, a) in enumerate(TAUGHT.items())]
 
 
 def write_json(path: Path, data: Any) -> Path:

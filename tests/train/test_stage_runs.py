@@ -261,7 +261,7 @@ def test_nan_in_a_gradient_alone_is_named(model: Path, tmp_path: Path) -> None:
     start = begin(model, config)
     trainer = Trainer(start, config, data(tmp_path, config), tmp_path / "run")
     trainer.trained["text.layers.1.norm.weight"].register_hook(lambda grad: grad * float("nan"))
-    with pytest.raises(TrainingError, match="the gradient of text.layers.1.norm.weight holds NaN"):
+    with pytest.raises(TrainingError, match=r"the gradient of text\.layers\.1\.norm\.weight holds NaN"):
         trainer.run()
 
 

@@ -96,7 +96,9 @@ def write_adapter(out: str | os.PathLike[str], adapter: Adapter, *, base: str, o
     tensors |= {_PREFIX + original_name(name): value.detach().float() for name, value in adapter.replaced.items()}
     kept = {name: value.cpu().contiguous() for name, value in sorted(tensors.items())}
     needed = sum(value.nbytes for value in kept.values())
-    with atomic_directory(out, overwrite=overwrite, needed_bytes=needed, is_ours=is_adapter) as folder:
+    with atomic_directory(
+        out, overwrite=overwrite, needed_bytes=needed, is_ours=is_adapter, kind="an adapter"
+    ) as folder:
         save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner alone
         write_text(folder / CONFIG, json.dumps(_peft_config(adapter, base), indent=1) + "\n")

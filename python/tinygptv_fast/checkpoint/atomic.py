@@ -29,15 +29,16 @@ def atomic_directory(
     overwrite: bool,
     needed_bytes: int = 0,
     is_ours: Callable[[Path], bool] = is_model,
+    kind: str = "a model directory",
 ) -> Iterator[Path]:
     """Yield a temporary sibling of ``out`` to fill; rename it to ``out`` at the end.
 
     On any error, Ctrl-C included, the temporary is removed and an existing ``out`` is as it was. ``overwrite``
-    replaces only a directory that is empty or ``is_ours`` (default: a model directory). OSErrors (a full disk) become
+    replaces only a directory that is empty or ``is_ours``, which errors call ``kind``. OSErrors (a full disk) become
     ``CheckpointError``.
     """
     target = Path(out).absolute()
-    _check_target(target, overwrite, is_ours)
+    _check_target(target, overwrite, is_ours, kind)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(handle.fileno())
 
 
-def _check_target(target: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+def _check_target(target: Path, overwrite: bool, is_ours: Callable[[Path], bool], kind: str) -> None:
     if not target.name:
         raise InvalidArgumentError(f"out is {str(target)!r}, expected the path of a directory to create")
     if not (target.exists() or target.is_symlink()):
@@ -72,7 +73,7 @@ def _check_target(target: Path, overwrite: bool, is_ours: Callable[[Path], bool]
     if target.is_symlink() or not target.is_dir():
         raise InvalidArgumentError(f"out {str(target)!r} is not a plain directory and will not be replaced")
     if any(target.iterdir()) and not is_ours(target):
-        raise InvalidArgumentError(f"out {str(target)!r} is not a directory of this kind and will not be replaced")
+        raise InvalidArgumentError(f"out {str(target)!r} is not {kind} of ours and will not be replaced")
 
 
 def _check_space(parent: Path, needed_bytes: int) -> None:
