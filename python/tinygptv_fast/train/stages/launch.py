@@ -95,7 +95,7 @@ def launch(
         raise InvalidArgumentError(f"--out {what.out} holds a run already; --resume continues it")
     batches = mixture(what)
     _say_what_is_trained_on(what)
-    start = open_start(what.directory, what.config, adapter=what.adapter, device=what.device, base=what.model)
+    start = open_start(what.model, what.config, adapter=what.adapter, device=what.device)
     trainer = Trainer(start, what.config, batches, what.out, features=what.features)
     queries = start.model.config.qformer.queries if start.model.config.qformer is not None else 0
     for examples in batches.sets.values():

@@ -19,6 +19,7 @@ from ...checkpoint.adapter import AdaptedDirectory, Adapter, read_adapter, write
 from ...checkpoint.directory import ModelDirectory, open_directory
 from ...config import LoraConfig
 from ...errors import InvalidArgumentError
+from ...generate.loading import locate
 from ...processing.image import ImageProcessor
 from ...processing.templates import Template
 from ...processing.tokenizer import Tokenizer
@@ -54,15 +55,13 @@ def open_start(
     *,
     adapter: str | os.PathLike[str] | None = None,
     device: str = "cpu",
-    base: str = "",
 ) -> Start:
-    """The model of directory ``path`` in the training form of ``config``.
+    """The model of 'demo' or directory ``path`` in the training form of ``config``.
 
-    adapter: of an earlier stage, whose LoRA is trained on; its rank and alpha must be the config's. base: what an
-    adapter is to name as its base (default: the path). Raises
+    adapter: of an earlier stage, whose LoRA is trained on; its rank and alpha must be the config's. Raises
     CheckpointError for the files, InvalidArgumentError where config and files contradict each other.
     """
-    directory = open_directory(path)
+    directory = open_directory(locate(path, revision=None, token=None, cache_dir=None, local_files_only=True))
     if directory.config.vision is None:
         raise InvalidArgumentError(f"--model {path} is text-only, expected a model with a vision side")
     text = directory.config.text
@@ -91,7 +90,7 @@ def open_start(
         whole.content_hash,
         _vision_identity(directory, given),
         given,
-        base or str(path),
+        str(path),
     )
 
 
