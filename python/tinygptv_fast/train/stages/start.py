@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...checkpoint.adapter import AdaptedDirectory, Adapter, read_adapter, write_adapter
 from ...checkpoint.directory import ModelDirectory, open_directory
 from ...config import LoraConfig
-from ...errors import InvalidArgumentError
+from ...errors import InvalidArgumentError, UnsupportedError
 from ...generate.loading import locate
 from ...processing.image import ImageProcessor
 from ...processing.templates import Template
@@ -61,6 +61,8 @@ def open_start(
     adapter: of an earlier stage, whose LoRA is trained on; its rank and alpha must be the config's. Raises
     CheckpointError for the files, InvalidArgumentError where config and files contradict each other.
     """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UnsupportedError(f"device is {device!r}, but torch sees no GPU here; expected 'cpu'")
     directory = open_directory(locate(path, revision=None, token=None, cache_dir=None, local_files_only=True))
     if directory.config.vision is None:
         raise InvalidArgumentError(f"--model {path} is text-only, expected a model with a vision side")
