@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tinygptv_fast as tgv
+from golden_support import GOLDEN
 from stage_support import PICTURES, WORDS, begin, data, settings, tiny_model, vqa_records, write_json
 from tinygptv_fast.checkpoint.adapter import AdaptedDirectory, open_adapted, read_adapter
 from tinygptv_fast.checkpoint.directory import open_directory
@@ -154,6 +155,28 @@ def test_next_stage_goes_on_from_the_adapter(model: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(folded, later.model.projector.folded()[0].detach())
     with pytest.raises(InvalidArgumentError, match="has LoRA of rank 4, alpha 16, the config no LoRA"):
         open_start(model, first, adapter=tmp_path / "three" / "adapter")
+
+
+def test_the_whole_recipe_starts_from_the_originals_files_without_a_checkpoint(tmp_path: Path) -> None:
+    files = {"phi": GOLDEN / "phi_base_bin", "vision": GOLDEN / "eva_vit_g.pth"}
+    bridge = {"qformer": GOLDEN / "blip2_pretrained_flant5xxl.pth", "architecture": GOLDEN / "sizes.json"}
+    out = tmp_path / "start"
+    tgv.convert(**files, **bridge, out=out, image_size=56, quantization="none", untrained=True)  # type: ignore[arg-type]
+    directory = open_directory(out)
+    assert bool((directory.tensor("text.layers.0.attn.q_norm.weight") == 1).all())
+    with pytest.raises(CheckpointError, match="is where training starts"):
+        tgv.TinyGPTV.from_pretrained(out)
+    config = load_stage(
+        1, changes={"batch_size": 3, "steps_per_epoch": 20, "repeats": 1, "init_lr": 1e-2, "ratios": {}}
+    )
+    start = open_start(out, config)
+    assert train_stage(start, config, data(tmp_path, config), tmp_path / "one")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "one" / "log.jsonl").read_text().splitlines()]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    with tgv.TinyGPTV.from_pretrained(out, adapter=tmp_path / "one" / "adapter") as opened:
+        assert opened.generate(PICTURES[0], "what?", max_new_tokens=3).token_ids
+    with pytest.raises(InvalidArgumentError, match="untrained is given"):
+        tgv.convert(**files, out=tmp_path / "no", untrained=True)  # type: ignore[arg-type]
 
 
 def test_training_uses_what_the_vision_side_said_before(model: Path, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.adapter import AdaptedDirectory, open_adapted
-from ..checkpoint.directory import ModelDirectory
+from ..checkpoint.directory import UNTRAINED, ModelDirectory
 from ..conversion import merge_directory
-from ..errors import ClosedError, InvalidArgumentError
+from ..errors import CheckpointError, ClosedError, InvalidArgumentError
 from ..processing.boxes import Box, Boxes
 from ..processing.prompt import default_question
 from ..processing.templates import Template
@@ -105,6 +105,8 @@ class TinyGPTV:
         )
         directory = open_adapted(path, adapter)
         settings.check_directory(directory.config)
+        if adapter is None and directory.report.get(UNTRAINED):
+            raise CheckpointError(f"{path} is where training starts, not a trained model; expected adapter= with it")
         if threads is not None:
             torch.set_num_threads(threads)
         with_vision = vision and directory.config.vision is not None
