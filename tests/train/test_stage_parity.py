@@ -208,3 +208,28 @@ def test_bad_configs(changes: dict[str, Any], words: str) -> None:
 def test_unknown_stages(stage: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="expected 1, 2, 3, 4 or 'finetune'"):
         read_stage_file(stage)
+
+
+def test_square_root_weights_keep_short_answers_from_drowning() -> None:
+    case = load_case("A_stage3")
+    run = stepper(case, config_of(case, row_weight="sqrt"))
+    rows = pair(run, case)
+    with torch.no_grad():
+        each = [stepper(case, config_of(case)).loss([row]).item() for row in rows]  # mean over each row's tokens
+        both = run.loss(rows).item()
+    roots = [row.learnt**0.5 for row in rows]
+    expected = sum(root * loss for root, loss in zip(roots, each, strict=True)) / sum(roots)
+    assert both == pytest.approx(expected, rel=1e-5)
+
+
+def test_frozen_matrices_in_bfloat16_train_the_rest_in_float32() -> None:
+    case = load_case("A_stage3")
+    run = stepper(case, config_of(case, precision="bfloat16", frozen_dtype="bfloat16"))
+    for name, parameter in run.model.text.named_parameters():
+        if parameter.ndim == 2 and not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+            assert f"text.{name}" not in run.trained
+    loss = run.loss(pair(run, case))
+    loss.backward()
+    assert loss.item() == pytest.approx(case.info["losses"]["loss_pair"]["loss"], rel=0.05)
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in run.trained.values())
