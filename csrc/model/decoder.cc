@@ -59,8 +59,10 @@ struct Decoder::Buffers {
   size_t attention_scratch_stride, bytes;
 };
 
-Decoder::Buffers Decoder::carve(uint8_t* base, const Architecture& a, const DecoderOptions& options,
+Decoder::Buffers Decoder::carve(uint8_t* base, const Plan& plan, const DecoderOptions& options,
                                 int threads) {
+  const Architecture& a = plan.architecture();
+  const bool rounds = cpu::reads_rounded(plan.forms().body.kind);
   const size_t T = static_cast<size_t>(options.max_tokens);
   const size_t rows = static_cast<size_t>(options.max_logit_rows);
   const size_t C = static_cast<size_t>(a.width), F = static_cast<size_t>(a.mlp_width);
@@ -71,14 +73,20 @@ Decoder::Buffers Decoder::carve(uint8_t* base, const Architecture& a, const Deco
   carver.take(b.qkv, 12 * T * C);
   carver.take(b.q, 4 * T * C);
   carver.take(b.mixed, 4 * T * C);
-  carver.take(b.gelu, 4 * T * F);
+  // Written rounded where the next product reads it so; the other stays null.
+  b.gelu = nullptr;
+  b.rounded_gelu = nullptr;
+  if (rounds) {
+    carver.take(b.rounded_gelu, cpu::linear_rounded_bytes(a.mlp_width, options.max_tokens));
+  } else {
+    carver.take(b.gelu, 4 * T * F);
+  }
   carver.take(b.attention, 4 * T * C);
   carver.take(b.mlp, 4 * T * C);
   carver.take(b.last, 4 * rows * C);
   carver.take(b.logits, 4 * rows * static_cast<size_t>(a.vocab));
   carver.take(b.rounded_h, cpu::linear_rounded_bytes(a.width, options.max_tokens));
   carver.take(b.rounded_mixed, cpu::linear_rounded_bytes(a.width, options.max_tokens));
-  carver.take(b.rounded_gelu, cpu::linear_rounded_bytes(a.mlp_width, options.max_tokens));
   carver.take(b.rounded_last, cpu::linear_rounded_bytes(a.width, options.max_logit_rows));
   const size_t scratch = cpu::paged_attention_scratch_bytes(a.head_dim);
   b.attention_scratch_stride = (scratch + kAlign - 1) / kAlign * kAlign;
@@ -94,9 +102,9 @@ Decoder::Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cach
       options_(checked(options)),
       architecture_(weights_->plan().architecture()),
       head_items_(std::min<int64_t>(architecture_.heads, kItemsPerWorker * pool.threads())),
-      arena_(carve(nullptr, architecture_, options_, pool.threads()).bytes),
+      arena_(carve(nullptr, weights_->plan(), options_, pool.threads()).bytes),
       buffers_(std::make_unique<const Buffers>(
-          carve(arena_.data(), architecture_, options_, pool.threads()))) {
+          carve(arena_.data(), weights_->plan(), options_, pool.threads()))) {
   const Architecture& a = architecture_;
   const kv::Shape& shape = cache.shape();
   if (shape.layers != a.layers || shape.heads != a.heads || shape.head_dim != a.head_dim) {
@@ -260,16 +268,16 @@ void Decoder::run_layer(int index, LayerPhase phase, int worker) {
       if (body_rounds_ && !rounds_with_norm()) round(h);
       return;
     case kIn:
-      return multiply(
-          std::array{cpu::LinearTask{layer.qkv, h, b.qkv}, cpu::LinearTask{layer.fc1, h, b.gelu}});
+      return multiply(std::array{cpu::LinearTask{layer.qkv, h, {b.qkv}},
+                                 cpu::LinearTask{layer.fc1, h, {b.gelu, b.rounded_gelu}}});
     case kMix:
-      return mix(layer, gelu, worker);
+      return mix(layer, worker);
     case kRoundMixed:
       if (body_rounds_) round(mixed);
       return;
     case kOut:
-      return multiply(std::array{cpu::LinearTask{layer.out, mixed, b.attention},
-                                 cpu::LinearTask{layer.fc2, gelu, b.mlp}});
+      return multiply(std::array{cpu::LinearTask{layer.out, mixed, {b.attention}},
+                                 cpu::LinearTask{layer.fc2, gelu, {b.mlp}}});
     case kLayerPhases:
       break;
   }
@@ -286,7 +294,7 @@ void Decoder::run_tail(TailPhase phase) {
       if (head_rounds_) round(last);
       return;
     case kHead:
-      return multiply(std::array{cpu::LinearTask{head_, last, b.logits}});
+      return multiply(std::array{cpu::LinearTask{head_, last, {b.logits}}});
     case kTailPhases:
       break;
   }
@@ -340,18 +348,10 @@ void Decoder::final_rows(int64_t begin, int64_t end) {
   }
 }
 
-// Attention of every segment by ranges of heads, then the rounding of what GELU left, which needs
-// no more than that phase kIn is over.
-void Decoder::mix(const Layer& layer, const cpu::LinearInput& gelu, int worker) {
+// Attention of every segment by ranges of heads.
+void Decoder::mix(const Layer& layer, int worker) {
   const int64_t items = static_cast<int64_t>(parts_.size()) * head_items_;
-  const int64_t pieces = body_rounds_ ? cpu::linear_round_pieces(gelu) : 0;
-  for (int64_t i; (i = pool_.claim(1)) < items + pieces;) {
-    if (i < items) {
-      attend(layer, i, worker);
-    } else {
-      cpu::linear_round(gelu, i - items, i - items + 1, options_.isa);
-    }
-  }
+  for (int64_t i; (i = pool_.claim(1)) < items;) attend(layer, i, worker);
 }
 
 void Decoder::attend(const Layer& layer, int64_t item, int worker) {

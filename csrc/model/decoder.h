@@ -91,8 +91,7 @@ class Decoder {
   enum LayerPhase : int { kNorm, kRound, kIn, kMix, kRoundMixed, kOut, kLayerPhases };
   enum TailPhase : int { kFinalNorm, kRoundFinal, kHead, kTailPhases };
 
-  static Buffers carve(uint8_t* base, const Architecture& a, const DecoderOptions& options,
-                       int threads);
+  static Buffers carve(uint8_t* base, const Plan& plan, const DecoderOptions& options, int threads);
   void read_layers(const kv::KVCache& cache);
   void make_rotary();
   void check(std::span<const Segment> segments) const;
@@ -107,7 +106,7 @@ class Decoder {
   void embed_row(int64_t row);
   void add_layer(const Layer& layer, int64_t row, int64_t count);
   void final_rows(int64_t begin, int64_t end);
-  void mix(const Layer& layer, const cpu::LinearInput& gelu, int worker);
+  void mix(const Layer& layer, int worker);
   void attend(const Layer& layer, int64_t item, int worker);
   void round(const cpu::LinearInput& input);
   void multiply(std::span<const cpu::LinearTask> tasks);

@@ -182,8 +182,41 @@ TEST(two_outputs_claimed_as_one_run) {
     cpu::linear_rows(tasks, cut, 6, isa);
     cpu::linear_rows(tasks, 0, cut, isa);
     for (int i = 0; i < 2; ++i) {
-      cpu::linear_rows(tasks[i].linear, in, alone[i].data(), 0, shapes[i].row_blocks(), isa);
+      cpu::linear_rows(tasks[i].linear, in, {alone[i].data()}, 0, shapes[i].row_blocks(), isa);
       CHECK(std::memcmp(alone[i].data(), y[i].data(), y[i].size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+// The output rounded as the next product reads it is, byte for byte, what linear_round makes of y.
+TEST(rounded_output_is_the_rounding_of_y) {
+  ThreadPool pool(2);
+  for (const Isa isa : available_isas()) {
+    for (const LinearShape& shape : {LinearShape{WeightKind::kInt4, 96, 64},
+                                     LinearShape{WeightKind::kInt4, 50, 100, 64, false},
+                                     LinearShape{WeightKind::kInt8, 33, 70}}) {
+      for (const int64_t tokens : {1, 4, 5, 48, 61}) {
+        Data data = make_data(shape, tokens);
+        if (tokens > 4) data.x[static_cast<size_t>(2 * shape.columns + 1)] = std::nanf("");
+        const HugeBuffer packed(static_cast<size_t>(shape.packed_bytes()));
+        pack(data, packed.data(), pool);
+        const HugeBuffer in_rounded(cpu::linear_rounded_bytes(shape.columns, tokens));
+        const cpu::LinearInput in{data.x.data(), tokens, shape.columns, in_rounded.data()};
+        cpu::linear_round(in, 0, cpu::linear_round_pieces(in), isa);
+        const cpu::Linear linear{shape, packed.data(), data.bias.data(),
+                                 cpu::Activation::kGeluTanh};
+        std::vector<float> y(static_cast<size_t>(tokens * shape.rows));
+        cpu::linear_rows(linear, in, {y.data()}, 0, shape.row_blocks(), isa);
+
+        const size_t bytes = static_cast<size_t>(tokens * ((shape.rows + 31) / 32) * 41);
+        const HugeBuffer expected(cpu::linear_rounded_bytes(shape.rows, tokens));
+        const HugeBuffer rounded(cpu::linear_rounded_bytes(shape.rows, tokens));
+        const cpu::LinearInput next{y.data(), tokens, shape.rows, expected.data()};
+        cpu::linear_round(next, 0, cpu::linear_round_pieces(next), isa);
+        cpu::linear_rows(linear, in, {nullptr, rounded.data()}, 2, shape.row_blocks(), isa);
+        cpu::linear_rows(linear, in, {nullptr, rounded.data()}, 0, 2, isa);
+        CHECK(std::memcmp(expected.data(), rounded.data(), bytes) == 0);
+      }
     }
   }
 }

@@ -65,6 +65,9 @@ bool overlap(const void* a, int64_t a_bytes, const void* b, int64_t b_bytes) {
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 64 == 0; }
 
+// So that the pairs of every task start at even blocks of the run.
+int64_t even_blocks(const LinearTask& task) { return (task.linear.shape.row_blocks() + 1) / 2 * 2; }
+
 int64_t round_chunks(const LinearInput& in) {
   return ((in.columns + 31) / 32 + kRoundTiles - 1) / kRoundTiles;
 }
@@ -133,7 +136,7 @@ const char* linear_why_not(const Linear& w, const LinearInput& in, const float* 
 }
 
 size_t linear_rounded_bytes(int64_t columns, int64_t tokens) {
-  const int64_t bytes = tokens * ((columns + 31) / 32) * static_cast<int64_t>(sizeof(RoundedTile));
+  const int64_t bytes = tokens * ((columns + 31) / 32) * (int64_t{sizeof(RoundedTile)} + 1);
   return static_cast<size_t>((bytes + 63) / 64 * 64);
 }
 
@@ -150,26 +153,24 @@ void linear_round(const LinearInput& in, int64_t begin, int64_t end, Isa isa) {
   }
 }
 
-void linear_rows(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                 int64_t end, Isa isa) {
-  body_of(isa).rows[static_cast<size_t>(linear.shape.kind)](linear, input, y, begin, end);
+void linear_rows(const Linear& linear, const LinearInput& input, const LinearOutput& output,
+                 int64_t begin, int64_t end, Isa isa) {
+  body_of(isa).rows[static_cast<size_t>(linear.shape.kind)](linear, input, output, begin, end);
 }
 
 int64_t linear_row_blocks(std::span<const LinearTask> tasks) {
   int64_t blocks = 0;
-  for (const LinearTask& task : tasks) blocks += task.linear.shape.row_blocks();
+  for (const LinearTask& task : tasks) blocks += even_blocks(task);
   return blocks;
 }
 
 void linear_rows(std::span<const LinearTask> tasks, int64_t begin, int64_t end, Isa isa) {
   for (const LinearTask& task : tasks) {
     const int64_t blocks = task.linear.shape.row_blocks();
-    if (begin < blocks && end > 0) {
-      linear_rows(task.linear, task.input, task.y, std::max<int64_t>(begin, 0),
-                  std::min(end, blocks), isa);
-    }
-    begin -= blocks;
-    end -= blocks;
+    const int64_t from = std::max<int64_t>(begin, 0), to = std::min(end, blocks);
+    if (from < to) linear_rows(task.linear, task.input, task.output, from, to, isa);
+    begin -= even_blocks(task);
+    end -= even_blocks(task);
   }
 }
 
@@ -190,24 +191,24 @@ void linear_round_portable(const LinearInput& input, int64_t token_block, int64_
   round_tokens(input, token_block, tile_begin, tile_end);
 }
 
-void linear_int4_portable(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                          int64_t end) {
-  multiply_int4(linear, input, y, begin, end);
+void linear_int4_portable(const Linear& linear, const LinearInput& input,
+                          const LinearOutput& output, int64_t begin, int64_t end) {
+  multiply_int4(linear, input, output, begin, end);
 }
 
-void linear_int8_portable(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                          int64_t end) {
-  multiply_int8(linear, input, y, begin, end);
+void linear_int8_portable(const Linear& linear, const LinearInput& input,
+                          const LinearOutput& output, int64_t begin, int64_t end) {
+  multiply_int8(linear, input, output, begin, end);
 }
 
-void linear_bf16_portable(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                          int64_t end) {
-  multiply_bf16(linear, input, y, begin, end);
+void linear_bf16_portable(const Linear& linear, const LinearInput& input,
+                          const LinearOutput& output, int64_t begin, int64_t end) {
+  multiply_bf16(linear, input, output, begin, end);
 }
 
-void linear_f32_portable(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                         int64_t end) {
-  multiply_f32(linear, input, y, begin, end);
+void linear_f32_portable(const Linear& linear, const LinearInput& input, const LinearOutput& output,
+                         int64_t begin, int64_t end) {
+  multiply_f32(linear, input, output, begin, end);
 }
 
 }  // namespace tgv::cpu

@@ -10,14 +10,13 @@
 //
 //          "Two outputs from one input" are two LinearTasks whose row blocks are claimed as one
 //          run.
-// Math     int4, int8: x is rounded to int8 in groups of 32 (b), a = max|x| / 127 of the group, xq
-// =
-//          nearest(x * (127 / max|x|)), ties to even; d(m,n,b) = sum of (q - z) xq, an exact
-//          integer.
+// Math     int4, int8: x is rounded to int8 in groups of 32 (b), a = the least power of two with
+//          max|x| / a < 127.5 in the group, xq = nearest(x / a), ties to even; d(m,n,b) = sum of
+//          (q - z) xq, an exact integer.
 //            int4   y = sum over b of d * (s(n,g) * a(m,b)), s the float16 scale of the group g of
 //            b int8   y = s(n) * sum over b of d * a(m,b), s the float32 scale of the row, z = 0
-//          A group whose max|x| is below 2^-100 counts as zeros; one that holds NaN or infinity
-//          makes its whole row of y NaN, and no other.
+//          A group whose a would be below 2^-100 counts as zeros; one that holds NaN or infinity,
+//          or whose a would be above 2^110, makes its whole row of y NaN, and no other.
 //            bf16, f32   y = sum over k of x W, float32 products and sums of x itself
 // Tensors  x [T, K] f32, bias [N] f32, y [T, N] f32; weights as linear_pack writes them.
 // Packed   Blocks of 16 rows, one after another, N and K padded; each starts a cache line.
@@ -30,10 +29,11 @@
 //            bf16   for each two k 64 bytes: a 32-bit lane is row r, the even k in its low half.
 //            f32    for each k 64 bytes, the 16 rows.
 // Threads  Split N (linear_rows) or tokens and K (linear_round): any worker may take any piece.
-// Traffic  The weights once, and once more from the cache per 48 tokens; 40 bytes of rounded
-//          activations for 32 k of a token.
-// Work     AVX-512 VNNI, int4: per 32 k of 16 rows and one token 8 dot products of 64 bytes, one
-//          conversion, one multiplication, one FMA. A tile is unpacked once per 48 tokens.
+// Traffic  The weights once, and once more from the cache per 48 tokens; 41 bytes of rounded
+//          activations for 32 k of a token. y of more than 48 tokens goes past the caches.
+// Work     AVX-512 VNNI, int4: per 32 k of 16 rows and one token 8 dot products of 64 bytes and one
+//          FMA on the pipes that multiply, one conversion and one addition of exponents on others.
+//          A tile is unpacked once per 48 tokens.
 // Numerics One FMA chain in ascending k for every (m, n), whatever T, N, worker or ISA: y[m,n]
 //          depends on x[m,:] and W[n,:] alone, and all ISAs agree bit for bit.
 // Limits   T, N, K >= 1, each at most 2^31; int4 groups of 32, 64 or 128, the last may be short.
@@ -98,10 +98,17 @@ size_t linear_rounded_bytes(int64_t columns, int64_t tokens);  // a multiple of 
 int64_t linear_round_pieces(const LinearInput& input);
 void linear_round(const LinearInput& input, int64_t begin, int64_t end, Isa isa);
 
-// Rows of the row blocks [begin, end) of y [T, N], for all tokens. Checks nothing: see
+// One of the two. `rounded`, which int4 and int8 can write, is the input of a next product with K =
+// N as linear_round would make it of y; a claim then starts at an even block.
+struct LinearOutput {
+  float* y = nullptr;       // [T, N]
+  void* rounded = nullptr;  // [linear_rounded_bytes(N, T)], 64-byte aligned
+};
+
+// Rows of the row blocks [begin, end) of the output, for all tokens. Checks nothing: see
 // linear_why_not.
-void linear_rows(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                 int64_t end, Isa isa);
+void linear_rows(const Linear& linear, const LinearInput& input, const LinearOutput& output,
+                 int64_t begin, int64_t end, Isa isa);
 
 // Null, or the sentence why linear_rows cannot run this (null pointers, alignment, sizes, overlap).
 const char* linear_why_not(const Linear& linear, const LinearInput& input, const float* y);
@@ -110,8 +117,9 @@ const char* linear_why_not(const Linear& linear, const LinearInput& input, const
 struct LinearTask {
   Linear linear;
   LinearInput input;
-  float* y = nullptr;  // [T, N]
+  LinearOutput output;
 };
+// Each task counts as an even number of blocks.
 int64_t linear_row_blocks(std::span<const LinearTask> tasks);
 void linear_rows(std::span<const LinearTask> tasks, int64_t begin, int64_t end, Isa isa);
 

@@ -1,6 +1,10 @@
 // What becomes of the sums of a block of rows: bias, activation, y. Compiled once per ISA.
 #pragma once
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "kernels/cpu/linear_isa.h"
 
 namespace tgv::cpu {
@@ -30,24 +34,52 @@ TGV_INLINE float gelu_tanh(float v) {
   return wanted > 87.0f ? -0.0f : v / (1.0f + power);
 }
 
-// sums: 16 accumulators of one token; rows first_row .. first_row + 15, those below N are written.
-TGV_INLINE void finish(const Linear& w, float* y, int64_t token, int64_t first_row,
+// Where rows of a strip go: out of row r of the strip and its token m is at[m * stride + r].
+struct Target {
+  float* at;
+  int64_t stride;
+  int64_t rows;  // that may be written
+  bool stream;   // past the caches: nobody reads it before they are full of other things
+};
+
+TGV_INLINE void write16(float* out, const float* values, bool stream) {
+#if defined(__AVX512F__)
+  if (stream) return _mm512_stream_ps(out, _mm512_loadu_ps(values));
+#endif
+  (void)stream;
+  __builtin_memcpy(out, values, 16 * sizeof(float));
+}
+
+// Makes what was streamed visible to whoever the caller tells that it is there.
+TGV_INLINE void end_streams() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
+}
+
+// The rows first_row .. of y itself.
+TGV_INLINE Target target_of(const Linear& w, const LinearInput& in, float* y, int64_t first_token,
+                            int64_t first_row) {
+  float* const at = y + first_token * w.shape.rows + first_row;
+  const bool lines = reinterpret_cast<uintptr_t>(at) % 64 == 0 && w.shape.rows % 16 == 0;
+  return {at, w.shape.rows, w.shape.rows - first_row, lines && in.tokens > kLinearTokens};
+}
+
+// sums: 16 accumulators of token m, rows row .. row + 15 of the strip, first_row + row of W.
+TGV_INLINE void finish(const Linear& w, const Target& to, int64_t m, int64_t row, int64_t first_row,
                        const float* sums) {
-  const int64_t left = w.shape.rows - first_row, count = left < 16 ? left : 16;
+  const int64_t known = w.shape.rows - first_row - row, have = known < 16 ? known : 16;
   float values[16], bias[16] = {};
   if (w.bias) {
-    for (int64_t r = 0; r < count; ++r) bias[r] = w.bias[first_row + r];
+    for (int64_t r = 0; r < have; ++r) bias[r] = w.bias[first_row + row + r];
   }
   for (int r = 0; r < 16; ++r) values[r] = w.bias ? sums[r] + bias[r] : sums[r];
   if (w.activation == Activation::kGeluTanh) {
     for (int r = 0; r < 16; ++r) values[r] = gelu_tanh(values[r]);
   }
-  float* out = y + token * w.shape.rows + first_row;
-  if (count == 16) {
-    __builtin_memcpy(out, values, sizeof(values));
-  } else {
-    for (int64_t r = 0; r < count; ++r) out[r] = values[r];
-  }
+  float* out = to.at + m * to.stride + row;
+  if (to.rows - row >= 16) return write16(out, values, to.stream);
+  for (int64_t r = 0; r < to.rows - row; ++r) out[r] = values[r];
 }
 
 }  // namespace

@@ -88,16 +88,18 @@ TGV_INLINE void float_strip(const Linear& w, const LinearInput& in, float* y, in
                                      sums + m * kStride);
     }
   }
+  const Target to = target_of(w, in, y, first, 16 * block);
   for (int64_t m = 0; m < count; ++m) {
     for (int b = 0; b < kBlocks; ++b) {
-      finish(w, y, first + m, 16 * (block + b), sums + m * kStride + 16 * b);
+      finish(w, to, m, 16 * b, 16 * block, sums + m * kStride + 16 * b);
     }
   }
 }
 
 template <bool kPairs>
-TGV_INLINE void multiply_floats(const Linear& w, const LinearInput& in, float* y, int64_t begin,
-                                int64_t end) {
+TGV_INLINE void multiply_floats(const Linear& w, const LinearInput& in, const LinearOutput& out,
+                                int64_t begin, int64_t end) {
+  float* const y = out.y;
   const int64_t together = in.tokens >= kFloatTokens ? kFloatBlocks : 1;
   for (int64_t first = 0; first < in.tokens; first += kLinearTokens) {
     const int64_t left = in.tokens - first, count = left < kLinearTokens ? left : kLinearTokens;
@@ -111,16 +113,17 @@ TGV_INLINE void multiply_floats(const Linear& w, const LinearInput& in, float* y
     }
     for (; block < end; ++block) float_strip<1, kPairs>(w, in, y, first, count, block);
   }
+  end_streams();
 }
 
-TGV_INLINE void multiply_bf16(const Linear& w, const LinearInput& in, float* y, int64_t begin,
-                              int64_t end) {
-  multiply_floats<true>(w, in, y, begin, end);
+TGV_INLINE void multiply_bf16(const Linear& w, const LinearInput& in, const LinearOutput& out,
+                              int64_t begin, int64_t end) {
+  multiply_floats<true>(w, in, out, begin, end);
 }
 
-TGV_INLINE void multiply_f32(const Linear& w, const LinearInput& in, float* y, int64_t begin,
-                             int64_t end) {
-  multiply_floats<false>(w, in, y, begin, end);
+TGV_INLINE void multiply_f32(const Linear& w, const LinearInput& in, const LinearOutput& out,
+                             int64_t begin, int64_t end) {
+  multiply_floats<false>(w, in, out, begin, end);
 }
 
 }  // namespace

@@ -106,7 +106,8 @@ TGV_INLINE float from_half(uint16_t half) {
   return __builtin_bit_cast(float, sign | bits);
 }
 
-TGV_INLINE Floats scales(const uint8_t* p) {
+using Scales = Floats;
+TGV_INLINE Scales scales(const uint8_t* p) {
   Floats out;
   for (int r = 0; r < kLanes; ++r) {
     uint16_t half;
@@ -136,6 +137,7 @@ TGV_INLINE Floats multiply(Floats a, const Floats& b) {
   for (int v = 0; v < 4; ++v) a.part[v] *= b.part[v];
   return a;
 }
+TGV_INLINE Floats scaled(const Scales& scales, float step) { return multiply(scales, splat(step)); }
 TGV_INLINE Floats to_float(const Ints& x) {
   Floats out;
   for (int v = 0; v < 4; ++v) out.part[v] = __builtin_convertvector(x.part[v], Reals);

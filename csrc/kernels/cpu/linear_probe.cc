@@ -132,40 +132,32 @@ class Step {
     return {x_[i].data(), tokens, columns, rounded_[i]->data()};
   }
 
-  void round(const LinearInput& in, int64_t first, int64_t& piece, int64_t pieces) {
-    while (piece < first + pieces) {
-      linear_round(in, piece - first, piece - first + 1, options_.isa);
-      piece = pool_.claim(1);
-    }
+  void round(const LinearInput& in) {
+    const int64_t pieces = linear_round_pieces(in);
+    for (int64_t i; (i = pool_.claim(1)) < pieces;) linear_round(in, i, i + 1, options_.isa);
   }
 
   void phase(int phase, int64_t tokens) {
     const bool rounds = reads_rounded(options_.kind);
     if (phase % 2 == 0) {
       if (!rounds) return;
-      int64_t piece = pool_.claim(1), first = 0;
-      for (size_t i = phase % 4 == 0 ? 0 : 1; i < (phase % 4 == 0 ? 1u : 3u); ++i) {
-        const LinearInput in = input(i, tokens);
-        const int64_t pieces = linear_round_pieces(in);
-        round(in, first, piece, pieces);
-        first += pieces;
-      }
-      return;
+      const LinearInput in = input(phase % 4 == 0 ? 0 : 1, tokens);
+      return round(in);
     }
     const std::array<LinearShape, 4> all = shapes(options_);
     const uint8_t* at = layer(phase / 4);
     std::array<LinearTask, 2> tasks;
     if (phase % 4 == 1) {
-      tasks[0] = {{all[0], at, nullptr, Activation::kNone}, input(0, tokens), qkv_.data()};
+      tasks[0] = {{all[0], at, nullptr, Activation::kNone}, input(0, tokens), {qkv_.data()}};
       tasks[1] = {{all[1], at + all[0].packed_bytes(), nullptr, Activation::kGeluTanh},
                   input(0, tokens),
-                  gelu_.data()};
+                  {gelu_.data(), rounds ? rounded_[2]->data() : nullptr}};
     } else {
       at += all[0].packed_bytes() + all[1].packed_bytes();
       tasks[0] = {{all[3], at + all[2].packed_bytes(), nullptr, Activation::kNone},
                   input(2, tokens),
-                  mlp_.data()};
-      tasks[1] = {{all[2], at, nullptr, Activation::kNone}, input(1, tokens), attention_.data()};
+                  {mlp_.data()}};
+      tasks[1] = {{all[2], at, nullptr, Activation::kNone}, input(1, tokens), {attention_.data()}};
     }
     const int64_t blocks = linear_row_blocks(tasks), least = tokens > 4 ? 2 : 1;
     while (true) {

@@ -10,7 +10,8 @@
 //   Levels          what a tile of kLanes rows is unpacked to
 //   unpack4(tile), unpack8(tile)  -> Levels; chunks of a tile are 64 bytes apart
 //   dots4<V, T>(levels[V], x, sums[T][V])  adds sum over 32 k of level * x[token].q[k]; dots8 alike
-//   scales(p), zeros(p)  kLanes float16 -> Floats, bytes -> Ints; p at any address
+//   scales(p), zeros(p)  kLanes float16 -> Scales, bytes -> Ints; p at any address
+//   scaled(scales, step)  -> Floats: scales * step, step a power of two as RoundedTile has it
 //   splat, multiply, to_float, fma(a, b, c) = a b + c rounded once, load, store
 //
 // Float sums of a block of tokens live in L1: one load and one store per eight dot products fit
@@ -19,6 +20,7 @@
 
 #include "kernels/cpu/linear_finish.h"
 #include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/linear_round_body.h"
 
 namespace tgv::cpu {
 namespace {
@@ -37,7 +39,7 @@ constexpr int64_t tile_bytes_of(Form form) { return form == Form::kInt8 ? 512 : 
 template <int kCount>
 struct Unpacked {
   Levels levels[kCount];
-  Floats scales[kCount];
+  Scales scales[kCount];
   Ints zeros[kCount];
 };
 
@@ -61,10 +63,10 @@ TGV_INLINE void step_tokens(const Unpacked<kCount>& w, const RoundedTile* x, flo
     dots4<kCount, kTokens>(w.levels, x, dots);
   }
   for (int m = 0; m < kTokens; ++m) {
-    const Floats x_scale = splat(x[m].scale);
     for (int v = 0; v < kCount; ++v) {
       float* sum = sums + m * stride + v * kLanes;
-      const Floats scale = kForm == Form::kInt8 ? x_scale : multiply(w.scales[v], x_scale);
+      const Floats scale =
+          kForm == Form::kInt8 ? splat(x[m].scale) : scaled(w.scales[v], x[m].scale);
       store(sum, fma(to_float(dots[m][v]), scale, load(sum)));
     }
   }
@@ -91,6 +93,11 @@ TGV_INLINE void tile_step(const uint8_t* tile, const uint8_t* head, int64_t bloc
     int64_t m = 0;
     for (; m + kTokenTile <= count; m += kTokenTile) {
       step_tokens<kCount, kForm, kTokenTile>(w, x + m, out + m * kStride, kStride);
+    }
+    if constexpr (kTokenTile > 4) {
+      for (; m + 4 <= count; m += 4) {
+        step_tokens<kCount, kForm, 4>(w, x + m, out + m * kStride, kStride);
+      }
     }
     if constexpr (kTokenTile > 2) {
       for (; m + 2 <= count; m += 2) {
@@ -126,19 +133,48 @@ TGV_INLINE void scale_rows(const uint8_t* block, int64_t block_bytes, int64_t co
   }
 }
 
-// Row blocks block .. block + kBlocks - 1 for the tokens first .. first + count - 1.
+// Which tokens of a block have activations without finite levels; whether any has.
+TGV_INLINE bool find_bad(const LinearInput& in, int64_t first, int64_t count, uint8_t* bad) {
+  const int64_t tiles = (in.columns + 31) / 32;
+  uint8_t any = 0;
+  for (int64_t m = 0; m < count; ++m) bad[m] = 0;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const uint8_t* one = rounded_column(in.rounded, in.tokens, in.columns, first, count, t).bad;
+    for (int64_t m = 0; m < count; ++m) bad[m] |= one[m];
+  }
+  for (int64_t m = 0; m < count; ++m) any |= bad[m];
+  return any != 0;
+}
+
+// A block of tokens.
+struct Tokens {
+  int64_t first, count;
+  const uint8_t* bad;  // null: none
+};
+
+// Zeros, or NaN for bad tokens: whatever is added to them, they stay it.
+template <int kStride>
+TGV_INLINE void start_sums(const Tokens& tokens, float* sums) {
+  __builtin_memset(sums, 0, static_cast<size_t>(tokens.count) * kStride * sizeof(float));
+  if (!tokens.bad) return;
+  for (int64_t m = 0; m < tokens.count; ++m) {
+    for (int r = 0; tokens.bad[m] && r < kStride; ++r) sums[m * kStride + r] = __builtin_nanf("");
+  }
+}
+
+// Row blocks block .. block + kBlocks - 1 for a block of tokens.
 template <int kBlocks, Form kForm>
-TGV_INLINE void strip(const Linear& w, const LinearInput& in, float* y, int64_t first,
-                      int64_t count, int64_t block) {
+TGV_INLINE void strip(const Linear& w, const LinearInput& in, const Tokens& tokens, int64_t block,
+                      const Target& to) {
   constexpr int kStride = 16 * kBlocks;
   constexpr int64_t kHead = head_bytes_of(kForm), kTile = tile_bytes_of(kForm);
-  const int64_t tiles = w.shape.tiles(), block_bytes = w.shape.block_bytes();
+  const int64_t tiles = w.shape.tiles(), block_bytes = w.shape.block_bytes(), count = tokens.count;
   const int64_t tiles_of_group = kForm == Form::kInt8 ? tiles : w.shape.group_size / 32;
   const uint8_t* head = w.packed + block * block_bytes;  // of the first block
-  const RoundedTile* x = static_cast<const RoundedTile*>(in.rounded) + first * tiles;
+  const RoundedTile* x = static_cast<const RoundedTile*>(in.rounded) + tokens.first * tiles;
 
   alignas(64) float sums[kLinearTokens * kStride];
-  __builtin_memset(sums, 0, static_cast<size_t>(count) * kStride * sizeof(float));
+  start_sums<kStride>(tokens, sums);
   for (int64_t begin = 0; begin < tiles; begin += tiles_of_group) {
     const int64_t end = begin + tiles_of_group < tiles ? begin + tiles_of_group : tiles;
     for (int64_t t = begin; t < end; ++t) {
@@ -153,44 +189,87 @@ TGV_INLINE void strip(const Linear& w, const LinearInput& in, float* y, int64_t 
   }
   for (int64_t m = 0; m < count; ++m) {
     for (int b = 0; b < kBlocks; ++b) {
-      finish(w, y, first + m, 16 * (block + b), sums + m * kStride + 16 * b);
+      finish(w, to, m, 16 * b, 16 * block, sums + m * kStride + 16 * b);
+    }
+  }
+}
+
+// Few tokens leave the memory to wait for, and one stream is what it serves best.
+TGV_INLINE bool taken_together(const LinearInput& in) {
+  return kBlockTile > 1 && in.tokens > kAloneTokens;
+}
+
+template <Form kForm>
+TGV_INLINE void rows_to_y(const Linear& w, const LinearInput& in, const Tokens& tokens, float* y,
+                          int64_t begin, int64_t end) {
+  int64_t block = begin;
+  if (taken_together(in)) {
+    for (; block + kBlockTile <= end; block += kBlockTile) {
+      const Target to = target_of(w, in, y, tokens.first, 16 * block);
+      strip<kBlockTile, kForm>(w, in, tokens, block, to);
+    }
+  }
+  for (; block < end; ++block) {
+    strip<1, kForm>(w, in, tokens, block, target_of(w, in, y, tokens.first, 16 * block));
+  }
+}
+
+// Two blocks are 32 columns of the next product, which reads them as a tile.
+template <Form kForm, RoundTile* kRoundTile>
+TGV_INLINE void rows_to_tiles(const Linear& w, const LinearInput& in, const Tokens& tokens,
+                              void* rounded, int64_t begin, int64_t end) {
+  alignas(64) float pair[kLinearTokens * 32];
+  for (int64_t block = begin; block < end; block += 2) {
+    if (taken_together(in) && kBlockTile == 2 && block + 2 <= end) {
+      strip<kBlockTile, kForm>(w, in, tokens, block, {pair, 32, 32, false});
+    } else {
+      strip<1, kForm>(w, in, tokens, block, {pair, 32, 16, false});
+      if (block + 1 < end) {
+        strip<1, kForm>(w, in, tokens, block + 1, {pair + 16, 32, 16, false});
+      } else {
+        for (int64_t m = 0; m < tokens.count; ++m) __builtin_memset(pair + 32 * m + 16, 0, 64);
+      }
+    }
+    const RoundedColumn out =
+        rounded_column(rounded, in.tokens, w.shape.rows, tokens.first, tokens.count, block / 2);
+    for (int64_t m = 0; m < tokens.count; ++m) {
+      out.bad[m] = !kRoundTile(out.tile[m], pair + 32 * m);
     }
   }
 }
 
 // One block of tokens after the other: its activations stay in L2, and the weights of a claim come
 // from the cache after the first.
-template <Form kForm>
-TGV_INLINE void multiply_blocks(const Linear& w, const LinearInput& in, float* y, int64_t begin,
-                                int64_t end) {
-  // Few tokens leave the memory to wait for, and one stream is what it serves best.
-  const int64_t together = in.tokens > kAloneTokens ? kBlockTile : 1;
+template <Form kForm, RoundTile* kRoundTile>
+TGV_INLINE void multiply_blocks(const Linear& w, const LinearInput& in, const LinearOutput& out,
+                                int64_t begin, int64_t end) {
+  uint8_t bad[kLinearTokens];
   for (int64_t first = 0; first < in.tokens; first += kLinearTokens) {
     const int64_t left = in.tokens - first, count = left < kLinearTokens ? left : kLinearTokens;
-    int64_t block = begin;
-    for (; block + together <= end; block += together) {
-      if (together == kBlockTile) {
-        strip<kBlockTile, kForm>(w, in, y, first, count, block);
-      } else {
-        strip<1, kForm>(w, in, y, first, count, block);
-      }
+    const Tokens tokens{first, count, find_bad(in, first, count, bad) ? bad : nullptr};
+    if (out.rounded) {
+      rows_to_tiles<kForm, kRoundTile>(w, in, tokens, out.rounded, begin, end);
+    } else {
+      rows_to_y<kForm>(w, in, tokens, out.y, begin, end);
     }
-    for (; block < end; ++block) strip<1, kForm>(w, in, y, first, count, block);
   }
+  if (!out.rounded) end_streams();
 }
 
-TGV_INLINE void multiply_int4(const Linear& w, const LinearInput& in, float* y, int64_t begin,
-                              int64_t end) {
+template <RoundTile* kRoundTile = round_tile>
+TGV_INLINE void multiply_int4(const Linear& w, const LinearInput& in, const LinearOutput& out,
+                              int64_t begin, int64_t end) {
   if (w.shape.symmetric) {
-    multiply_blocks<Form::kInt4>(w, in, y, begin, end);
+    multiply_blocks<Form::kInt4, kRoundTile>(w, in, out, begin, end);
   } else {
-    multiply_blocks<Form::kInt4Zeros>(w, in, y, begin, end);
+    multiply_blocks<Form::kInt4Zeros, kRoundTile>(w, in, out, begin, end);
   }
 }
 
-TGV_INLINE void multiply_int8(const Linear& w, const LinearInput& in, float* y, int64_t begin,
-                              int64_t end) {
-  multiply_blocks<Form::kInt8>(w, in, y, begin, end);
+template <RoundTile* kRoundTile = round_tile>
+TGV_INLINE void multiply_int8(const Linear& w, const LinearInput& in, const LinearOutput& out,
+                              int64_t begin, int64_t end) {
+  multiply_blocks<Form::kInt8, kRoundTile>(w, in, out, begin, end);
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ struct Pass {
 
   void run_alone() const {
     if (reads_rounded(linear.shape.kind)) linear_round(input, 0, linear_round_pieces(input), isa);
-    linear_rows(linear, input, y, 0, linear.shape.row_blocks(), isa);
+    linear_rows(linear, input, {y}, 0, linear.shape.row_blocks(), isa);
   }
 
   void round(ThreadPool& pool) const {
@@ -49,7 +49,7 @@ struct Pass {
     while (true) {
       const RowRange rows = claim_rows(pool.claim(1), blocks, pool.threads(), least);
       if (rows.empty()) return;
-      linear_rows(linear, input, y, rows.begin, rows.end, isa);
+      linear_rows(linear, input, {y}, rows.begin, rows.end, isa);
     }
   }
 

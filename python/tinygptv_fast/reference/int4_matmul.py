@@ -13,22 +13,25 @@ from ..quantize.int4 import Int4Tensor
 from ..quantize.packing import unpack_nibbles
 
 BLOCK = 32  # activations that share a scale
-_TINY = 2.0**-100  # a block whose largest magnitude is below counts as zeros
+_EXPONENTS = (-100, 110)  # of scales; blocks that would need a smaller one count as zeros, a larger one as infinite
 
 
 def round_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x float32 [M, K] → levels int8 [M, ceil(K/32), 32] and scales float32 [M, ceil(K/32)]; value = level·scale.
 
-    scale = max|x| / 127 of the block, level = x·(127 / max|x|) to nearest, ties to even. NaN or infinity in a block
-    makes its scale NaN.
+    scale = the least power of two with max|x| / scale < 127.5 in the block, level = x / scale to nearest, ties to even.
+    NaN or infinity in a block, or a scale above 2^110, makes it NaN; a scale below 2^-100 makes it zero.
     """
     padded = torch.nn.functional.pad(x, (0, -x.shape[1] % BLOCK)).view(x.shape[0], -1, BLOCK)
     largest = padded.abs().amax(-1, keepdim=True)
-    good = torch.isfinite(largest) & (largest >= _TINY)
-    safe = torch.where(good, largest, 1.0)
-    inverse = torch.full_like(safe, 127.0) / safe  # a number / tensor would be reciprocal and product: rounded twice
-    levels = torch.where(good, (padded * inverse).round(), 0.0).to(torch.int8)
-    scales = torch.where(good, safe / 127.0, torch.where(torch.isfinite(largest), 0.0, torch.nan))
+    finite = torch.isfinite(largest)
+    mantissa, exponent = torch.frexp(torch.where(finite, largest, 1.0))  # 0.5 <= mantissa < 1
+    exponent = exponent - 7 + (mantissa >= 127.5 / 128).int()
+    finite &= exponent <= _EXPONENTS[1]
+    good = finite & (largest > 0) & (exponent >= _EXPONENTS[0])
+    step = torch.ldexp(torch.ones_like(largest), torch.where(good, exponent, 0))
+    levels = torch.where(good, (padded / step).round(), 0.0).to(torch.int8)
+    scales = torch.where(good, step, torch.where(finite, 0.0, torch.nan))
     return levels, scales.squeeze(-1)
 
 

@@ -28,14 +28,14 @@ TGV_INLINE void load_pairs(const uint8_t* p, Floats (&out)[2]) {
 
 namespace tgv::cpu {
 
-void linear_bf16_avx512(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                        int64_t end) {
-  multiply_bf16(linear, input, y, begin, end);
+void linear_bf16_avx512(const Linear& linear, const LinearInput& input, const LinearOutput& output,
+                        int64_t begin, int64_t end) {
+  multiply_bf16(linear, input, output, begin, end);
 }
 
-void linear_f32_avx512(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                       int64_t end) {
-  multiply_f32(linear, input, y, begin, end);
+void linear_f32_avx512(const Linear& linear, const LinearInput& input, const LinearOutput& output,
+                       int64_t begin, int64_t end) {
+  multiply_f32(linear, input, output, begin, end);
 }
 
 }  // namespace tgv::cpu

@@ -57,8 +57,21 @@ TGV_INLINE void dots8(const Levels (&levels)[kCount], const RoundedTile* x,
   dots4<kCount, kTokens>(levels, x, sums);
 }
 
-inline Floats scales(const uint8_t* p) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+// A step of activations is a power of two: adding exponents scales by it, on pipes that dot
+// products leave free, where a multiplication would take one of the two that they need.
+struct Scales {
+  __m512i bits;  // less the exponent of 1
+  __mmask16 there;
+};
+inline Scales scales(const uint8_t* p) {
+  const __m512i bits =
+      _mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  return {_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f800000)),
+          _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x7fffffff))};
+}
+inline Floats scaled(const Scales& scales, float step) {
+  const __m512i exponent = _mm512_set1_epi32(__builtin_bit_cast(int32_t, step));
+  return _mm512_castsi512_ps(_mm512_maskz_add_epi32(scales.there, scales.bits, exponent));
 }
 inline Ints zeros(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -82,22 +95,22 @@ namespace tgv::cpu {
 namespace {
 
 // round_tile with the two sums over 32 lanes that compilers make much of.
-TGV_INLINE void round_tile_512(RoundedTile& out, const float* x) {
+TGV_INLINE bool round_tile_512(RoundedTile& out, const float* x) {
   const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   const int32_t top = _mm512_reduce_max_epi32(
       _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
                        _mm512_and_si512(_mm512_castps_si512(high), magnitude)));
-  if (top < 0x0d800000 || top >= 0x7f800000)
-    return round_tile(out, x);  // below 2^-100, or not finite
-  const float largest = __builtin_bit_cast(float, top);
-  const Floats inverse = _mm512_set1_ps(127.0f / largest);
+  const Step step = step_of(top);
+  if (step.zero || step.bad) return round_tile(out, x);
+  const Floats inverse = _mm512_set1_ps(step.inverse);
   const Ints first = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
   const Ints second = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out.q), _mm512_cvtepi32_epi8(first));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out.q + 16), _mm512_cvtepi32_epi8(second));
-  out.scale = largest / 127.0f;
+  out.scale = step.value;
   out.offset = -8 * _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
+  return true;
 }
 
 }  // namespace
@@ -107,14 +120,14 @@ void linear_round_avx512vnni(const LinearInput& input, int64_t token_block, int6
   round_tokens<round_tile_512>(input, token_block, tile_begin, tile_end);
 }
 
-void linear_int4_avx512vnni(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                            int64_t end) {
-  multiply_int4(linear, input, y, begin, end);
+void linear_int4_avx512vnni(const Linear& linear, const LinearInput& input,
+                            const LinearOutput& output, int64_t begin, int64_t end) {
+  multiply_int4<round_tile_512>(linear, input, output, begin, end);
 }
 
-void linear_int8_avx512vnni(const Linear& linear, const LinearInput& input, float* y, int64_t begin,
-                            int64_t end) {
-  multiply_int8(linear, input, y, begin, end);
+void linear_int8_avx512vnni(const Linear& linear, const LinearInput& input,
+                            const LinearOutput& output, int64_t begin, int64_t end) {
+  multiply_int8<round_tile_512>(linear, input, output, begin, end);
 }
 
 }  // namespace tgv::cpu
