@@ -32,6 +32,7 @@ WEIGHTS = "model.safetensors"
 HASHES = "hashes.json"
 REPORT = "report.json"
 TEMPLATE_KEY = "prompt_template"
+UNTRAINED = "untrained"  # in report.json: norms and projector are where training starts
 _CHUNK = 1 << 22
 
 
