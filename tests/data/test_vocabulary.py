@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygptv_fast.data.vocabulary import END, VOCAB_SIZE, build_tokenizer, learn_merges, tokenizer_json
+from tinygptv_fast.data.bpe import END, learn_merges
+from tinygptv_fast.data.vocabulary import VOCAB_SIZE, build_tokenizer, tokenizer_json
 from tinygptv_fast.errors import InvalidArgumentError
 from tinygptv_fast.processing.tokenizer import Tokenizer
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tinygptv_fast.data.scenes import COLOURS, MAX_OBJECTS, SHAPES, object_map, scene_from_seed
-from tinygptv_fast.train.batches import CELLS, label_pictures
-from tinygptv_fast.train.heads import ObjectLogits, TeachingHeads, corners, generalised_iou, match, seeing_loss
+from tinygptv_fast.train.batches import TEACHING, label_pictures
+from tinygptv_fast.train.heads import CELLS, ObjectLogits, TeachingHeads, corners, generalised_iou, match, seeing_loss
 
 
 def test_generalised_iou() -> None:
@@ -23,7 +23,7 @@ def test_labels_follow_the_drawing() -> None:
     grid = 8
     scenes = [scene_from_seed(seed) for seed in range(6)]
     labels = label_pictures(scenes, grid)
-    assert labels.cell_shape.shape == (6, grid * grid, CELLS * CELLS)
+    assert labels.cells["shape"].shape == (6, grid * grid, CELLS * CELLS)
     for index, scene in enumerate(scenes):
         drawn = object_map(scene, grid * CELLS)
         for y in range(0, grid * CELLS, 5):
@@ -31,9 +31,11 @@ def test_labels_follow_the_drawing() -> None:
                 patch, cell = (y // CELLS) * grid + x // CELLS, (y % CELLS) * CELLS + x % CELLS
                 number = drawn[y, x]
                 item = scene.objects[number - 1] if number else None
-                assert labels.cell_shape[index, patch, cell] == (list(SHAPES).index(item.shape) + 1 if item else 0)
-                assert labels.cell_colour[index, patch, cell] == (list(COLOURS).index(item.colour) + 1 if item else 0)
-        assert (labels.shape[index] >= 0).sum() == len(scene.objects) == labels.counts[index]
+                assert labels.cells["shape"][index, patch, cell] == (list(SHAPES).index(item.shape) + 1 if item else 0)
+                assert labels.cells["colour"][index, patch, cell] == (
+                    list(COLOURS).index(item.colour) + 1 if item else 0
+                )
+        assert (labels.things["shape"][index] >= 0).sum() == len(scene.objects) == labels.counts[index]
 
 
 def test_match_finds_the_row_of_each_object() -> None:
@@ -42,15 +44,14 @@ def test_match_finds_the_row_of_each_object() -> None:
     torch.manual_seed(0)
     said = ObjectLogits(
         torch.zeros(8, 16),
-        torch.zeros(8, 16, len(SHAPES)),
-        torch.zeros(8, 16, len(COLOURS)),
+        {"shape": torch.zeros(8, 16, len(SHAPES)), "colour": torch.zeros(8, 16, len(COLOURS))},
         torch.rand(8, 16, 4) * 0.1,
     )
     planted = {}
     for b, scene in enumerate(scenes):
         for i, row in enumerate(torch.randperm(16)[: len(scene.objects)].tolist()):
-            said.shape[b, row, labels.shape[b, i]] = 9.0
-            said.colour[b, row, labels.colour[b, i]] = 9.0
+            said.classes["shape"][b, row, labels.things["shape"][b, i]] = 9.0
+            said.classes["colour"][b, row, labels.things["colour"][b, i]] = 9.0
             said.box[b, row] = labels.box[b, i]
             planted[b, i] = row
     picture, row, item = match(said, labels)
@@ -59,7 +60,7 @@ def test_match_finds_the_row_of_each_object() -> None:
 
 def test_loss_is_finite_and_teaches_every_head() -> None:
     torch.manual_seed(0)
-    heads = TeachingHeads(16, 24)
+    heads = TeachingHeads(TEACHING, 16, 24)
     labels = label_pictures([scene_from_seed(seed) for seed in range(3)], 8)
     loss = seeing_loss(heads, torch.randn(3, 64, 16), torch.randn(3, 16, 24), labels)
     loss.total.backward()

@@ -10,20 +10,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.bpe import END, NUMBERS
 from ..data.questions import Question, ask_mixed
 from ..data.scenes import COLOURS, MAX_OBJECTS, SHAPES, Scene, SceneSpec, draw, object_map, random_scene
-from ..data.vocabulary import END, NUMBERS, TEMPLATE
-from ..processing.image import CLIP_MEAN, CLIP_STD
+from ..data.vocabulary import TEMPLATE
 from ..processing.prompt import render, split_images
 from ..processing.tokenizer import Tokenizer
 from ..reference.loss import IGNORE
+from .heads import CELLS, Labels, Teaching
+from .pixels import normalise
 
-CELLS = 4  # labels per side of a patch
 CANVASES = (96, 128, 160, 224)  # pictures are drawn larger than the model's input and resized as users' pictures are
 _COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
 _SHAPE_INDEX = {name: i for i, name in enumerate(SHAPES)}
-_MEAN = torch.tensor(CLIP_MEAN)[:, None, None]
-_STD = torch.tensor(CLIP_STD)[:, None, None]
+TEACHING = Teaching(
+    cells={"shape": len(SHAPES), "colour": len(COLOURS)}, things={"shape": len(SHAPES), "colour": len(COLOURS)}
+)
 
 
 @dataclass(frozen=True)
@@ -32,28 +34,6 @@ class Pictures:
 
     pixels: Tensor
     scenes: tuple[Scene, ...]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is drawn where, for the throw-away heads.
-
-    cell_shape, cell_colour int64 [B, patches, CELLS²], 0 = background, else index + 1. Objects padded to MAX_OBJECTS:
-    shape, colour int64 [B, MAX_OBJECTS] (-100 = padding), box f32 [B, MAX_OBJECTS, 4] (cx, cy, w, h in 0..1), counts.
-    """
-
-    cell_shape: Tensor
-    cell_colour: Tensor
-    shape: Tensor
-    colour: Tensor
-    box: Tensor
-    counts: tuple[int, ...]
-
-
-def normalise(pictures: Sequence[np.ndarray]) -> Tensor:
-    """uint8 [S, S, 3] each → f32 [B, 3, S, S], (x/255 - mean)/std."""
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
-    return (stacked.contiguous() / 255 - _MEAN) / _STD
 
 
 def render_scenes(scenes: Sequence[Scene], canvases: Sequence[int], size: int) -> Tensor:
@@ -76,10 +56,8 @@ def label_pictures(scenes: Sequence[Scene], grid: int) -> Labels:
     cells = [_cell_labels(scene, grid) for scene in scenes]
     objects = [_object_labels(scene) for scene in scenes]
     return Labels(
-        torch.from_numpy(np.stack([c[0] for c in cells])),
-        torch.from_numpy(np.stack([c[1] for c in cells])),
-        torch.tensor([o[0] for o in objects]),
-        torch.tensor([o[1] for o in objects]),
+        {name: torch.from_numpy(np.stack([c[i] for c in cells])) for i, name in enumerate(TEACHING.cells)},
+        {name: torch.tensor([o[i] for o in objects]) for i, name in enumerate(TEACHING.things)},
         torch.tensor([o[2] for o in objects], dtype=torch.float32),
         tuple(len(scene.objects) for scene in scenes),
     )

@@ -21,7 +21,8 @@ from ..data.scenes import FULL, Scene, SceneSpec, draw, random_scene
 from ..data.scoring import is_right
 from ..reference.generation import GenerationOptions, generate
 from ..reference.model import TinyGPTVReference
-from .batches import RowEncoder, normalise
+from .batches import RowEncoder
+from .pixels import normalise
 
 EXAM_SEED = 9_000_001  # training draws from streams of the recipe's seed; no training picture comes from this one
 CANVAS = 256

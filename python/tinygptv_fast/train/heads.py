@@ -1,53 +1,102 @@
 """Throw-away heads that teach the vision side before it meets a word. They are not part of the shipped model.
 
-Two of them: labels of the 4x4 cells of every patch (what shape, what colour is here), and set prediction on the
-Q-Former's rows: each row says whether it stands for an object, which one and where, matched one to one with the
-drawn objects (Carion et al. 2020, DETR, arXiv 2005.12872).
+Labels of the 4x4 cells of every patch (what shape, what colour is here), and set prediction on the Q-Former's rows:
+each row says whether it stands for an object, which one and where, matched one to one with the drawn objects (Carion et
+al. 2020, DETR, arXiv 2005.12872). What there is to name is given as data; nothing here knows a world.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.scenes import COLOURS, SHAPES
-from .batches import CELLS, Labels
+from ..reference.loss import IGNORE
 from .matching import assign
 
+CELLS = 4  # labels per side of a patch
 _BOX_WEIGHT, _OVERLAP_WEIGHT, _PRESENCE_WEIGHT = 5.0, 2.0, 3.0
+_NAMES = ("shape", "colour")  # what rows and objects are matched by, besides their boxes
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is drawn where, and what the objects are; the names are those of a ``Teaching``.
+
+    cells: int64 [B, patches, CELLS²] each, 0 = background, else class + 1. things: int64 [B, M] each, IGNORE in
+    padding and where it does not apply. box f32 [B, M, 4] (cx, cy, w, h in 0..1); counts: objects of each picture;
+    ground: int64 [B] or None.
+    """
+
+    cells: Mapping[str, Tensor]
+    things: Mapping[str, Tensor]
+    box: Tensor
+    counts: tuple[int, ...]
+    ground: Tensor | None = None
+
+    def to(self, device: torch.device) -> Labels:
+        return Labels(
+            {name: tensor.to(device) for name, tensor in self.cells.items()},
+            {name: tensor.to(device) for name, tensor in self.things.items()},
+            self.box.to(device),
+            self.counts,
+            None if self.ground is None else self.ground.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What is taught, name → number of classes: of cells (background comes on top), of objects, of the whole picture.
+
+    weights: of an object's name in the loss, 1 where it is not given.
+    """
+
+    cells: Mapping[str, int]
+    things: Mapping[str, int]
+    grounds: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ObjectLogits:
-    """Logits presence [B, NQ], shape [B, NQ, shapes], colour [B, NQ, colours]; box [B, NQ, 4], cx cy w h in 0..1."""
+    """Logits: presence [B, NQ], classes name → [B, NQ, n]; box [B, NQ, 4], cx cy w h in 0..1."""
 
     presence: Tensor
-    shape: Tensor
-    colour: Tensor
+    classes: Mapping[str, Tensor]
     box: Tensor
 
 
 class TeachingHeads(nn.Module):
-    """cells: [B, patches, E] → logits per cell; objects: [B, NQ, Q] → presence, shape, colour, box."""
+    """cells: [B, patches, E] → logits per cell; objects: [B, NQ, Q] → presence, classes, box."""
 
-    def __init__(self, vision_width: int, qformer_width: int) -> None:
+    def __init__(self, teaching: Teaching, vision_width: int, qformer_width: int) -> None:
         super().__init__()
-        self.cells = nn.Linear(vision_width, CELLS * CELLS * (len(SHAPES) + 1 + len(COLOURS) + 1))
-        self.names = nn.Linear(qformer_width, 1 + len(SHAPES) + len(COLOURS))
+        self.teaching = teaching
+        self.cells = nn.Linear(vision_width, CELLS * CELLS * sum(n + 1 for n in teaching.cells.values()))
+        self.names = nn.Linear(qformer_width, 1 + sum(teaching.things.values()))
         self.boxes = nn.Sequential(nn.Linear(qformer_width, 128), nn.GELU(), nn.Linear(128, 4))
+        self.ground = nn.Linear(qformer_width, teaching.grounds) if teaching.grounds else None
 
-    def cell_logits(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, N, E] → shape logits [B, N, CELLS², shapes+1], colour logits [B, N, CELLS², colours+1]."""
+    def cell_logits(self, patches: Tensor) -> dict[str, Tensor]:
+        """[B, N, E] → name → f32 [B, N, CELLS², classes + 1]."""
         y = self.cells(patches).float().view(*patches.shape[:2], CELLS * CELLS, -1)
-        return y.split([len(SHAPES) + 1, len(COLOURS) + 1], dim=-1)
+        sizes = [n + 1 for n in self.teaching.cells.values()]
+        return dict(zip(self.teaching.cells, y.split(sizes, dim=-1), strict=True))
 
     def object_logits(self, rows: Tensor) -> ObjectLogits:
         """rows [B, NQ, Q]."""
-        presence, shape, colour = self.names(rows).float().split([1, len(SHAPES), len(COLOURS)], dim=-1)
-        return ObjectLogits(presence[..., 0], shape, colour, self.boxes(rows).float().sigmoid())
+        presence, *classes = self.names(rows).float().split([1, *self.teaching.things.values()], dim=-1)
+        named = dict(zip(self.teaching.things, classes, strict=True))
+        return ObjectLogits(presence[..., 0], named, self.boxes(rows).float().sigmoid())
+
+
+def mean_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Over the targets that are not IGNORE; 0 where all are. logits [n, classes], target int64 [n]."""
+    learnt = target != IGNORE
+    return F.cross_entropy(logits[learnt], target[learnt], reduction="sum") / learnt.sum().clamp(min=1)
 
 
 def corners(box: Tensor) -> Tensor:
@@ -66,22 +115,21 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SeeingLoss:
-    """The scalar to minimise and figures of the batch, 0..1: right shapes and colours, IoU > 0.5, right counts."""
+    """The scalar to minimise; figures of the batch, 0..1: the share of objects whose class is right, by name,
+    "located" (IoU > 0.5), and the share of pictures whose count is right, "counted"."""
 
     total: Tensor
-    shape: float
-    colour: float
-    located: float
-    counted: float
+    figures: Mapping[str, float]
 
 
 @torch.no_grad()
 def match(said: ObjectLogits, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
     """Which row stands for which object: three int64 [objects] index vectors (picture, row, object)."""
     NQ = said.presence.shape[1]
-    shape, colour = (t.clamp(min=0)[:, None].expand(-1, NQ, -1) for t in (labels.shape, labels.colour))
     cost = -said.presence.sigmoid()[..., None]
-    cost = cost - said.shape.softmax(-1).gather(2, shape) - said.colour.softmax(-1).gather(2, colour)
+    for name in _NAMES:
+        wanted = labels.things[name].clamp(min=0)[:, None].expand(-1, NQ, -1)
+        cost = cost - said.classes[name].softmax(-1).gather(2, wanted)
     cost = cost + _BOX_WEIGHT * (said.box[:, :, None] - labels.box[:, None]).abs().sum(-1)
     cost = cost - _OVERLAP_WEIGHT * generalised_iou(corners(said.box)[:, :, None], corners(labels.box)[:, None])
     picture: list[int] = []
@@ -91,27 +139,38 @@ def match(said: ObjectLogits, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
         picture += [index] * count
         row += assign(table[:count])
         item += range(count)
-    return torch.tensor(picture), torch.tensor(row), torch.tensor(item)
+    device = said.box.device
+    picture_, row_, item_ = (torch.tensor(index, dtype=torch.int64, device=device) for index in (picture, row, item))
+    return picture_, row_, item_
 
 
 def seeing_loss(heads: TeachingHeads, patches: Tensor, rows: Tensor, labels: Labels) -> SeeingLoss:
     """patches [B, I-1, E] (class row left out), rows [B, NQ, Q]."""
-    cell_shape, cell_colour = heads.cell_logits(patches)
-    cells = F.cross_entropy(cell_shape.flatten(0, 2), labels.cell_shape.flatten())
-    cells = cells + F.cross_entropy(cell_colour.flatten(0, 2), labels.cell_colour.flatten())
+    loss = torch.zeros((), device=rows.device)
+    for name, logits in heads.cell_logits(patches).items():
+        loss = loss + F.cross_entropy(logits.flatten(0, 2), labels.cells[name].flatten())
+    if heads.ground is not None and labels.ground is not None:
+        loss = loss + F.cross_entropy(heads.ground(rows.mean(dim=1)).float(), labels.ground)
     said = heads.object_logits(rows)
     picture, row, item = match(said, labels)
     present = torch.zeros_like(said.presence)
     present[picture, row] = 1.0
-    shape, colour, mine = said.shape[picture, row], said.colour[picture, row], said.box[picture, row]
-    true_shape, true_colour, true = (t[picture, item] for t in (labels.shape, labels.colour, labels.box))
-    names = F.cross_entropy(shape, true_shape) + F.cross_entropy(colour, true_colour)
-    names = names + _PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(said.presence, present)
+    loss = loss + _PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(said.presence, present)
+    figures = {}
+    for name, every in said.classes.items():
+        logits, target = every[picture, row], labels.things[name][picture, item]
+        loss = loss + heads.teaching.weights.get(name, 1.0) * mean_cross_entropy(logits, target)
+        figures[name] = _share(logits.argmax(-1)[target != IGNORE] == target[target != IGNORE])
+    mine, true = said.box[picture, row], labels.box[picture, item]
     overlap = generalised_iou(corners(mine), corners(true))
-    boxes = _BOX_WEIGHT * (mine - true).abs().sum(-1).mean() + _OVERLAP_WEIGHT * (1 - overlap).mean()
-    with torch.no_grad():
-        counted = ((said.presence > 0).sum(1) == torch.tensor(labels.counts)).float().mean().item()
-        right_shape = (shape.argmax(-1) == true_shape).float().mean().item()
-        right_colour = (colour.argmax(-1) == true_colour).float().mean().item()
-        located = (overlap > 0.5).float().mean().item()
-    return SeeingLoss(cells + names + boxes, right_shape, right_colour, located, counted)
+    many = max(1, len(overlap))
+    loss = loss + (_BOX_WEIGHT * (mine - true).abs().sum() + _OVERLAP_WEIGHT * (1 - overlap).sum()) / many
+    figures["located"] = _share(overlap > 0.5)
+    counts = torch.tensor(labels.counts, device=rows.device)
+    figures["counted"] = _share((said.presence > 0).sum(1) == counts)
+    return SeeingLoss(loss, figures)
+
+
+def _share(right: Tensor) -> float:
+    """The share of True; 1 of nothing."""
+    return right.float().mean().item() if len(right) else 1.0

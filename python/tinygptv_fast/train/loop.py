@@ -15,7 +15,9 @@ from ..data.vocabulary import tokenizer_json
 from ..processing.tokenizer import Tokenizer
 from ..reference.loss import IGNORE
 from . import losses
-from .batches import Labels, Pictures, RowEncoder, Rows, ask_about, build_rows, draw_pictures, label_pictures
+from .batches import Pictures, RowEncoder, Rows, ask_about, build_rows, draw_pictures, label_pictures
+from .coordinates import start_numbers
+from .heads import Labels
 from .recipe import PHASES, Recipe
 from .state import Run
 
@@ -51,10 +53,10 @@ class BatchMaker:
         return Batch(pictures, None, build_rows(self.encoder, ask_about(rng, pictures.scenes, settings.questions)))
 
 
-def run_step(run: Run, batch: Batch, soft: Tensor) -> dict[str, float]:
+def run_step(run: Run, batch: Batch, numbers: Tensor) -> dict[str, float]:
     """Forward, backward, update. Returns the figures of the batch."""
     with torch.autocast("cpu", torch.bfloat16):
-        figures = _see(run, batch) if run.phase == "see" else _answer(run, batch, soft)
+        figures = _see(run, batch) if run.phase == "see" else _answer(run, batch, numbers)
     run.optimiser.step(run.settings.rate(run.step))
     run.step += 1
     return figures
@@ -64,11 +66,10 @@ def _see(run: Run, batch: Batch) -> dict[str, float]:
     assert batch.labels is not None
     loss = losses.see(run.model, run.heads, batch.pictures.pixels, batch.labels)
     loss.total.backward()
-    figures = {"shape": loss.shape, "colour": loss.colour, "located": loss.located, "counted": loss.counted}
-    return {"loss": loss.total.item(), **figures}
+    return {"loss": loss.total.item(), **loss.figures}
 
 
-def _answer(run: Run, batch: Batch, soft: Tensor) -> dict[str, float]:
+def _answer(run: Run, batch: Batch, numbers: Tensor) -> dict[str, float]:
     """Rows share their pictures' rows; each bucket's graph is freed before the next is built."""
     join = run.phase == "join"
     with torch.set_grad_enabled(join):
@@ -77,7 +78,7 @@ def _answer(run: Run, batch: Batch, soft: Tensor) -> dict[str, float]:
     weights = sum(float(rows.weight[rows.labels != IGNORE].sum()) for rows in batch.rows)
     total = 0.0
     for rows in batch.rows:
-        loss = losses.read(run.model, run.model.projector(leaf), rows, soft) / weights
+        loss = losses.read(run.model, run.model.projector(leaf), rows, numbers) / weights
         loss.backward()
         total += loss.item()
     if leaf.grad is not None:
@@ -95,27 +96,27 @@ def train(run: Run, report: Report, save: Callable[[Run], None], save_every: int
     out of any exception (Ctrl-C included), always between two steps.
     """
     maker = BatchMaker(run.recipe)
-    soft = losses.soft_coordinates(run.model.config.text.vocab_size, maker.encoder.numbers)
+    numbers = torch.tensor(maker.encoder.numbers)
     try:
         for name in PHASES[PHASES.index(run.phase) :]:
             if name != run.phase:
                 run.enter(name)
                 if name == "read":
-                    losses.start_numbers(run.model, maker.encoder.numbers)
-            _train_phase(run, maker, soft, report, save, save_every)
+                    start_numbers(run.model, maker.encoder.numbers)
+            _train_phase(run, maker, numbers, report, save, save_every)
     except BaseException:
         save(run)
         raise
 
 
 def _train_phase(
-    run: Run, maker: BatchMaker, soft: Tensor, report: Report, save: Callable[[Run], None], save_every: int
+    run: Run, maker: BatchMaker, numbers: Tensor, report: Report, save: Callable[[Run], None], save_every: int
 ) -> None:
     sums: dict[str, float] = {}
     while run.step < run.settings.steps:
         began = time.monotonic()
         # Drawn in line: a drawing thread beside two busy torch threads on two cores made a step twice as slow.
-        figures = run_step(run, maker.make(run.phase, run.step), soft)
+        figures = run_step(run, maker.make(run.phase, run.step), numbers)
         run.seconds += time.monotonic() - began
         for name, value in figures.items():
             sums[name] = sums.get(name, 0.0) + value

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..reference.model import TinyGPTVReference
+from .batches import TEACHING
 from .heads import TeachingHeads
 from .optimizers import MuonAdamW
 from .recipe import PHASES, Phase, Recipe
@@ -60,6 +61,15 @@ class Run:
         return self.recipe.phase(self.phase)
 
 
+def start_tables(model: TinyGPTVReference) -> None:
+    """Random values for what the reference starts at zero because files fill it; queries that start equal would stay
+    equal."""
+    nn.init.normal_(model.qformer.query_tokens, std=0.5)
+    nn.init.normal_(model.vision.pos_embed, std=0.3)
+    nn.init.normal_(model.vision.cls_token, std=0.3)
+    nn.init.normal_(model.text.embed.weight, std=0.5)
+
+
 def new_run(recipe: Recipe) -> Run:
     """Fresh weights from ``recipe.seed``."""
     with torch.random.fork_rng(devices=[]):
@@ -67,12 +77,8 @@ def new_run(recipe: Recipe) -> Run:
         config = recipe.model_config()
         assert config.vision is not None and config.qformer is not None
         model = TinyGPTVReference(config)
-        # The reference starts these at zero because files fill them; queries that start equal would stay equal.
-        nn.init.normal_(model.qformer.query_tokens, std=0.5)
-        nn.init.normal_(model.vision.pos_embed, std=0.3)
-        nn.init.normal_(model.vision.cls_token, std=0.3)
-        nn.init.normal_(model.text.embed.weight, std=0.5)
-        return Run(recipe, model, TeachingHeads(config.vision.width, config.qformer.width))
+        start_tables(model)
+        return Run(recipe, model, TeachingHeads(TEACHING, config.vision.width, config.qformer.width))
 
 
 def save_run(run: Run, path: Path) -> None:

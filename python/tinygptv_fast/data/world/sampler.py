@@ -103,10 +103,11 @@ def training(seed: int, stage: str, step: int, index: int) -> Example:
     rng = generator(seed, _TRAINING, tuple(STAGES).index(stage), step, index)
     spec = chosen.scenes[weighted(rng, [share for share, _ in chosen.scenes])][1]
     scene = random_scene(rng, spec)
-    return Example(scene, _questions(rng, scene, chosen))
+    return Example(scene, questions_about(rng, scene, chosen))
 
 
-def _questions(rng: np.random.Generator, scene: Scene, stage: Stage) -> tuple[Question, ...]:
+def questions_about(rng: np.random.Generator, scene: Scene, stage: Stage) -> tuple[Question, ...]:
+    """As many different questions as ``stage`` asks of a picture, fewer where the scene allows no more."""
     # An empty picture is asked what it shows, and about absent and unknown things; "how many" would always be 0.
     fitting = [(k, w) for k, w in stage.kinds if scene.things or k in ("nothing", "absent", "unknown")]
     found: list[Question] = []

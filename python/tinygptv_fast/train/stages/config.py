@@ -52,6 +52,7 @@ class StageConfig:
     prompts: tuple[str, ...] = ()  # for examples without a question of their own
     one_prompt_per_batch: bool = False  # minigpt_base.py:235
     row_weight: str = "tokens"  # tokens: every answer token alike; sqrt: 1/sqrt(tokens of its row)
+    coordinate_sigma: float = 0.0  # labels of box coordinates are Gaussians of this width, in hundredths; 0: plain
     batch_size: int = 1
     accumulation: int = 1
     epochs: int = 1
@@ -82,7 +83,7 @@ class StageConfig:
             self._check(name, type(getattr(self, name)) is int and getattr(self, name) >= 0, "an integer >= 0")
         for name in ("init_lr", "gradient_limit", "lora_alpha"):
             self._check(name, _number(getattr(self, name)) and getattr(self, name) > 0, "a finite number > 0")
-        for name in ("min_lr", "weight_decay"):
+        for name in ("min_lr", "weight_decay", "coordinate_sigma"):
             self._check(name, _number(getattr(self, name)) and getattr(self, name) >= 0, "a finite number >= 0")
         self._check("warmup_start_lr", _number(self.warmup_start_lr), "a finite number")
         self._check("replay_ratio", _number(self.replay_ratio) and 0 <= self.replay_ratio < 1, "0 <= number < 1")

@@ -20,6 +20,7 @@ from ...processing.tokenizer import Tokenizer
 from ...reference.layout import ChatLayout, TrainingBatch
 from ...reference.loss import IGNORE
 from ...reference.phi import PhiBackbone
+from ..coordinates import find_coordinates, mark_tokens, number_tokens
 from .config import StageConfig
 from .examples import Example
 
@@ -66,6 +67,9 @@ class RowMaker:
             raise InvalidArgumentError(
                 f"layout is 'original', but the tokenizer has no {END_OF_TEXT}; expected layout='inference'"
             )
+        self.numbers, self._marks = torch.empty(0), torch.empty(0)
+        if config.coordinate_sigma > 0:
+            self.numbers, self._marks = torch.tensor(number_tokens(tokenizer)), torch.tensor(mark_tokens(tokenizer))
         self.layout = ChatLayout(backbone, bos, bos, config.max_answer, config.max_context)
 
     def rows(self, examples: Sequence[Example], step: int) -> list[Row]:
@@ -136,6 +140,11 @@ class RowMaker:
         """Embeddings, mask and labels; images: visual tokens [NQ, C] of each row's pictures."""
         prompts = [self.layout.prompt(row.segments, seen) for row, seen in zip(rows, images, strict=True)]
         return self.layout.batch(prompts, [(row.ids, row.labels) for row in rows])
+
+    def coordinates(self, labels: Tensor) -> Tensor:
+        """bool [B, T-1]: which of labels[:, 1:] are box coordinates."""
+        numbers, marks = self.numbers.to(labels.device), self._marks.to(labels.device)
+        return find_coordinates(labels[:, 1:], labels[:, :-1], numbers, marks)
 
     def weights(self, rows: Sequence[Row], labels: Tensor) -> Tensor:
         """f32 [B, T]: how much each label counts, 0 where nothing is learnt."""

@@ -15,6 +15,7 @@ from ...errors import TrainingError
 from ...reference.layout import TrainingBatch
 from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
+from ..coordinates import blurred_cross_entropy
 from .config import StageConfig
 from .examples import Example
 from .features import FrozenVision
@@ -46,16 +47,29 @@ def step_randomness(seed: int, step: int) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def weighted_loss(model: TinyGPTVReference, batch: TrainingBatch, weights: Tensor, total: float) -> Tensor:
+def weighted_loss(
+    model: TinyGPTVReference,
+    batch: TrainingBatch,
+    weights: Tensor,
+    total: float,
+    coordinate: Tensor | None = None,
+    numbers: Tensor | None = None,
+    sigma: float = 0.0,
+) -> Tensor:
     """Sum of weight · cross-entropy over ``total``: the original's loss where all weights are 1.
 
     Logits are made only where something is learnt; the mean of ``reference.causal_lm_loss`` over the same positions.
-    weights f32 [B, T].
+    weights f32 [B, T]. coordinate bool [B, T-1]: which of the labels from the second on are coordinates, whose labels
+    are Gaussians of width ``sigma`` over the tokens ``numbers`` of 0..100.
     """
     hidden = model.text(batch.inputs_embeds, batch.attention_mask)[:, :-1]
     target, weight = batch.labels[:, 1:], weights[:, 1:]
     learnt = target != IGNORE
-    losses = F.cross_entropy(model.text.logits(hidden[learnt]), target[learnt], reduction="none")
+    logits = model.text.logits(hidden[learnt])
+    if coordinate is None or numbers is None:
+        losses = F.cross_entropy(logits, target[learnt], reduction="none")
+    else:
+        losses = blurred_cross_entropy(logits, target[learnt], coordinate[learnt], numbers, sigma)
     return (losses @ weight[learnt]) / total
 
 
@@ -121,7 +135,12 @@ class Stepper:
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
             batch = self.rows.batch(rows, self._visual(rows))
             weights = self.rows.weights(rows, batch.labels)
-            return weighted_loss(self.model, batch, weights, self.rows.total_weight(rows) if total is None else total)
+            whole = self.rows.total_weight(rows) if total is None else total
+            sigma = self.config.coordinate_sigma
+            if sigma == 0:
+                return weighted_loss(self.model, batch, weights, whole)
+            coordinate, numbers = self.rows.coordinates(batch.labels), self.rows.numbers.to(batch.labels.device)
+            return weighted_loss(self.model, batch, weights, whole, coordinate, numbers, sigma)
 
     def _visual(self, rows: Sequence[Row]) -> list[list[Tensor]]:
         """Visual tokens [NQ, C] of each row's pictures: cached rows through what is trained."""

@@ -1,0 +1,146 @@
+"""The last phase of training: the language model learns to answer from the int4 weights it will be shipped with.
+
+Straight-through: each step rounds the matrices exactly as the converter will, computes with the rounded ones, and gives
+the gradient to the unrounded ones. The goal is the right answers and, by ``distil``, the unquantised model's
+distribution: what is lost by rounding is to be won back, nothing else is to change.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...checkpoint.adapter import open_adapted
+from ...checkpoint.names import storage_kind
+from ...config import ModelConfig
+from ...conversion import load_state
+from ...data.world_vocabulary import tokenizer_json
+from ...processing.tokenizer import Tokenizer
+from ...quantize.int4 import dequantize_int4, quantize_int4
+from ...quantize.int8 import dequantize_int8, quantize_int8
+from ...reference.loss import IGNORE
+from ...reference.model import TinyGPTVReference
+from ..stages.run import ADAPTER
+from .loop import Session, run_phase
+from .recipe import SHIPPED
+from .rows import RowWriter, answer_logits, answer_loss
+from .stages import CachedQuestions, SmallExam, batches_of, stage_conversations
+from .telling import QUERIES
+
+_BUCKETS = 3
+
+
+def as_shipped(name: str, weight: Tensor, config: ModelConfig) -> Tensor:
+    """``weight`` as the converter stores it under ``config`` and the engine reads it, f32."""
+    kind = storage_kind(name, config)
+    plain = weight.detach().float().cpu().contiguous()
+    if kind == "int4":
+        quantization = config.quantization
+        stored = dequantize_int4(quantize_int4(plain, quantization.group_size, quantization.symmetric, name=name))
+    elif kind == "int8":
+        stored = dequantize_int8(quantize_int8(plain, name=name))
+    else:
+        return weight.detach()
+    return stored.to(weight.device)
+
+
+def merged_state(session: Session) -> dict[str, Tensor]:
+    """The whole model as S4 left it, LoRA folded in, f32 under canonical names."""
+    directory = open_adapted(session.folder / "base128", session.path("s4", ADAPTER))
+    return {name: tensor.float().clone() for name, tensor in load_state(directory).items()}
+
+
+class Finishing:
+    """The learner of phase "finish": language model and projector learn, the vision side stays."""
+
+    def __init__(self, session: Session, batches: CachedQuestions) -> None:
+        recipe = self.recipe = session.recipe
+        self.device, self.settings, self.batches = session.device, recipe.finish, batches
+        config = recipe.model_config(recipe.large_size)
+        self.shipped = dataclasses.replace(config, quantization=SHIPPED)
+        self.model = TinyGPTVReference(config)
+        self.model.load_state_dict(merged_state(session))
+        self.model.to(self.device)
+        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.trained = {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if name.startswith(("text.", "projector."))
+        }
+        self.optimiser = torch.optim.AdamW(
+            self.trained.values(), lr=self.settings.adam_lr, betas=(0.9, 0.98), weight_decay=0.0
+        )
+        self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
+        self.numbers = self.writer.numbers.to(self.device)
+        self._exam = SmallExam(session, "finish", self.model)
+
+    def _round(self) -> dict[str, Tensor]:
+        """Put the rounded weights in place; returns the unrounded ones."""
+        kept = {}
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                if storage_kind(name, self.shipped) in ("int4", "int8"):
+                    kept[name] = parameter.detach().clone()
+                    parameter.copy_(as_shipped(name, parameter, self.shipped))
+        return kept
+
+    def _restore(self, kept: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in kept.items():
+                self.trained[name].copy_(value)
+
+    def step(self, step: int) -> dict[str, float]:
+        conversations, visual = stage_conversations(self.batches, step)
+        visual = visual.to(self.device)
+        buckets = self.writer.write(conversations, _BUCKETS)
+        whole = sum(float(rows.weight.sum()) for rows in buckets)
+        total, apart = 0.0, 0.0
+        kept = self._round()
+        for rows in buckets:
+            there = rows.to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                with torch.no_grad():
+                    wanted = answer_logits(self.teacher.text, self.teacher.projector, visual, there)
+                logits = answer_logits(self.model.text, self.model.projector, visual, there)
+                divergence = F.kl_div(logits.log_softmax(-1), wanted.log_softmax(-1), reduction="none", log_target=True)
+                far = divergence.sum(-1) @ there.weight[there.labels != IGNORE] / whole
+                right = answer_loss(logits, there, self.numbers) / whole
+            (right + self.recipe.distil * far).backward()
+            total += right.item()
+            apart += far.item()
+        self._restore(kept)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.adam_lr * self.settings.rate(step)
+        torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return {"loss": total, "divergence": apart}
+
+    def exam(self) -> dict[str, float]:
+        """Of the rounded weights."""
+        kept = self._round()
+        try:
+            return self._exam.take()
+        finally:
+            self._restore(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.weights(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def weights(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict()}
+
+
+def finish(session: Session) -> None:
+    """Run phase "finish"."""
+    learner = Finishing(session, batches_of(session, "finish"))
+    run_phase(session, "finish", learner, learner.settings.steps, ("s4",), learner.weights)

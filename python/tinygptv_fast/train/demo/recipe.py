@@ -1,0 +1,222 @@
+"""What the next demo model is and how it is trained, as data: sizes, phases, rates. No torch import."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ...config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig, from_dict
+from ...data.world_vocabulary import VOCAB_SIZE
+from ...errors import InvalidArgumentError
+from ..phase import Phase
+
+SEEING = ("v1a", "v1b", "v2")
+CACHES = ("cache64", "cache128")
+STAGES = ("s1", "s2", "s3", "s4")
+PHASES = (*SEEING, *CACHES, "text", *STAGES, "finish", "report")
+#: What the pictures of each phase show and, in the stages, what is asked: names of ``world.sampler.STAGES``.
+SHOWN = {
+    "v1a": "easy",
+    "v1b": "full",
+    "v2": "words",
+    "text": "multitask",
+    "s1": "warm_up",
+    "s2": "pretrain",
+    "s3": "instruct",
+    "s4": "multitask",
+    "finish": "multitask",
+}
+#: Which cached pictures each phase learns from. S3 asks new kinds of questions about the pictures of S2.
+CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "multitask", "finish": "multitask"}
+
+#: What is shipped: int4 in groups of 32 for the text, int8 for the vision side.
+SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision="int8")
+_PHASE_FIELDS = (*SEEING, "text", "finish")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One of the paper's stages: ``steps`` of ``pictures`` with ``questions`` each, AdamW at ``lr`` falling to a tenth.
+
+    The rest of its settings are ``train.stages``'s, with the changes that ``demo.stages`` lists.
+    """
+
+    steps: int
+    pictures: int
+    questions: int
+    lr: float
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.pictures, self.questions) < 1 or not self.lr > 0:
+            raise InvalidArgumentError(f"{self} has a number below 1 or a rate of 0, expected more")
+
+
+@dataclass(frozen=True)
+class DemoRecipe:
+    """Everything a run depends on besides the code: two runs with equal recipes are equal.
+
+    Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
+    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``visual_share``: of the rows of "text" that see
+    cached rows through a throw-away projector instead of reading the scene (a departure from the paper, for when S2
+    stalls). ``distil``: weight of the divergence from the unquantised model in "finish".
+    """
+
+    seed: int = 0
+    v1a: Phase = Phase(steps=1200, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.3)
+    v1b: Phase = Phase(steps=3600, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
+    v2: Phase = Phase(steps=1500, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
+    small_every: int = 4  # of the steps of v2, every fourth is at the small size: the tower must serve both
+    text: Phase = Phase(steps=1500, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
+    s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
+    s2: StagePlan = StagePlan(steps=1500, pictures=10, questions=6, lr=1.5e-3)
+    s3: StagePlan = StagePlan(steps=700, pictures=10, questions=6, lr=1e-3)
+    s4: StagePlan = StagePlan(steps=2500, pictures=10, questions=6, lr=1e-3)
+    finish: Phase = Phase(steps=400, pictures=10, questions=6, muon_lr=1e-4, adam_lr=1e-4, warmup=20, decay=0.9)
+    warm_up: int = 4000
+    pretrain: int = 36000
+    multitask: int = 30000
+    visual_share: float = 0.0
+    distil: float = 1.0
+    lora_rank: int = 32
+    exam: int = 12  # questions a kind, or 16 times as many pictures, in the small exams while training
+    report_questions: int = 4000
+    small_size: int = 64
+    large_size: int = 128
+    vision_width: int = 192
+    vision_heads: int = 6
+    vision_layers: int = 6
+    vision_mlp: int = 768
+    qformer_layers: int = 4
+    qformer_heads: int = 6
+    qformer_mlp: int = 768
+    projector_hidden: int = 512
+    text_heads: int = 4
+    text_layers: int = 4
+    text_mlp: int = 1280
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.visual_share < 1:
+            raise InvalidArgumentError(f"visual_share is {self.visual_share!r}, expected 0 <= share < 1")
+        if self.large_size != 2 * self.small_size:
+            raise InvalidArgumentError(f"large_size is {self.large_size}, expected twice small_size={self.small_size}")
+
+    def phase(self, name: str) -> Phase:
+        """Settings of "v1a", "v1b", "v2", "text" or "finish"."""
+        if name not in _PHASE_FIELDS:
+            raise InvalidArgumentError(f"phase is {name!r}, expected one of {list(_PHASE_FIELDS)}")
+        phase = getattr(self, name)
+        assert isinstance(phase, Phase)
+        return phase
+
+    def plan(self, name: str) -> StagePlan:
+        """Settings of "s1" to "s4"."""
+        if name not in STAGES:
+            raise InvalidArgumentError(f"stage is {name!r}, expected one of {list(STAGES)}")
+        plan = getattr(self, name)
+        assert isinstance(plan, StagePlan)
+        return plan
+
+    def cached(self, phase: str) -> dict[str, int]:
+        """Name → pictures of the files that "cache64" and "cache128" write."""
+        if phase not in CACHES:
+            raise InvalidArgumentError(f"phase is {phase!r}, expected one of {list(CACHES)}")
+        if phase == "cache64":
+            return {"warm_up": self.warm_up, "pretrain": self.pretrain}
+        return {"multitask": self.multitask}
+
+    def scaled(self, factor: float) -> DemoRecipe:
+        """The same phases with steps, cached pictures and exams multiplied by ``factor``: for trying the machinery."""
+        if not 0 < factor <= 1:
+            raise InvalidArgumentError(f"scale is {factor!r}, expected more than 0 and at most 1")
+
+        def less(number: int, least: int) -> int:
+            return max(least, round(number * factor))
+
+        changed: dict[str, Any] = {}
+        for name in (*_PHASE_FIELDS, *STAGES):
+            settings = getattr(self, name)
+            changed[name] = dataclasses.replace(settings, steps=less(settings.steps, 3))
+        for name in ("warm_up", "pretrain", "multitask"):
+            changed[name] = less(getattr(self, name), 32)
+        changed |= {"exam": less(self.exam, 1), "report_questions": less(self.report_questions, 40)}
+        return dataclasses.replace(self, **changed)
+
+    def on_gpu(self, factor: int = 4) -> DemoRecipe:
+        """``factor`` times as many pictures a step and as many times fewer steps, for a device that likes them."""
+        changed: dict[str, Any] = {}
+        for name in (*_PHASE_FIELDS, *STAGES):
+            settings = getattr(self, name)
+            changed[name] = dataclasses.replace(
+                settings, steps=max(1, settings.steps // factor), pictures=settings.pictures * factor
+            )
+        return dataclasses.replace(self, **changed)
+
+    def model_config(self, size: int) -> ModelConfig:
+        """The unquantised model for pictures of ``size`` pixels. Head dim 80 and 32 rotary dims are the real model's:
+        its kernels serve here."""
+        D = 80
+        text = TextConfig(
+            width=self.text_heads * D,
+            layers=self.text_layers,
+            heads=self.text_heads,
+            head_dim=D,
+            rotary_dims=32,
+            mlp_width=self.text_mlp,
+            vocab_size=VOCAB_SIZE,
+            max_positions=512,
+        )
+        vision = VisionConfig(
+            image_size=size,
+            patch_size=8,
+            width=self.vision_width,
+            layers=self.vision_layers,
+            heads=self.vision_heads,
+            mlp_width=self.vision_mlp,
+        )
+        qformer = QFormerConfig(
+            queries=16,
+            width=self.vision_width,
+            layers=self.qformer_layers,
+            heads=self.qformer_heads,
+            mlp_width=self.qformer_mlp,
+            cross_attention_every=2,
+        )
+        return ModelConfig(text=text, vision=vision, qformer=qformer, stage=4, eos_token_id=0, pad_token_id=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DemoRecipe:
+        """Strict inverse of ``to_dict``."""
+        data = dict(data)
+        for name in _PHASE_FIELDS:
+            data[name] = from_dict(Phase, data[name], f"recipe.{name}")
+        for name in STAGES:
+            data[name] = from_dict(StagePlan, data[name], f"recipe.{name}")
+        return from_dict(cls, data, "recipe")
+
+
+#: Small in every way, for tests of the machinery.
+TINY = dataclasses.replace(
+    DemoRecipe(),
+    vision_width=32,
+    vision_heads=2,
+    vision_layers=1,
+    vision_mlp=32,
+    qformer_layers=1,
+    qformer_heads=2,
+    qformer_mlp=32,
+    projector_hidden=32,
+    text_heads=1,
+    text_layers=1,
+    text_mlp=32,
+    lora_rank=4,
+)

@@ -1,0 +1,124 @@
+"""V1a, V1b, V2: the vision side learns under throw-away heads, with no words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..heads import TeachingHeads, seeing_loss
+from ..optimizers import MuonAdamW
+from .loop import Session, run_phase
+from .pictures import TEACHING, Eyes, labels_of, pixels_of, scenes_of
+from .recipe import SEEING, SHOWN, DemoRecipe
+
+_EXAM_STEP = 1 << 30  # of the sampler's path: far behind every step of training
+_EXAM_BATCH = 64
+
+
+class Seeing:
+    """The learner of one of the three phases."""
+
+    def __init__(self, recipe: DemoRecipe, phase: str, device: torch.device) -> None:
+        self.recipe, self.phase, self.device = recipe, phase, device
+        self.settings = recipe.phase(phase)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.eyes = Eyes(recipe).to(device)
+            width = recipe.vision_width
+            self.heads = TeachingHeads(TEACHING, width, width).to(device)
+        named = [*self.eyes.named_parameters(), *((f"heads.{n}", p) for n, p in self.heads.named_parameters())]
+        self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
+        self._exams: dict[int, Any] = {}
+
+    def size(self, step: int) -> int:
+        """V2 is at the large size but for every fourth step."""
+        if self.phase != "v2" or step % self.recipe.small_every == self.recipe.small_every - 1:
+            return self.recipe.small_size
+        return self.recipe.large_size
+
+    def step(self, step: int) -> dict[str, float]:
+        size = self.size(step)
+        # A small picture costs a quarter: it comes in twice the number, and those of one step are all of one size.
+        count = self.settings.pictures * (2 if self.phase == "v2" and size == self.recipe.small_size else 1)
+        shown = "full" if self.phase == "v2" and size == self.recipe.small_size else SHOWN[self.phase]
+        scenes = scenes_of(self.recipe, shown, step, range(count))
+        pixels = pixels_of(self.recipe, scenes, size, SEEING.index(self.phase), step).to(self.device)
+        labels = labels_of(scenes, size // 8).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            patches = self.eyes.patches(pixels)
+            loss = seeing_loss(self.heads, patches[:, 1:], self.eyes.qformer(patches), labels)
+        loss.total.backward()
+        self.optimiser.step(self.settings.rate(step))
+        figures = {name: loss.figures[name] for name in ("shape", "colour", "located", "counted")}
+        return {"loss": loss.total.item(), **figures}
+
+    @torch.no_grad()
+    def exam(self) -> dict[str, float]:
+        """Figures on pictures of their own, at each size the phase teaches."""
+        out: dict[str, float] = {}
+        sizes = [self.recipe.small_size]
+        if self.phase == "v2":
+            sizes.append(self.recipe.large_size)
+        for size in sizes:
+            shown = "full" if self.phase == "v2" and size == self.recipe.small_size else SHOWN[self.phase]
+            tail = f"_{size}" if len(sizes) > 1 else ""
+            out |= {f"{name}{tail}": value for name, value in self._marks(size, shown).items()}
+        return out
+
+    def _marks(self, size: int, shown: str) -> dict[str, float]:
+        count = 16 * self.recipe.exam
+        sums: dict[str, float] = {}
+        for start in range(0, count, _EXAM_BATCH):
+            indices = range(start, min(start + _EXAM_BATCH, count))
+            pixels, labels = self._exam_batch(size, shown, indices)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                patches = self.eyes.patches(pixels)
+                figures = seeing_loss(self.heads, patches[:, 1:], self.eyes.qformer(patches), labels).figures
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value * len(indices)
+        letters = [value for name, value in sums.items() if name.startswith("letter")]
+        kept = {name: value for name, value in sums.items() if not name.startswith("letter")}
+        if shown == "words":
+            kept["letters"] = sum(letters) / len(letters)
+        return {name: round(value / count, 4) for name, value in kept.items()}
+
+    def _exam_batch(self, size: int, shown: str, indices: Sequence[int]) -> Any:
+        key = hash((size, indices[0]))
+        if key not in self._exams:
+            scenes = scenes_of(self.recipe, shown, _EXAM_STEP, indices)
+            pixels = pixels_of(self.recipe, scenes, size, len(SEEING), indices[0])
+            self._exams[key] = pixels.to(self.device), labels_of(scenes, size // 8).to(self.device)
+        return self._exams[key]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.weights(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.begin(state)
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def begin(self, weights: dict[str, Any]) -> None:
+        """Start from what an earlier phase handed on."""
+        self.eyes.load_state_dict(weights["eyes"])
+        self.heads.load_state_dict(weights["heads"])
+
+    def weights(self) -> dict[str, Any]:
+        return {"eyes": self.eyes.state_dict(), "heads": self.heads.state_dict()}
+
+
+def see(session: Session, phase: str) -> None:
+    """Run one of the three phases."""
+    learner = Seeing(session.recipe, phase, session.device)
+    before = SEEING[: SEEING.index(phase)][-1:]
+    for earlier in before:
+        learner.begin(session.weights(earlier))
+    run_phase(session, phase, learner, learner.settings.steps, before, learner.weights)
+
+
+def load_eyes(session: Session) -> Eyes:
+    """The vision side as V2 left it, on the session's device."""
+    eyes = Eyes(session.recipe)
+    eyes.load_state_dict(session.weights("v2")["eyes"])
+    return eyes.to(session.device).eval()
