@@ -15,20 +15,21 @@ from rich.console import Console
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.data.question import Question
 from tinygptv_fast.data.world.asking import KINDS
-from tinygptv_fast.data.world.sampler import training
+from tinygptv_fast.data.world.sampler import training, training_scene
 from tinygptv_fast.data.world_vocabulary import END_OF_TEXT, VOCAB_SIZE, tokenizer_json
 from tinygptv_fast.errors import InvalidArgumentError
 from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.reference.loss import IGNORE
 from tinygptv_fast.train.coordinates import blurred_cross_entropy
 from tinygptv_fast.train.demo import command
-from tinygptv_fast.train.demo.cache import block_rows
+from tinygptv_fast.train.demo.cache import Cache, block_rows
 from tinygptv_fast.train.demo.loop import Paused, Session, run_phase
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of
 from tinygptv_fast.train.demo.recipe import PHASES, TINY, DemoRecipe
 from tinygptv_fast.train.demo.report import FAMILIES, box_overlap, paired, questions_per_kind, score, share
 from tinygptv_fast.train.demo.rows import Conversation, RowWriter
 from tinygptv_fast.train.demo.seeing import Seeing, see
+from tinygptv_fast.train.demo.telling import Telling
 
 SMALLEST = TINY.scaled(0.001)
 
@@ -146,8 +147,23 @@ def test_cached_rows_are_a_function_of_the_picture() -> None:
         assert not np.array_equal(first, block_rows(eyes, SMALLEST, "pretrain", size, 68, 4))
 
 
+def test_a_picture_is_the_one_that_is_asked_about() -> None:
+    assert training_scene(0, "multitask", 3, 1) == training(0, "multitask", 3, 1).scene
+
+
+def test_rows_may_look_at_cached_pictures(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(SMALLEST, visual_share=0.5)
+    rows = np.random.default_rng(0).normal(size=(40, 16, recipe.vision_width)).astype(np.float16)
+    np.save(tmp_path / "pretrain.npy", rows)
+    learner = Telling(recipe, torch.device("cpu"), Cache(tmp_path / "pretrain.npy", "pretrain"))
+    before = learner.projector.proj1.weight.clone()
+    learner.settings = dataclasses.replace(learner.settings, pictures=6)
+    assert 0 < learner.step(0)["loss"] < 20
+    assert not torch.equal(before, learner.projector.proj1.weight)
+
+
 def test_letters_of_a_word_are_labels() -> None:
-    scenes = [training(0, "words", 0, index).scene for index in range(12)]
+    scenes = [training_scene(0, "words", 0, index) for index in range(12)]
     labels = labels_of(scenes, 16)
     for index, scene in enumerate(scenes):
         for at, thing in enumerate(scene.things):
@@ -189,6 +205,9 @@ def test_blurred_labels_forgive_neighbours() -> None:
     close = blurred_cross_entropy(near, labels, coordinate, numbers, 1.0)
     away = blurred_cross_entropy(far, labels, coordinate, numbers, 1.0)
     assert close[0] < away[0] and close[1].item() == pytest.approx(away[1].item())
+    logits = torch.randn(2, 120, generator=torch.Generator().manual_seed(0))
+    sharp, plain = (blurred_cross_entropy(logits, labels, coordinate, numbers, sigma) for sigma in (1e-2, 0.0))
+    assert torch.allclose(sharp, plain)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

@@ -97,13 +97,22 @@ def training(seed: int, stage: str, step: int, index: int) -> Example:
 
     Raises ``InvalidArgumentError`` for an unknown stage.
     """
+    scene, rng = _training_scene(seed, stage, step, index)
+    return Example(scene, questions_about(rng, scene, STAGES[stage]))
+
+
+def training_scene(seed: int, stage: str, step: int, index: int) -> Scene:
+    """The picture of ``training`` with these arguments, without the work of asking about it."""
+    return _training_scene(seed, stage, step, index)[0]
+
+
+def _training_scene(seed: int, stage: str, step: int, index: int) -> tuple[Scene, np.random.Generator]:
     if stage not in STAGES:
         raise InvalidArgumentError(f"stage is {stage!r}, expected one of {', '.join(STAGES)}")
     chosen = STAGES[stage]
     rng = generator(seed, _TRAINING, tuple(STAGES).index(stage), step, index)
     spec = chosen.scenes[weighted(rng, [share for share, _ in chosen.scenes])][1]
-    scene = random_scene(rng, spec)
-    return Example(scene, questions_about(rng, scene, chosen))
+    return random_scene(rng, spec), rng
 
 
 def questions_about(rng: np.random.Generator, scene: Scene, stage: Stage) -> tuple[Question, ...]:

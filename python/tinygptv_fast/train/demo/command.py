@@ -33,6 +33,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of weights and pictures (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: larger batches, fewer steps")
+    parser.add_argument("--allow-other-code", action="store_true", help="continue a stage though the code changed")
     parser.add_argument("--fresh", action="store_true", help="remove what the phases that will run have left")
     return parser.parse_args(arguments)
 
@@ -111,6 +112,7 @@ def train(options: argparse.Namespace) -> None:
     check_folder(options.out, recipe)
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     session = Session(options.out, recipe, torch.device(options.device), Console(stderr=True), deadline)
+    session.allow_other_code = options.allow_other_code
     wanted = [options.phase] if options.phase else PHASES[: PHASES.index(options.until) + 1]
     for phase in wanted:
         if options.fresh:

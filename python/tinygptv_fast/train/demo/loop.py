@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...errors import CheckpointError, InvalidArgumentError, TrainingError
 from ..saving import load_state_file, save_atomically
 from ..stages.interrupt import stop_on_interrupt
-from .recipe import PHASES, DemoRecipe
+from .recipe import DemoRecipe
 
 STATE, WEIGHTS, LOG, DONE = "state.pt", "weights.pt", "log.jsonl", "done.json"
 LOG_EVERY = 25
@@ -56,7 +56,7 @@ class Session:
     device: torch.device
     console: Console
     deadline: float | None = None  # on time.monotonic()
-    noted: list[str] = field(default_factory=list)
+    allow_other_code: bool = False  # stages refuse to go on with other code, since it may not be to the bit
 
     def path(self, phase: str, name: str = "") -> Path:
         return self.folder / phase / name
@@ -246,8 +246,3 @@ def _drop_later(path: Path, step: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)
-
-
-def first_open(session: Session) -> str | None:
-    """The first phase that has not ended; None when all have."""
-    return next((phase for phase in PHASES if session.done(phase) is None), None)

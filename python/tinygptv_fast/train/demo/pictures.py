@@ -22,7 +22,7 @@ from ...data.world.labels import (
     set_targets,
 )
 from ...data.world.lexicon import MAX_THINGS
-from ...data.world.sampler import training
+from ...data.world.sampler import training_scene
 from ...data.world.scene import Scene
 from ...reference.loss import IGNORE
 from ...reference.qformer import QFormer
@@ -58,7 +58,7 @@ TEACHING = Teaching(
 
 def scenes_of(recipe: DemoRecipe, shown: str, step: int, indices: Sequence[int]) -> list[Scene]:
     """Scenes ``indices`` of ``step``, of what stage ``shown`` draws."""
-    return [training(recipe.seed, shown, step, index).scene for index in indices]
+    return [training_scene(recipe.seed, shown, step, index) for index in indices]
 
 
 def pixels_of(recipe: DemoRecipe, scenes: Sequence[Scene], size: int, *path: int) -> Tensor:

@@ -85,6 +85,10 @@ class RowWriter:
         size = -(-len(encoded) // buckets)
         return [self._pad(encoded[start : start + size]) for start in range(0, len(encoded), size)]
 
+    def order(self, conversations: Sequence[Conversation]) -> list[int]:
+        """Which conversation stands in each row of ``write``."""
+        return sorted(range(len(conversations)), key=lambda i: len(self._encode(conversations[i])[0]))
+
     def _encode(self, conversation: Conversation) -> tuple[list[int], int, list[tuple[int, int]], int]:
         """(ids, where the picture begins or -1, (start, end) of each answer, index of the picture)."""
         encode, template = self.tokenizer.encode, self.template
@@ -176,7 +180,7 @@ def quick_marks(
     for start in range(0, len(conversations), batch):
         part = conversations[start : start + batch]
         rows = writer.write([replace(c, picture=c.picture - start) if c.scene is None else c for c in part])[0]
-        order = sorted(range(len(part)), key=lambda i: len(writer._encode(part[i])[0]))
+        order = writer.order(part)
         seen = None if visual is None else visual[start : start + batch].to(device)
         said = answer_logits(text, projector, seen, rows.to(device)).argmax(-1).cpu()
         counts = (rows.labels != IGNORE).sum(1).tolist()

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..heads import TeachingHeads, seeing_loss
+from ..heads import Labels, TeachingHeads, seeing_loss
 from ..optimizers import MuonAdamW
 from .loop import Session, run_phase
 from .pictures import TEACHING, Eyes, labels_of, pixels_of, scenes_of
@@ -30,7 +31,7 @@ class Seeing:
             self.heads = TeachingHeads(TEACHING, width, width).to(device)
         named = [*self.eyes.named_parameters(), *((f"heads.{n}", p) for n, p in self.heads.named_parameters())]
         self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
-        self._exams: dict[int, Any] = {}
+        self._exams: dict[tuple[int, int], tuple[Tensor, Labels]] = {}
 
     def size(self, step: int) -> int:
         """V2 is at the large size but for every fourth step."""
@@ -84,8 +85,8 @@ class Seeing:
             kept["letters"] = sum(letters) / len(letters)
         return {name: round(value / count, 4) for name, value in kept.items()}
 
-    def _exam_batch(self, size: int, shown: str, indices: Sequence[int]) -> Any:
-        key = hash((size, indices[0]))
+    def _exam_batch(self, size: int, shown: str, indices: Sequence[int]) -> tuple[Tensor, Labels]:
+        key = size, indices[0]
         if key not in self._exams:
             scenes = scenes_of(self.recipe, shown, _EXAM_STEP, indices)
             pixels = pixels_of(self.recipe, scenes, size, len(SEEING), indices[0])

@@ -19,7 +19,7 @@ from ...data.bpe import END
 from ...data.question import Question
 from ...data.randomness import generator
 from ...data.world.sampler import STAGES as WORLD
-from ...data.world.sampler import questions_about, training
+from ...data.world.sampler import questions_about, training_scene
 from ...data.world_vocabulary import TEMPLATE, tokenizer_json
 from ...processing.image import ImageProcessor
 from ...processing.tokenizer import Tokenizer
@@ -28,6 +28,7 @@ from ..stages.config import StageConfig, load_stage
 from ..stages.examples import Example, Turn
 from ..stages.run import ADAPTER, train_stage
 from ..stages.start import open_start
+from ..stages.state import STATE_FILE
 from ..stages.step import Figures
 from .cache import Cache, open_cache
 from .loop import LOG_EVERY, Bar, Paused, Session, append_line
@@ -99,7 +100,7 @@ class CachedQuestions:
         for place in range(self.pictures):
             rng = generator(self.recipe.seed, _STREAM, number, step, place)
             at = self._index(step * self.pictures + place, number)
-            scene = training(self.recipe.seed, self.cache.shown, 0, at).scene
+            scene = training_scene(self.recipe.seed, self.cache.shown, 0, at)
             for question in questions_about(rng, scene, stage):
                 out.append((at, question, bool(rng.random() >= UNTAGGED)))
         return out
@@ -224,7 +225,7 @@ def run_stage(session: Session, phase: str) -> None:
     recipe, folder = session.recipe, session.path(phase)
     large = phase == "s4"
     base = session.folder / ("base128" if large else "base64")
-    if not base.exists() or phase == "s1":
+    if phase in ("s1", "s4") and not (folder / STATE_FILE).exists():  # the same files each time
         write_base(session, recipe.large_size if large else recipe.small_size, base)
     config = stage_config(recipe, phase)
     number = STAGES.index(phase)
@@ -235,7 +236,16 @@ def run_stage(session: Session, phase: str) -> None:
     try:
         exam = SmallExam(session, phase, start.model)
         told = ExamListener(session, phase, exam, bar)
-        if not train_stage(start, config, batches, folder, resume=True, listeners=[told], stop=session.late):
+        if not train_stage(
+            start,
+            config,
+            batches,
+            folder,
+            resume=True,
+            listeners=[told],
+            stop=session.late,
+            allow_other_code=session.allow_other_code,
+        ):
             raise Paused
     finally:
         bar.close()

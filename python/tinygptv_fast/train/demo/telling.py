@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...data.randomness import generator
 from ...data.world.asking import KINDS
-from ...data.world.sampler import STAGES, exam, questions_about, training
+from ...data.world.sampler import STAGES, exam, questions_about, training_scene
 from ...data.world.scene import Scene
 from ...data.world.text import scene_text
 from ...data.world_vocabulary import tokenizer_json
@@ -73,6 +73,7 @@ class Telling:
             named += [(f"projector.{n}", p) for n, p in self.projector.named_parameters()]
         self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
         self.numbers = self.writer.numbers.to(device)
+        self._asked: list[Conversation] = []
 
     def step(self, step: int) -> dict[str, float]:
         conversations, visual = self._batch(step)
@@ -98,13 +99,13 @@ class Telling:
                 and generator(recipe.seed, _STREAM, 1, step, index).random() < recipe.visual_share
             ):
                 at = (step * self.settings.pictures + index) % len(self.cache)
-                scene = training(recipe.seed, self.cache.shown, 0, at).scene
+                scene = training_scene(recipe.seed, self.cache.shown, 0, at)
                 asked = conversation(recipe, "instruct", scene, self.settings.questions, step, index)
                 out.append(replace(asked, scene=None, picture=len(looks)))
                 looks.append(self.cache.rows(at))
             else:
                 shown = SHOWN["text"]
-                scene = training(recipe.seed, shown, step, index).scene
+                scene = training_scene(recipe.seed, shown, step, index)
                 # One to seven questions, four in the mean: so that the first one, right behind the scene, is common.
                 many = 1 + int(
                     generator(recipe.seed, _STREAM, 2, step, index).integers(2 * self.settings.questions - 1)
@@ -115,9 +116,10 @@ class Telling:
 
     @torch.no_grad()
     def exam(self) -> dict[str, float]:
-        asked = [one for _, one in exam_conversations(self.recipe.exam)]
+        if not self._asked:
+            self._asked = [one for _, one in exam_conversations(self.recipe.exam)]
         with torch.autocast(self.device.type, torch.bfloat16):
-            kinds = quick_marks(self.writer, self.text, None, None, asked)
+            kinds = quick_marks(self.writer, self.text, None, None, self._asked)
         return {"mean": round(sum(kinds.values()) / len(kinds), 4), **kinds}
 
     def state_dict(self) -> dict[str, Any]:
