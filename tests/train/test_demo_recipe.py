@@ -214,7 +214,7 @@ def test_blurred_labels_forgive_neighbours() -> None:
 def test_questions_of_the_report() -> None:
     counts = questions_per_kind(4000)
     assert set(counts) == set(KINDS)
-    assert all(sum(counts[kind] for kind in kinds) == 400 for kinds in FAMILIES.values())
+    assert all(400 <= sum(counts[kind] for kind in kinds) <= 402 for kinds in FAMILIES.values())
 
 
 def test_share_and_paired() -> None:

@@ -66,14 +66,14 @@ class DemoRecipe:
 
     seed: int = 0
     v1a: Phase = Phase(steps=1200, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.3)
-    v1b: Phase = Phase(steps=3600, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
-    v2: Phase = Phase(steps=1500, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
+    v1b: Phase = Phase(steps=5000, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
+    v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
     small_every: int = 4  # of the steps of v2, every fourth is at the small size: the tower must serve both
-    text: Phase = Phase(steps=1500, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
+    text: Phase = Phase(steps=2000, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
     s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
-    s2: StagePlan = StagePlan(steps=1500, pictures=10, questions=6, lr=1.5e-3)
-    s3: StagePlan = StagePlan(steps=700, pictures=10, questions=6, lr=1e-3)
-    s4: StagePlan = StagePlan(steps=2500, pictures=10, questions=6, lr=1e-3)
+    s2: StagePlan = StagePlan(steps=2000, pictures=10, questions=6, lr=1.5e-3)
+    s3: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1e-3)
+    s4: StagePlan = StagePlan(steps=3600, pictures=10, questions=6, lr=1e-3)
     finish: Phase = Phase(steps=400, pictures=10, questions=6, muon_lr=1e-4, adam_lr=1e-4, warmup=20, decay=0.9)
     warm_up: int = 4000
     pretrain: int = 36000

@@ -75,8 +75,8 @@ def share(right: int, asked: int) -> dict[str, Any]:
 
 
 def questions_per_kind(total: int) -> dict[str, int]:
-    """How many questions of each kind make up ``total``, at least one each."""
-    return {kind: max(1, total // len(FAMILIES) // len(kinds)) for kinds in FAMILIES.values() for kind in kinds}
+    """How many questions of each kind make up at least ``total``, a tenth of it or a little more in each family."""
+    return {kind: -(-total // (len(FAMILIES) * len(kinds))) for kinds in FAMILIES.values() for kind in kinds}
 
 
 def make_exam(total: int, split: Split = SEEN, seed: int = EXAM_SEED) -> list[ExamItem]:

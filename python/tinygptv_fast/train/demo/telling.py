@@ -92,7 +92,9 @@ class Telling:
         return {"loss": total, "tokens": tokens}
 
     def _batch(self, step: int) -> tuple[list[Conversation], Tensor | None]:
-        recipe, out, looks = self.recipe, [], []
+        recipe = self.recipe
+        out: list[Conversation] = []
+        looks: list[Tensor] = []
         for index in range(self.settings.pictures):
             if (
                 self.cache is not None
