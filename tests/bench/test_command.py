@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tinygptv_fast.bench import LONG, SECTIONS, Options, Row
 from tinygptv_fast.bench.noise import Noise
+from tinygptv_fast.bench.options import LONG, SECTIONS, Options
+from tinygptv_fast.bench.row import Row
 from tinygptv_fast.bench.serving import Window, jitter_row
 from tinygptv_fast.errors import InvalidArgumentError
 
@@ -83,6 +84,7 @@ def test_pictures_and_starts_of_a_random_directory(run, tmp_path: Path) -> None:
     assert first["details"]["prompt_tokens"] == 64
     resident = next(row for name, row in rows.items() if name.startswith("resident after 512 tokens"))
     assert resident["details"]["weights_and_kv_bytes"] > load["weight_bytes"]
+    assert resident["details"]["torch"] is False
     for size in (224, 448):
         parts = [rows[f"{size} px, {part}"]["median"] for part in ("preprocess", "vision", "prefill", "total")]
         assert min(parts) > 0 and sum(parts[:3]) <= parts[3] * 1.001

@@ -82,8 +82,9 @@ def _resident(session: Session, start: dict[str, Any]) -> Row:
     return from_values(
         "ttft", f"resident after {start['filled_tokens']} tokens, above import", "GB", [used / 1e9],
         weights_and_kv_bytes=needed, over_weights_and_kv=used / needed, high_water=start["high_water"],
-        rss_after_import=start["rss_after_import"], rss_after_torch=start["rss_after_imports"],
-        over_weights_and_kv_above_torch=(start["high_water"] - start["rss_after_imports"]) / needed,
+        rss_after_import=start["rss_after_import"], rss_after_imports=start["rss_after_imports"],
+        over_weights_and_kv_above_imports=(start["high_water"] - start["rss_after_imports"]) / needed,
+        torch=start["torch"],
     )  # fmt: skip
 
 

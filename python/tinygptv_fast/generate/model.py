@@ -8,10 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.directory import ModelDirectory, open_directory
 from ..errors import ClosedError, InvalidArgumentError
@@ -30,6 +27,10 @@ from .loading import check_settings, locate
 from .opening import open_backend
 from .preparing import Preparer
 from .request import Request
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class TinyGPTV:
@@ -102,9 +103,11 @@ class TinyGPTV:
         )
         directory = open_directory(path)
         settings.check_directory(directory.config)
-        if threads is not None:
-            torch.set_num_threads(threads)
         with_vision = vision and directory.config.vision is not None
+        if threads is not None and (with_vision or backend == "reference"):
+            import torch
+
+            torch.set_num_threads(threads)
         tokenizer, opened = open_backend(directory, settings, with_vision)
         info = settings.describe(path, directory, with_vision) | opened.describe()
         return cls(directory, tokenizer, opened, info)
