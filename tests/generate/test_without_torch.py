@@ -1,4 +1,4 @@
-"""Text on the native engine never imports torch: each program here runs in a process of its own, where that is an error.
+"""Text on the native engine never imports torch: each program runs in a process of its own, where that is an error.
 
 The rest of the suite imports torch itself, so nothing there would notice.
 """
