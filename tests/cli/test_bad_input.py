@@ -207,6 +207,29 @@ def test_demo_out_must_be_a_folder(run, picture: Path) -> None:
     check(run("demo", "--out", picture), "--out")
 
 
+DRAWINGS = {
+    "a word nobody knows": ("red stra left of blue ring", "'stra' (word 2, column 5)", "did you mean 'star'", "heart"),
+    "nothing": (" ", "blank"),
+    "half a description": ("red star above", "ends"),
+    "too many": ("six stars and a ring", "7 things"),
+    "too large": ("six large stars", "no room"),
+    "capital letters in a word": ('the word "Cat3"', "a..z"),
+}
+
+
+@pytest.mark.parametrize("case", DRAWINGS)
+def test_bad_drawings(run, tmp_path: Path, case: str) -> None:
+    description, *words = DRAWINGS[case]
+    check(run("draw", description, "--out", tmp_path / "x.png"), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_targets_of_a_drawing(run, tmp_path: Path) -> None:
+    check(run("draw", "star", "--out", tmp_path / "x.gif"), "--out", ".png")
+    check(run("draw", "star", "--out", tmp_path / "no" / "x.png"), "not a directory")
+    check(run("draw", "star", "--size", 5), "--size")
+
+
 def test_doctor_on_a_wrong_model(run, tmp_path: Path) -> None:
     check(run("doctor", "--model", tmp_path), str(tmp_path))
 

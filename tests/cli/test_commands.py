@@ -181,6 +181,27 @@ def test_doctor_text_marks_predictions(run) -> None:
     assert "limits, not measurements" in text and "(measured)" in text and "GPU" in text
 
 
+# --- draw -------------------------------------------------------------------------------------------------------------
+def test_draw_writes_the_picture_and_says_what_is_where(run, tmp_path: Path) -> None:
+    out = tmp_path / "drawn.png"
+    result = run("draw", "plain red star left of plain blue ring", "--size", 200, "--out", out, "--json")
+    assert (result.code, result.err) == (0, "")
+    said = json.loads(result.out)
+    star, ring = said["things"]
+    assert (said["kind"], said["width"], said["height"]) == ("drawing", 200, 200)
+    assert (star["shape"], star["colour"], star["text"]) == ("star", "red", None)
+    assert star["xyxy"][2] < ring["xyxy"][2]
+    with Image.open(out) as image:
+        x1, y1, x2, y2 = star["xyxy"]
+        red, green, blue = image.getpixel(((x1 + x2) // 2, (y1 + y2) // 2))
+        assert red > 150 and max(green, blue) < 80
+    first = out.read_bytes()
+    text = run("draw", "plain red star left of plain blue ring", "--size", 200, "--out", out)
+    assert text.out == f"picture: {out}\n" and out.read_bytes() == first
+    run("draw", "plain red star left of plain blue ring", "--size", 200, "--out", out, "--seed", 1)
+    assert out.read_bytes() != first
+
+
 # --- demo -------------------------------------------------------------------------------------------------------------
 def test_demo_asks_the_shipped_model_and_is_mostly_right(run, tmp_path: Path) -> None:
     right = asked = 0

@@ -55,8 +55,8 @@ def test_argument_errors_load_neither_torch_nor_numpy() -> None:
 
 
 def test_picture_errors_do_not_load_torch() -> None:
-    line = _codes_and_heavy([["ask", "/nowhere/x.png", "why?", "--model", "demo"]])
-    assert line.startswith("CODES [2]")
+    line = _codes_and_heavy([["ask", "/nowhere/x.png", "why?", "--model", "demo"], ["draw", "a stra"]])
+    assert line.startswith("CODES [2, 2]")
     assert "torch" not in line
 
 

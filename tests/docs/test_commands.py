@@ -57,7 +57,7 @@ def commands() -> list[str]:
 TINYGPTV = [line for line in commands() if "tinygptv " in line.split("|")[-1] and not line.startswith("make")]
 OTHERS = [line for line in commands() if line not in TINYGPTV and not line.startswith(_IN_C_PROGRAM_TEST)]
 # With the shipped model, or with none at all.
-_OURS = re.compile(r"\bdemo\b|tinygptv (doctor|--\w+)")
+_OURS = re.compile(r"\bdemo\b|tinygptv (doctor|draw|--\w+)")
 RUNNABLE = [line for line in TINYGPTV if _OURS.search(line) and not any(mark in line for mark in _FOREIGN)]
 
 

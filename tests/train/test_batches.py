@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from tinygptv_fast.data.questions import Question
+from tinygptv_fast.data.randomness import generator
 from tinygptv_fast.data.scenes import FULL, draw, random_scene, scene_from_seed
 from tinygptv_fast.data.vocabulary import tokenizer_json
 from tinygptv_fast.processing.image import ImageProcessor
 from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.reference.loss import IGNORE
-from tinygptv_fast.train.batches import RowEncoder, ask_about, build_rows, draw_pictures, generator, render_scenes
+from tinygptv_fast.train.batches import RowEncoder, ask_about, build_rows, draw_pictures, render_scenes
 
 
 @pytest.fixture(scope="module")

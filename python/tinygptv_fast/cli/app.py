@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import ask, bench, cache, convert, demo, doctor, info, verify
+from . import ask, bench, cache, convert, demo, doctor, draw, info, verify
 from .examples import epilog
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ def _add(name: str, function: Any) -> None:
 
 
 _add("demo", demo.demo)
+_add("draw", draw.draw)
 _add("ask", ask.ask)
 _add("caption", ask.caption)
 _add("describe", ask.describe)

@@ -13,7 +13,7 @@ from ..errors import InvalidArgumentError
 from . import options
 from .models import loaded, note
 from .output import console, print_json, printable
-from .pictures import half_blocks, read_picture, save_picture
+from .pictures import read_picture, save_picture, show_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,7 +73,7 @@ def demo(
     with loaded("demo", backend=backend, threads=threads, quiet=quiet) as model:
         note(f"backend: {_backend_line(model)}", quiet=quiet or json_output)
         if not json_output and not quiet:
-            _show_picture(picture)
+            show_picture(picture, _COLUMNS)
         asked = [_ask(model, picture, one) for one in questions]
         asked += [_ask_own(model, picture, text) for text in question or []]
     files = _save(out, picture, asked, drawn=image is None)
@@ -130,12 +130,6 @@ def _save(out: Path, picture: Image, asked: list[_Asked], *, drawn: bool) -> dic
         files["annotated"] = str(out / "annotated.png")
         save_picture(boxes.draw(picture), out / "annotated.png")
     return files
-
-
-def _show_picture(picture: Image) -> None:
-    screen = console()
-    if screen.color_system in ("truecolor", "256") and not screen.no_color:
-        screen.print(half_blocks(picture, min(_COLUMNS, screen.width)))
 
 
 def _show(asked: list[_Asked], files: dict[str, str], seed: int, image: Path | None) -> None:

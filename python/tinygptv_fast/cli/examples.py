@@ -8,6 +8,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv demo --seed 12 --out shown",
         'tinygptv demo --image picture.png --question "What colour is the circle?"',
     ),
+    "draw": (
+        'tinygptv draw "red star left of blue ring"',
+        """tinygptv draw 'three small green circles above a large dotted heart and the word "cat"' --seed 7""",
+        'tinygptv draw "two plain hearts and the number 42" --size 512 --out hearts.png --json',
+    ),
     "ask": (
         'tinygptv ask picture.png "What colour is the circle?" --model demo',
         'tinygptv ask street.jpg "the red car" --task refer --draw boxes.png --model ./my-model',

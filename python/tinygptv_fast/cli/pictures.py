@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgumentError
+from .output import console
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,6 +68,13 @@ def half_blocks(image: Image, columns: int) -> Text:
             out.append("▀", style=f"#{_hex(pixels[x, y])} on #{_hex(pixels[x, y + 1])}")
         out.append("\n")
     return out
+
+
+def show_picture(image: Image, columns: int) -> None:
+    """Half blocks of ``image`` on stdout, if that is a terminal with enough colours; else nothing."""
+    screen = console()
+    if screen.color_system in ("truecolor", "256") and not screen.no_color:
+        screen.print(half_blocks(image, min(columns, screen.width)))
 
 
 def _hex(pixel: object) -> str:

@@ -8,25 +8,15 @@ original writes them, ``{<x1><y1><x2><y2>}`` with int(fraction * 100). Knows not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InvalidArgumentError
+from .question import Question
 from .scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneObject
 
 NOT_THERE = "none"
 _CLEAR = 0.08  # how far, as a fraction of the side, two centres must differ for a relation to be asked about
-
-
-@dataclass(frozen=True)
-class Question:
-    """``prompt`` is the text after the picture, without its task tag; ``task`` is the tag's word."""
-
-    kind: str
-    task: str
-    prompt: str
-    answer: str
 
 
 _Maker = Callable[[np.random.Generator, Scene], "Question | None"]

@@ -8,24 +8,15 @@ outline as the picture. Knows nothing of questions, tokens or the model.
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ..errors import InvalidArgumentError
+from .colours import COLOURS, NOISE_SIDE, jitter, noise_pattern
+from .outlines import OUTLINES
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 38, 38),
-    "orange": (244, 140, 24),
-    "yellow": (240, 214, 32),
-    "green": (38, 152, 58),
-    "blue": (38, 82, 206),
-    "purple": (128, 44, 160),
-    "pink": (246, 130, 188),
-    "black": (28, 28, 32),
-}
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
 
 #: Never drawn and never named while training; measured separately.
@@ -33,9 +24,6 @@ HELD_OUT_PAIRS = frozenset({("pink", "star"), ("black", "diamond"), ("green", "c
 
 MAX_OBJECTS = 4
 _GAP = 0.02  # of the side, between two objects and to the border
-_NOISE_SIDE = 512
-
-Points = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -98,39 +86,6 @@ EASY = SceneSpec(max_objects=3, min_size=0.30, max_size=0.46)
 FULL = SceneSpec()
 
 
-def _fit(points: list[tuple[float, float]]) -> Points:
-    """Stretch an outline so that it fills the unit square: its box is then exactly the object's box."""
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
-    width, height = max(xs) - min(xs), max(ys) - min(ys)
-    return tuple(((x - min(xs)) / width, (y - min(ys)) / height) for x, y in points)
-
-
-def _star() -> list[tuple[float, float]]:
-    radii = (1.0, 0.42)
-    angles = [(-90 + 36 * i) * math.pi / 180 for i in range(10)]
-    return [(radii[i % 2] * math.cos(a), radii[i % 2] * math.sin(a)) for i, a in enumerate(angles)]
-
-
-def _cross(arm: float = 0.32) -> list[tuple[float, float]]:
-    a, b = (1 - arm) / 2, (1 + arm) / 2
-    return [(a, 0), (b, 0), (b, a), (1, a), (1, b), (b, b), (b, 1), (a, 1), (a, b), (0, b), (0, a), (a, a)]
-
-
-OUTLINES: dict[str, Points] = {
-    "square": _fit([(0, 0), (1, 0), (1, 1), (0, 1)]),
-    "triangle": _fit([(0.5, 0), (1, 1), (0, 1)]),
-    "diamond": _fit([(0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)]),
-    "star": _fit(_star()),
-    "cross": _fit(_cross()),
-}
-
-
-@functools.cache
-def _noise_pattern() -> np.ndarray:
-    """[512, 512, 3] float32 N(0, 1), the same on every machine."""
-    return np.random.Generator(np.random.PCG64(7)).standard_normal((_NOISE_SIDE, _NOISE_SIDE, 3), dtype=np.float32)
-
-
 def _paint(pen: ImageDraw.ImageDraw, item: SceneObject, side: int, fill: int | tuple[int, int, int]) -> None:
     x1, y1, x2, y2 = (v * side for v in item.box)
     # Pillow paints the last coordinate as well: one pixel less keeps the outline inside its box.
@@ -143,16 +98,16 @@ def _paint(pen: ImageDraw.ImageDraw, item: SceneObject, side: int, fill: int | t
 
 def draw(scene: Scene, side: int) -> Image.Image:
     """RGB picture of ``side`` x ``side`` pixels."""
-    if not 16 <= side <= _NOISE_SIDE:
-        raise InvalidArgumentError(f"side is {side!r}, expected 16..{_NOISE_SIDE} pixels")
+    if not 16 <= side <= NOISE_SIDE:
+        raise InvalidArgumentError(f"side is {side!r}, expected 16..{NOISE_SIDE} pixels")
     image = Image.new("RGB", (side, side), scene.background)
     pen = ImageDraw.Draw(image)
     for item in scene.objects:
         _paint(pen, item, side, item.rgb)
     if scene.noise == 0:
         return image
-    oy, ox = (o % (_NOISE_SIDE - side + 1) for o in scene.noise_offset)
-    pattern = _noise_pattern()[oy : oy + side, ox : ox + side]
+    oy, ox = (o % (NOISE_SIDE - side + 1) for o in scene.noise_offset)
+    pattern = noise_pattern()[oy : oy + side, ox : ox + side]
     noisy = np.asarray(image, dtype=np.float32) + scene.noise * pattern
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
@@ -212,12 +167,12 @@ def random_scene(rng: np.random.Generator, spec: SceneSpec = FULL) -> Scene:
         ):  # repeats, so that counting has something to count
             colour, shape = _repeat(rng, objects, (colour, shape))
         taken.append(box)
-        objects.append(SceneObject(shape, colour, box, _jitter(rng, COLOURS[colour])))
+        objects.append(SceneObject(shape, colour, box, jitter(rng, COLOURS[colour])))
     order = rng.permutation(len(objects))
     grey, tint = rng.integers(205, 256), rng.integers(-10, 11, 3)
     background = tuple(int(v) for v in np.clip(grey + tint, 195, 255))
     noise = float(rng.uniform(0, 9)) if rng.random() < 0.6 else 0.0
-    offset = (int(rng.integers(_NOISE_SIDE)), int(rng.integers(_NOISE_SIDE)))
+    offset = (int(rng.integers(NOISE_SIDE)), int(rng.integers(NOISE_SIDE)))
     return Scene(tuple(objects[i] for i in order), background, noise, offset)  # type: ignore[arg-type]
 
 
@@ -226,11 +181,6 @@ def _repeat(rng: np.random.Generator, objects: list[SceneObject], pair: tuple[st
     other = objects[int(rng.integers(len(objects)))]
     shared = (other.colour, pair[1]) if rng.random() < 0.5 else (pair[0], other.shape)
     return pair if shared in HELD_OUT_PAIRS else shared
-
-
-def _jitter(rng: np.random.Generator, rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-    r, g, b = np.clip(np.array(rgb) + rng.integers(-12, 13, 3), 0, 255)
-    return int(r), int(g), int(b)
 
 
 def scene_from_seed(seed: int, spec: SceneSpec = FULL) -> Scene:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from .questions import NOT_THERE, Question
+from .question import Question
+from .questions import NOT_THERE
 
 Quad = tuple[float, float, float, float]
 _BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
@@ -32,8 +33,8 @@ def iou(a: Quad, b: Quad) -> float:
     return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
-def _same_boxes(given: list[Quad], true: list[Quad]) -> bool:
-    """Each given box is used once and overlaps its true box; the objects of a scene do not overlap each other."""
+def same_boxes(given: list[Quad], true: list[Quad]) -> bool:
+    """Each given box is used once and overlaps its true box by IoU > 0.5."""
     if len(given) != len(true):
         return False
     left = list(given)
@@ -45,7 +46,8 @@ def _same_boxes(given: list[Quad], true: list[Quad]) -> bool:
     return True
 
 
-def _grounded(text: str) -> dict[str, list[Quad]]:
+def grounded(text: str) -> dict[str, list[Quad]]:
+    """The boxes of each ``<p>phrase</p>{...}<delim>{...}``; boxes of a phrase that comes twice are put together."""
     out: dict[str, list[Quad]] = {}
     for phrase, boxes in _PHRASE.findall(text):
         out.setdefault(phrase.strip(), []).extend(read_boxes(boxes))
@@ -64,6 +66,6 @@ def is_right(question: Question, answer: str) -> bool:
     if question.kind == "caption":
         return sorted(given.split(" and ")) == sorted(true.split(" and "))
     if question.kind == "refer":
-        return _same_boxes(read_boxes(given), read_boxes(true))
-    wanted, found = _grounded(true), _grounded(given)
-    return wanted.keys() == found.keys() and all(_same_boxes(found[name], wanted[name]) for name in wanted)
+        return same_boxes(read_boxes(given), read_boxes(true))
+    wanted, found = grounded(true), grounded(given)
+    return wanted.keys() == found.keys() and all(same_boxes(found[name], wanted[name]) for name in wanted)

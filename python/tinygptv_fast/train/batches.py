@@ -26,11 +26,6 @@ _MEAN = torch.tensor(CLIP_MEAN)[:, None, None]
 _STD = torch.tensor(CLIP_STD)[:, None, None]
 
 
-def generator(seed: int, *path: int) -> np.random.Generator:
-    """An independent stream for every (seed, path): a run can stop and continue anywhere."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *path])))
-
-
 @dataclass(frozen=True)
 class Pictures:
     """pixels f32 [B, 3, S, S], normalised as ``processing.image`` does; the scenes they show."""

@@ -16,11 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.questions import KINDS, Question, ask
+from ..data.randomness import generator
 from ..data.scenes import FULL, Scene, SceneSpec, draw, random_scene
 from ..data.scoring import is_right
 from ..reference.generation import GenerationOptions, generate
 from ..reference.model import TinyGPTVReference
-from .batches import RowEncoder, generator, normalise
+from .batches import RowEncoder, normalise
 
 EXAM_SEED = 9_000_001  # training draws from streams of the recipe's seed; no training picture comes from this one
 CANVAS = 256

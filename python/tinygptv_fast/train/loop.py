@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..data.randomness import generator
 from ..data.scenes import EASY, FULL
 from ..data.vocabulary import tokenizer_json
 from ..processing.tokenizer import Tokenizer
 from ..reference.loss import IGNORE
 from . import losses
-from .batches import Labels, Pictures, RowEncoder, Rows, ask_about, build_rows, draw_pictures, generator, label_pictures
+from .batches import Labels, Pictures, RowEncoder, Rows, ask_about, build_rows, draw_pictures, label_pictures
 from .recipe import PHASES, Recipe
 from .state import Run
 
