@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TinyGPTVError
-from .random_directory import write_random_directory
 from .row import Row, from_values
 from .session import Session
 
@@ -96,6 +95,8 @@ def _directory(session: Session) -> Iterator[tuple[Path, Path]]:
         if session.subject.directory is not None:
             yield session.subject.directory, cache
             return
+        from .random_directory import write_random_directory
+
         directory = Path(folder) / "model"
         write_random_directory(directory, session.subject.text, session.subject.forms.body.group_size, session.note)
         yield directory, cache
