@@ -17,7 +17,7 @@ HugeBuffer::HugeBuffer(size_t bytes) : mapping_bytes_(bytes + kHugePage), bytes_
   mapping_ =
       mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping_ == MAP_FAILED) {
-    throw SystemError(concat("cannot map ", bytes, " bytes: ", std::strerror(errno)));
+    throw CapacityError(concat("no memory for ", bytes, " bytes: ", std::strerror(errno)));
   }
   const uintptr_t start = reinterpret_cast<uintptr_t>(mapping_);
   const uintptr_t aligned = (start + kHugePage - 1) & ~(kHugePage - 1);

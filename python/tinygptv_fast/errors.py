@@ -45,3 +45,7 @@ class ClosedError(TinyGPTVError, RuntimeError):
 
 class CancelledError(TinyGPTVError, RuntimeError):
     """The work was cancelled before it was done."""
+
+
+class TrainingError(TinyGPTVError, RuntimeError):
+    """Training cannot go on: a NaN, an exploding gradient. The message names the first bad tensor."""

@@ -101,7 +101,7 @@ except TinyGPTVError as error:
 print(_native.KVCache(pages=8, layers=1, heads=1, head_dim=4).counts()["free"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"cannot map \d+ bytes: .+\n8\n", done.stdout)
+    assert re.fullmatch(r"no memory for \d+ bytes: .+\n8\n", done.stdout)
 
 
 def test_arrays_are_matched_against_the_cache() -> None:

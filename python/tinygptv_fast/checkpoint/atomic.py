@@ -6,22 +6,39 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import CheckpointError, InvalidArgumentError
 
 
+def is_model(directory: Path) -> bool:
+    """Whether ``directory`` looks like a model directory."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "tinygptv"
+
+
 @contextmanager
-def atomic_directory(out: str | os.PathLike[str], *, overwrite: bool, needed_bytes: int = 0) -> Iterator[Path]:
+def atomic_directory(
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    needed_bytes: int = 0,
+    is_ours: Callable[[Path], bool] = is_model,
+    kind: str = "a model directory",
+) -> Iterator[Path]:
     """Yield a temporary sibling of ``out`` to fill; rename it to ``out`` at the end.
 
     On any error, Ctrl-C included, the temporary is removed and an existing ``out`` is as it was. ``overwrite``
-    replaces only a directory that is a model directory or empty. OSErrors (a full disk) become ``CheckpointError``.
+    replaces only a directory that is empty or ``is_ours``, which errors call ``kind``. OSErrors (a full disk) become
+    ``CheckpointError``.
     """
     target = Path(out).absolute()
-    _check_target(target, overwrite)
+    _check_target(target, overwrite, is_ours, kind)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(handle.fileno())
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_target(target: Path, overwrite: bool, is_ours: Callable[[Path], bool], kind: str) -> None:
     if not target.name:
         raise InvalidArgumentError(f"out is {str(target)!r}, expected the path of a directory to create")
     if not (target.exists() or target.is_symlink()):
@@ -55,16 +72,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise InvalidArgumentError(f"out {str(target)!r} exists; pass overwrite=True to replace it")
     if target.is_symlink() or not target.is_dir():
         raise InvalidArgumentError(f"out {str(target)!r} is not a plain directory and will not be replaced")
-    if any(target.iterdir()) and not _is_ours(target):
-        raise InvalidArgumentError(f"out {str(target)!r} is not a model directory of ours and will not be replaced")
-
-
-def _is_ours(directory: Path) -> bool:
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("model_type") == "tinygptv"
+    if any(target.iterdir()) and not is_ours(target):
+        raise InvalidArgumentError(f"out {str(target)!r} is not {kind} of ours and will not be replaced")
 
 
 def _check_space(parent: Path, needed_bytes: int) -> None:

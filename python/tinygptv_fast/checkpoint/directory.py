@@ -34,6 +34,7 @@ WEIGHTS = "model.safetensors"
 HASHES = "hashes.json"
 REPORT = "report.json"
 TEMPLATE_KEY = "prompt_template"
+UNTRAINED = "untrained"  # in report.json: norms and projector are where training starts
 _CHUNK = 1 << 22
 
 
@@ -109,9 +110,15 @@ class ModelDirectory:
         packed = self.quantized(name)
         return dequantize_int4(packed) if isinstance(packed, Int4Tensor) else dequantize_int8(packed)
 
+    def computed(self, name: str) -> bool:
+        """Whether ``name`` is not what the file holds but computed from it, so that rounding it to its storage form
+        costs something ``dequantized`` does not."""
+        self.kind(name)
+        return False
+
     def arrays(self, name: str) -> list[np.ndarray[Any, Any]]:
-        """What stores ``name``, as it lies in the file and without torch: one array, bfloat16 as uint16; of a quantised
-        matrix qweight, scales and, if it is asymmetric, zeros."""
+        """``name`` in its storage form, without torch where it lies in the file so: one array, bfloat16 as uint16; of
+        a quantised matrix qweight, scales and, if it is asymmetric, zeros."""
         stored = parts(name, self.shape(name), self.kind(name), self.config.quantization)
         return [self._weights.array(part.name) for part in stored]
 

@@ -18,7 +18,7 @@ from ..processing.tokenizer import Tokenizer
 from .architecture import Architecture
 from .ledger import Ledger
 from .names import canonical_shapes, text_shapes
-from .recipe import Recipe, add_lora, direct, zeros
+from .recipe import Recipe, add_lora, direct, ones, zeros
 from .sources.phi import PhiSource
 from .sources.qformer import open_qformer, qformer_recipes
 from .sources.stage import StageSource
@@ -53,8 +53,12 @@ def make_plan(
     *,
     architecture: Architecture,
     image_size: int | None = None,
+    untrained: bool = False,
 ) -> Plan:
     """Plan a TinyGPT-V (all four given) or a text-only stock Phi (``phi`` alone).
+
+    untrained: the model that stage 1 starts from: no ``checkpoint``; norms that no file has start at weight 1, bias 0,
+    as in the original, and the projector at 0 (stage 1 draws it).
 
     Raises ``CheckpointError`` listing every missing, left-over or mis-shaped tensor.
     """
@@ -64,6 +68,8 @@ def make_plan(
     tokenizer = _tokenizer(source.path)
     if vision is None and qformer is None and checkpoint is None:
         return _text_only(source, ledger, tokenizer)
+    if untrained:
+        return _untrained(source, vision, qformer, checkpoint, ledger, tokenizer, architecture, image_size)
     given = {"vision": vision, "qformer": qformer, "checkpoint": checkpoint}
     absent = [name for name, value in given.items() if value is None]
     if vision is None or qformer is None or checkpoint is None:
@@ -93,14 +99,37 @@ def _text_only(source: PhiSource, ledger: Ledger, tokenizer: Path) -> Plan:
     return Plan(config, recipes, ledger, tokenizer)
 
 
+def _untrained(
+    source: PhiSource,
+    vision: PathLike | None,
+    qformer: PathLike | None,
+    checkpoint: PathLike | None,
+    ledger: Ledger,
+    tokenizer: Path,
+    architecture: Architecture,
+    image_size: int | None,
+) -> Plan:
+    if vision is None or qformer is None or checkpoint is not None:
+        raise InvalidArgumentError("untrained is given, expected it with vision and qformer, and without checkpoint")
+    config = _with_original_token_ids(_model_config(source, None, architecture, image_size), tokenizer)
+    recipes = _tower(vision, qformer, config, architecture, ledger)
+    recipes |= _text(source, None, config.text, ledger, untrained=True)
+    for name, shape in canonical_shapes(config).items():
+        if name.startswith("projector."):
+            ledger.zero(name, "untrained: stage 1 draws it")
+            recipes[name] = zeros(name, shape)
+    _finish(recipes, config, ledger)
+    return Plan(config, recipes, ledger, tokenizer)
+
+
 def _model_config(
-    source: PhiSource, stage: StageSource, architecture: Architecture, image_size: int | None
+    source: PhiSource, stage: StageSource | None, architecture: Architecture, image_size: int | None
 ) -> ModelConfig:
-    size = image_size if image_size is not None else stage.image_size
+    size = image_size if image_size is not None or stage is None else stage.image_size
     if size is None:
+        said = "" if stage is None else f" and {stage.path} does not state it"
         raise InvalidArgumentError(
-            f"image_size is not given and {stage.path} does not state it; "
-            "expected 224 for stages 1-3 or 448 for stage 4 of the released model"
+            f"image_size is not given{said}; expected 224 for stages 1-3 or 448 for stage 4 of the released model"
         )
     if type(size) is not int or size < architecture.vision.patch_size or size % architecture.vision.patch_size:
         raise InvalidArgumentError(
@@ -110,7 +139,7 @@ def _model_config(
         text=dataclasses.replace(source.config.text, qk_norm=True, post_attention_norm=True),
         vision=dataclasses.replace(architecture.vision, image_size=size),
         qformer=architecture.qformer,
-        stage=stage.stage,
+        stage=None if stage is None else stage.stage,
         **_token_ids(source),
     )
 
@@ -155,7 +184,9 @@ def _tower(
     return out | qformer_recipes(open_qformer(qformer), architecture.qformer, config.vision.width, ledger)
 
 
-def _text(source: PhiSource, stage: StageSource | None, text: TextConfig, ledger: Ledger) -> dict[str, Recipe]:
+def _text(
+    source: PhiSource, stage: StageSource | None, text: TextConfig, ledger: Ledger, *, untrained: bool = False
+) -> dict[str, Recipe]:
     recipes: dict[str, Recipe] = {}
     for name, shape in text_shapes(text).items():
         trained = stage.norms.get(name) if stage else None
@@ -171,6 +202,9 @@ def _text(source: PhiSource, stage: StageSource | None, text: TextConfig, ledger
         if recipe is None and name.endswith(("q_norm.bias", "k_norm.bias")):
             ledger.zero(name, "in neither file; the original leaves it at 0 (only weights are trained and saved)")
             recipe = zeros(name, shape)
+        if recipe is None and untrained and name.endswith(("q_norm.weight", "k_norm.weight", "post_norm.weight")):
+            ledger.zero(name, "untrained: a new norm, whose weight starts at 1")
+            recipe = ones(name, shape)
         if recipe is None:
             ledger.problem(f"{source.path}: no tensor for {name}, expected {list(shape)}")
         else:

@@ -52,6 +52,10 @@ def zeros(name: str, shape: tuple[int, ...]) -> Recipe:
     return Recipe(name, shape, "F32", lambda start, stop: torch.zeros((stop - start, *shape[1:])))
 
 
+def ones(name: str, shape: tuple[int, ...]) -> Recipe:
+    return Recipe(name, shape, "F32", lambda start, stop: torch.ones((stop - start, *shape[1:])))
+
+
 def interleave(name: str, entries: tuple[TableEntry, TableEntry, TableEntry], heads: int) -> Recipe:
     """Split q, k, v ([H*D, ...] each) as one tensor with rows [H, 3, D] (the fused layout of the original's Phi)."""
     return _gather(name, entries, heads, lambda part, head, size: (part, head * size))

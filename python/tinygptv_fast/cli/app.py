@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import ask, bench, cache, convert, demo, doctor, draw, info, verify
+from . import ask, bench, cache, convert, demo, doctor, draw, info, training, verify
 from .examples import epilog
 
 app = typer.Typer(
@@ -53,6 +53,8 @@ _add("detect", ask.detect)
 _add("identify", ask.identify)
 _add("convert", convert.convert)
 _add("verify", verify.verify)
+_add("train", training.train)
+_add("finetune", training.finetune)
 _add("info", info.info)
 _add("pack", cache.pack)
 _add("cache", cache.cache)

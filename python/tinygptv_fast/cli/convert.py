@@ -43,6 +43,9 @@ def convert(
     architecture: Annotated[
         Path | None, typer.Option(metavar="JSON", help="Sizes of a model other than the released one.")
     ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="No --checkpoint: the model that 'train --stage 1' starts from.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
     threads: options.Threads = None,
     json_output: options.Json = False,
@@ -83,6 +86,7 @@ def convert(
             dtype=dtype,
             architecture=architecture,
             overwrite=overwrite,
+            untrained=untrained,
             progress=report,
             **chosen,
         )

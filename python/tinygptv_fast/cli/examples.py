@@ -30,6 +30,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv convert --phi ./phi-2 --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth "
         "--checkpoint TinyGPT-V_for_Stage3.pth --image-size 224 --quantization none --out ./tinygptv-exact",
         "tinygptv convert --phi ./phi-2 --quantization int8 --out ./phi-2-int8",
+        "tinygptv convert --phi ./phi-2 --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth "
+        "--untrained --image-size 224 --quantization none --out ./start",
     ),
     "verify": (
         "tinygptv verify ./tinygptv-int4",
@@ -47,6 +49,19 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv bench --model demo --quick --only decode,prefill,batch",
         "tinygptv bench --only jitter",
         "tinygptv bench --isa avx2 --only decode",
+    ),
+    "train": (
+        "tinygptv train --stage 1 --model ./start --data ./captions.json --out ./run1",
+        "tinygptv train --stage 2 --model ./start --adapter ./run1/adapter --data ./captions.json --out ./run2",
+        "tinygptv train --stage 4 --model ./start-448 --adapter ./run3/adapter --data ./refcoco.json "
+        "--data ./gqa.json --config ./mine.json --out ./run4 --resume",
+        "tinygptv train --stage 3 --out ./run3 --show",
+    ),
+    "finetune": (
+        "tinygptv finetune ./data.json --model ./tinygptv-int4 --out ./mine",
+        "tinygptv finetune ./data.json --model ./tinygptv-exact --out ./mine --merge ./my-model --steps 500",
+        "tinygptv finetune ./boxes.json --images ./pictures --model ./tinygptv-int4 --out ./mine --unfreeze qformer",
+        "tinygptv finetune ./data.json --replay ./old.json --replay-ratio 0.4 --model ./tinygptv-int4 --out ./mine",
     ),
     "info": ("tinygptv info demo", "tinygptv info ./tinygptv-int4 --json"),
 }

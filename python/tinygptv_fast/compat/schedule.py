@@ -14,7 +14,7 @@ class WarmupCosine:
 
     The warm-up counts steps *within the epoch* while its end is judged on all steps, so with more warm-up steps than
     steps per epoch the rate falls back at each epoch's start (original behaviour). A negative ``warmup_start_lr`` means
-    ``init_lr``.
+    ``init_lr``. ``per_epoch=False`` counts the warm-up over all steps instead: the rate rises once.
     """
 
     max_epoch: int
@@ -23,6 +23,7 @@ class WarmupCosine:
     init_lr: float
     warmup_steps: int = 0
     warmup_start_lr: float = -1.0
+    per_epoch: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_epoch", "iters_per_epoch"):
@@ -33,7 +34,8 @@ class WarmupCosine:
         """Learning rate at ``step`` (0-based) of ``epoch`` (0-based)."""
         total = epoch * self.iters_per_epoch + step
         if total < self.warmup_steps:
+            risen = step if self.per_epoch else total
             start = self.warmup_start_lr if self.warmup_start_lr >= 0 else self.init_lr
-            return min(self.init_lr, start + (self.init_lr - start) * step / max(self.warmup_steps, 1))
+            return min(self.init_lr, start + (self.init_lr - start) * risen / max(self.warmup_steps, 1))
         share = 0.5 * (1.0 + math.cos(math.pi * total / (self.max_epoch * self.iters_per_epoch)))
         return (self.init_lr - self.min_lr) * share + self.min_lr

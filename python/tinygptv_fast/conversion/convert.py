@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.architecture import read_architecture
+from ..checkpoint.directory import UNTRAINED
 from ..checkpoint.names import FLOAT_CODES, is_text_matrix
 from ..checkpoint.plan import Plan, make_plan
 from ..config import ModelConfig, QuantizationConfig
@@ -44,6 +45,7 @@ def convert(
     dtype: str | torch.dtype = "auto",
     architecture: Mapping[str, Any] | PathLike | None = None,
     overwrite: bool = False,
+    untrained: bool = False,
     progress: Progress | None = None,
 ) -> Receipt:
     """Convert the original's files (or a stock Phi directory alone) to the model directory ``out``.
@@ -59,6 +61,8 @@ def convert(
     dtype: of unquantised text matrices. ``auto`` holds every value exactly: float32 for a TinyGPT-V, the source's own
     dtype for a stock Phi.
     architecture: sizes of the frozen parts as a dict or json file like ``tests/golden/sizes.json``; None = released.
+    untrained: no checkpoint: the model that stage 1 of the training starts from. It answers nothing, and is not opened
+    to answer without an adapter.
     progress: called as ``progress(done_bytes, total_bytes, tensor_name)``.
 
     Returns the quality receipt. Raises ``CheckpointError`` naming files and tensors, ``InvalidArgumentError`` for
@@ -70,7 +74,13 @@ def convert(
     if template is not None:
         get_template(template)  # before any file is opened
     plan = make_plan(
-        phi, vision, qformer, checkpoint, architecture=read_architecture(architecture), image_size=image_size
+        phi,
+        vision,
+        qformer,
+        checkpoint,
+        architecture=read_architecture(architecture),
+        image_size=image_size,
+        untrained=untrained,
     )
     config = dataclasses.replace(plan.config, quantization=storage, dtype=_dtype(dtype, storage, plan))
     return write_model(
@@ -80,9 +90,10 @@ def convert(
         plan.tokenizer_file,
         ImageProcessor(config.vision.image_size).to_dict() if config.vision else None,
         None,
-        _template(template, config, checkpoint),
+        _template("vicuna" if untrained and template is None else template, config, checkpoint),
         ledger=plan.ledger,
-        report=_report(plan, {"phi": phi, "vision": vision, "qformer": qformer, "checkpoint": checkpoint}),
+        report=_report(plan, {"phi": phi, "vision": vision, "qformer": qformer, "checkpoint": checkpoint})
+        | {UNTRAINED: untrained},
         overwrite=overwrite,
         progress=progress,
     )

@@ -138,17 +138,17 @@ def _stored(directory: ModelDirectory, name: str) -> list[Any]:
 
 def _floats(directory: ModelDirectory, name: str) -> Any:
     """``name`` in float32, as a buffer. Nothing is rounded."""
-    kind = directory.kind(name)
+    kind = "computed" if directory.computed(name) else directory.kind(name)
     if kind in ("float32", "float16"):
         return _stored(directory, name)[0].astype(np.float32, copy=False)
     if kind == "bfloat16":
         return (_stored(directory, name)[0].astype(np.uint32) << 16).view(np.float32)
-    return directory.dequantized(name).numpy()
+    return directory.dequantized(name).float().contiguous().numpy()
 
 
 def _bfloat16_bits(directory: ModelDirectory, name: str) -> Any:
     """``name`` in bfloat16, as a buffer of uint16."""
-    if directory.kind(name) == "bfloat16":
+    if directory.kind(name) == "bfloat16" and not directory.computed(name):
         return _stored(directory, name)[0]
     import torch
 

@@ -98,7 +98,9 @@ def check_settings(
     _count("threads", threads, MAX_THREADS, optional=True)
     _count("max_sequences", max_sequences, MAX_SEQUENCES)
     _count("kv_tokens", kv_tokens, MAX_KV_TOKENS, optional=True)
-    unavailable = {"device": device == "cuda", "adapter": adapter is not None}
+    if adapter is not None and not isinstance(adapter, (str, os.PathLike)):
+        raise InvalidArgumentError(f"adapter is {type(adapter).__name__}, expected the path of an adapter's directory")
+    unavailable = {"device": device == "cuda"}
     if backend == "reference":
         unavailable |= {"kv_dtype": kv_name != "auto", "load": load == "mmap", "kv_tokens": kv_tokens is not None}
     for key, asked in unavailable.items():

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.directory import ModelDirectory, open_directory
-from ..errors import ClosedError, InvalidArgumentError
+from ..checkpoint.directory import UNTRAINED, ModelDirectory, open_directory
+from ..errors import CheckpointError, ClosedError, InvalidArgumentError
 from ..processing.boxes import Box, Boxes
 from ..processing.prompt import default_question
 from ..processing.templates import Template
@@ -77,9 +77,10 @@ class TinyGPTV:
         the directory. kv_dtype: "auto" is int8 for quantised weights and the weights' own type for float ones; else
         "int8", "float16", "bfloat16" or "float32". kv_tokens: positions that the KV cache can hold, all requests
         together (default: ``max_sequences`` full contexts, bounded by free memory). max_sequences: sequences decoded
-        together; more requests wait. threads: of the engine (default: TINYGPTV_THREADS, else physical cores). load:
-        "mmap" shares one copy of the packed weights between processes. vision=False loads no vision tower: pictures
-        come as ImageState.
+        together; more requests wait. adapter: a directory in PEFT's layout, as ``tinygptv finetune`` writes it, added
+        to the weights while they load and rounded as these are stored (dtype="float32": not rounded). threads: of the
+        engine (default: TINYGPTV_THREADS, else physical cores). load: "mmap" shares one copy of the packed weights
+        between processes. vision=False loads no vision tower: pictures come as ImageState.
 
         Packed weights are kept under the user's cache directory (docs/loading.md). Raises InvalidArgumentError
         (settings), CheckpointError (directory), CapacityError (memory), UnsupportedError (valid but not available).
@@ -101,8 +102,10 @@ class TinyGPTV:
         path = locate(
             path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        directory = open_directory(path)
+        directory = open_directory(path) if adapter is None else _open_adapted(path, adapter)
         settings.check_directory(directory.config)
+        if adapter is None and directory.report.get(UNTRAINED):
+            raise CheckpointError(f"{path} is where training starts, not a trained model; expected adapter= with it")
         with_vision = vision and directory.config.vision is not None
         if threads is not None and (with_vision or backend == "reference"):
             import torch
@@ -110,6 +113,7 @@ class TinyGPTV:
             torch.set_num_threads(threads)
         tokenizer, opened = open_backend(directory, settings, with_vision)
         info = settings.describe(path, directory, with_vision) | opened.describe()
+        info["adapter"] = None if adapter is None else str(adapter)
         return cls(directory, tokenizer, opened, info)
 
     # -- asking ----------------------------------------------------------------------------------------------------
@@ -229,10 +233,13 @@ class TinyGPTV:
         return self._tokenizer
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Copy the model directory to ``directory`` (new or empty), atomically."""
+        """Copy the model directory to ``directory`` (new or empty), atomically; an adapter is merged into it."""
         target = Path(directory)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InvalidArgumentError(f"directory {target} exists and is not empty, expected a new one")
+        if self._info.get("adapter") is not None:
+            _merge(self._directory, target)
+            return
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             shutil.copytree(self._directory.path, partial)
@@ -298,6 +305,21 @@ class TinyGPTV:
             ended = EndedTask(interrupted.reason, timings, control)
             return pieces(lambda: ended)
         return pieces(lambda: start(backend, self._tokenizer, work))
+
+
+def _open_adapted(path: Path, adapter: str | os.PathLike[str]) -> ModelDirectory:
+    """What lies under an adapter is computed, and that is torch's."""
+    from ..checkpoint.adapter import open_adapted
+
+    return open_adapted(path, adapter)
+
+
+def _merge(directory: ModelDirectory, target: Path) -> None:
+    from ..checkpoint.adapter import AdaptedDirectory
+    from ..conversion import merge_directory
+
+    assert isinstance(directory, AdaptedDirectory)  # for the type checker: _open_adapted has made it
+    merge_directory(directory, target, overwrite=target.exists())
 
 
 def _streamable(request: Request) -> Request:

@@ -31,13 +31,14 @@ class TrainingBatch:
 class ChatLayout:
     """Builds batches for one backbone.
 
-    bos_id is prepended to every row; pad_id marks padding in answers (equal to bos_id in the original);
-    max_answer counts the end symbol, so a cut answer has none; max_context cuts prompt embeddings before BOS.
+    bos_id is prepended to every row, None prepends nothing (what inference does); pad_id marks padding in answers
+    (equal to bos_id in the original), None when every id of an answer is meant; max_answer counts the end symbol, so a
+    cut answer has none; max_context cuts prompt embeddings before BOS.
     """
 
     backbone: PhiBackbone
-    bos_id: int
-    pad_id: int
+    bos_id: int | None
+    pad_id: int | None
     max_answer: int = 160
     max_context: int = 3800
 
@@ -68,7 +69,7 @@ class ChatLayout:
         ids: list[int] = list(answers[0])
         labels: list[int] = list(answers[0])
         for question, answer in zip(questions, answers[1:], strict=True):
-            asked = [self.bos_id, *question]
+            asked = [*self._bos, *question]
             ids += [*asked, *answer]
             labels += [IGNORE] * len(asked) + list(answer)
         return ids[: self.max_answer], labels[: self.max_answer]
@@ -81,16 +82,20 @@ class ChatLayout:
         """
         longest_answer = max(len(ids) for ids, _ in answers)
         longest_prompt = max(p.shape[0] for p in prompts)
-        total = 1 + longest_prompt + longest_answer
+        total = len(self._bos) + longest_prompt + longest_answer
         rows = [self._row(p, ids, labels, total) for p, (ids, labels) in zip(prompts, answers, strict=True)]
         embeds, masks, labels = (torch.stack(column) for column in zip(*rows, strict=True))
         return TrainingBatch(embeds, masks, labels)
 
+    @property
+    def _bos(self) -> list[int]:
+        return [] if self.bos_id is None else [self.bos_id]
+
     def _row(self, prompt: Tensor, ids: list[int], labels: list[int], total: int) -> tuple[Tensor, Tensor, Tensor]:
-        used = 1 + prompt.shape[0] + len(ids)
-        pad = self._embed([self.pad_id] * (total - used))
-        embeds = torch.cat([self._embed([self.bos_id]), prompt, self._embed(ids), pad])
-        head, tail = 1 + prompt.shape[0], total - used
+        head = len(self._bos) + prompt.shape[0]
+        tail = total - head - len(ids)
+        pad = self._embed([self.pad_id or 0] * tail)
+        embeds = torch.cat([self._embed(self._bos), prompt, self._embed(ids), pad])
         mask = [1] * head + [int(i != self.pad_id) for i in ids] + [0] * tail
         target = [IGNORE] * head + labels + [IGNORE] * tail
         device = embeds.device

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import LoraConfig, TextConfig
 from ..errors import InvalidArgumentError
@@ -162,6 +163,7 @@ class PhiBackbone(nn.Module):
     def __init__(self, config: TextConfig, lora: LoraConfig | None = None) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # training: keep each layer's input only and compute the rest again on the way back
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(PhiLayer(config, lora) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
@@ -184,7 +186,10 @@ class PhiBackbone(nn.Module):
         mask = causal_mask(attention_mask, T, past + T, inputs_embeds.device)
         x = inputs_embeds
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, mask, cache, index)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rotary, mask, cache, index, use_reentrant=False)
+            else:
+                x = layer(x, rotary, mask, cache, index)
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..reference.model import TinyGPTVReference
 from .heads import TeachingHeads
 from .optimizers import MuonAdamW
 from .recipe import PHASES, Phase, Recipe
+from .saving import load_state_file, save_atomically
 
 #: Name prefixes of the parameters that each phase trains.
 TRAINED: dict[str, tuple[str, ...]] = {
@@ -87,19 +87,13 @@ def save_run(run: Run, path: Path) -> None:
         "optimiser": run.optimiser.state_dict(),
         "log": run.log,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(data, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_atomically(data, path)
 
 
 def load_run(path: Path) -> Run:
     """The run saved at ``path``. Raises CheckpointError when the file is not one."""
+    data = load_state_file(path)
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
         run = new_run(Recipe.from_dict(data["recipe"]))
         run.model.load_state_dict(data["model"])
         run.heads.load_state_dict(data["heads"])
