@@ -187,7 +187,7 @@ def _stream_beside(
     running: _native.Engine, ids: list[int], prompt: list[int], alone: list[float], beside: list[float]
 ) -> None:
     """Stream; after some tokens submit ``prompt``. Gaps go to ``alone`` before that, to ``beside`` until it is read."""
-    stream, reading, last = submit(running, ids, 2 * len(prompt)), -1, 0.0
+    stream, reading, read, last = submit(running, ids, 2 * len(prompt)), -1, False, 0.0
     while True:
         for event in running.next(stream, _WAIT_S):
             now = time.perf_counter()
@@ -199,7 +199,8 @@ def _stream_beside(
                 return
         if reading < 0 and len(alone) % 32 == 31:
             reading = submit(running, prompt, 1)
-        elif reading >= 0 and any(event[0] == "done" for event in running.next(reading, 0.0)):
+        elif reading >= 0 and not read and any(event[0] == "done" for event in running.next(reading, 0.0)):
+            read = True
             running.cancel(stream)
 
 
