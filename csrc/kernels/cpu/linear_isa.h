@@ -3,7 +3,9 @@
 
 #include "kernels/cpu/linear.h"
 
+#if !defined(TGV_INLINE)  // lanes16_inline.h may have said otherwise
 #define TGV_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace tgv::cpu {
 

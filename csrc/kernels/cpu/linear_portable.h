@@ -3,7 +3,7 @@
 // what a dot product needs between two widenings.
 #pragma once
 
-#include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/linear_finish.h"
 
 namespace tgv::cpu {
 namespace {
@@ -11,6 +11,7 @@ namespace {
 constexpr int kLanes = 16, kVectors = 1, kBlockTile = 1, kTokenTile = 1, kAloneTokens = 0;
 constexpr int kFloatTokens = 1, kFloatBlocks = 1;
 constexpr bool kUnsignedBytes = false;
+constexpr LinearFinish* kFinish = linear_finish_portable;
 using Words = int16_t __attribute__((vector_size(16)));
 using Quads = int32_t __attribute__((vector_size(16)));
 using Reals = float __attribute__((vector_size(16)));

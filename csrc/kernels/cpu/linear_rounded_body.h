@@ -5,6 +5,7 @@
 //   kVectors        vectors unpacked together
 //   kBlockTile      row blocks taken together, but one alone up to kAloneTokens tokens
 //   kTokenTile      tokens whose dot products are in registers together
+//   kFinish         what takes the sums of a strip
 //   kUnsignedBytes  whether dots8 takes int8 weights as they are stored, 128 too large
 //   Ints, Floats    kLanes int32 / float
 //   Levels          what a tile of kLanes rows is unpacked to
@@ -187,11 +188,7 @@ TGV_INLINE void strip(const Linear& w, const LinearInput& in, const Tokens& toke
   if (kForm == Form::kInt8) {
     scale_rows<kBlocks>(w.packed + block * block_bytes, block_bytes, count, sums);
   }
-  for (int64_t m = 0; m < count; ++m) {
-    for (int b = 0; b < kBlocks; ++b) {
-      finish(w, to, m, 16 * b, 16 * block, sums + m * kStride + 16 * b);
-    }
-  }
+  kFinish(w, to, sums, count, 16 * block, kBlocks);
 }
 
 // Few tokens leave the memory to wait for, and one stream is what it serves best.
@@ -253,7 +250,9 @@ TGV_INLINE void multiply_blocks(const Linear& w, const LinearInput& in, const Li
       rows_to_y<kForm>(w, in, tokens, out.y, begin, end);
     }
   }
-  if (!out.rounded) end_streams();
+#if defined(__AVX512F__)
+  if (!out.rounded) _mm_sfence();  // y may have been streamed
+#endif
 }
 
 template <RoundTile* kRoundTile = round_tile>

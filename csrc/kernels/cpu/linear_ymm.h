@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/linear_finish.h"
 
 namespace tgv::cpu {
 namespace {
@@ -20,6 +20,7 @@ constexpr bool kUnsignedBytes = true;
 constexpr int kTokenTile = 1;  // sixteen registers: four tokens spill
 constexpr bool kUnsignedBytes = false;
 #endif
+constexpr LinearFinish* kFinish = linear_finish_avx2;
 using Ints = __m256i;
 using Floats = __m256;
 struct Levels {

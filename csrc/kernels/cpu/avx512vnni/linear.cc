@@ -2,13 +2,14 @@
 // activations.
 #include <immintrin.h>
 
-#include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/linear_finish.h"
 
 namespace tgv::cpu {
 namespace {
 
 constexpr int kLanes = 16, kVectors = 2, kBlockTile = 2, kTokenTile = 6, kAloneTokens = 4;
 constexpr bool kUnsignedBytes = true;
+constexpr LinearFinish* kFinish = linear_finish_avx512;
 using Ints = __m512i;
 using Floats = __m512;
 struct Levels {
