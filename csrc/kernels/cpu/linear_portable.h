@@ -107,8 +107,7 @@ TGV_INLINE float from_half(uint16_t half) {
   return __builtin_bit_cast(float, sign | bits);
 }
 
-using Scales = Floats;
-TGV_INLINE Scales scales(const uint8_t* p) {
+TGV_INLINE Floats scales(const uint8_t* p) {
   Floats out;
   for (int r = 0; r < kLanes; ++r) {
     uint16_t half;
@@ -138,10 +137,21 @@ TGV_INLINE Floats multiply(Floats a, const Floats& b) {
   for (int v = 0; v < 4; ++v) a.part[v] *= b.part[v];
   return a;
 }
-TGV_INLINE Floats scaled(const Scales& scales, float step) { return multiply(scales, splat(step)); }
-TGV_INLINE Floats to_float(const Ints& x) {
+TGV_INLINE Ints add(Ints a, const Ints& b) {
+  for (int v = 0; v < 4; ++v) a.part[v] += b.part[v];
+  return a;
+}
+TGV_INLINE Floats add(Floats a, const Floats& b) {
+  for (int v = 0; v < 4; ++v) a.part[v] += b.part[v];
+  return a;
+}
+TGV_INLINE Floats subtract(Floats a, const Floats& b) {
+  for (int v = 0; v < 4; ++v) a.part[v] -= b.part[v];
+  return a;
+}
+TGV_INLINE Floats as_floats(const Ints& x) {
   Floats out;
-  for (int v = 0; v < 4; ++v) out.part[v] = __builtin_convertvector(x.part[v], Reals);
+  __builtin_memcpy(out.part, x.part, sizeof(out.part));
   return out;
 }
 
