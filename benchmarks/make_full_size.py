@@ -275,9 +275,7 @@ def write_phi(folder: Path, maker: Maker, split: bool, wrote: Callable[[int], No
         f"model-0000{i + 1}-of-00002.safetensors": part for i, part in enumerate((tensors[:half], tensors[half:]))
     }
     for file, part in shards.items():
-        writer = SafetensorsWriter(
-            folder / file, [Part(n, shape, torch.float16) for n, shape in part], {"format": "pt"}
-        )
+        writer = SafetensorsWriter(folder / file, [Part(n, shape, "F16") for n, shape in part], {"format": "pt"})
         try:
             for name, shape in part:
                 for block in maker.blocks(name, shape, torch.float16):

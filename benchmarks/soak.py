@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tinygptv_fast import _native
-from tinygptv_fast.bench import SHAPES, Options
+from tinygptv_fast.bench.options import SHAPES, Options
 from tinygptv_fast.bench.runner import git_hash
 from tinygptv_fast.bench.soak import Soak
 from tinygptv_fast.bench.subject import open_subject

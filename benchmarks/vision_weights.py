@@ -15,7 +15,8 @@ from torch import Tensor
 
 from make_full_size import Maker, Sizes
 from tinygptv_fast.checkpoint.directory import ModelDirectory
-from tinygptv_fast.checkpoint.names import TORCH_DTYPES, canonical_shapes, parts, storage_kind
+from tinygptv_fast.checkpoint.dtypes import torch_dtype
+from tinygptv_fast.checkpoint.names import FLOAT_CODES, canonical_shapes, parts, storage_kind
 from tinygptv_fast.checkpoint.safetensors_file import SafetensorsFile
 from tinygptv_fast.checkpoint.writer import SafetensorsWriter
 from tinygptv_fast.config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig
@@ -83,7 +84,7 @@ class PoolSource:
         shape = self._shapes[name]
         if "norm" in name and name.endswith("weight"):
             return torch.ones(shape)
-        return self._floats[: math.prod(shape)].view(shape).to(TORCH_DTYPES[self.kind(name)])
+        return self._floats[: math.prod(shape)].view(shape).to(torch_dtype(FLOAT_CODES[self.kind(name)]))
 
     def quantized(self, name: str) -> Int8Tensor:
         rows, columns = self._shapes[name]

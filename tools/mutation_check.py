@@ -101,8 +101,8 @@ MUTANTS = [
     Mutant(
         "no-bos-in-training",
         "reference/layout.py",
-        "torch.cat([self._embed([self.bos_id]), prompt,",
-        "torch.cat([0 * self._embed([self.bos_id]), prompt,",
+        "torch.cat([self._embed(self._bos), prompt,",
+        "torch.cat([0 * self._embed(self._bos), prompt,",
     ),
     Mutant("conversation-bos-seen", "reference/layout.py", "[int(i != self.pad_id) for i in ids]", "[1 for i in ids]"),
     Mutant(

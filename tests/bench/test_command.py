@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tinygptv_fast.bench import LONG, SECTIONS, Options, Row
 from tinygptv_fast.bench.noise import Noise
+from tinygptv_fast.bench.options import LONG, SECTIONS, Options
+from tinygptv_fast.bench.row import Row
 from tinygptv_fast.bench.serving import Window, jitter_row
 from tinygptv_fast.errors import InvalidArgumentError
 
@@ -83,6 +84,7 @@ def test_pictures_and_starts_of_a_random_directory(run, tmp_path: Path) -> None:
     assert first["details"]["prompt_tokens"] == 64
     resident = next(row for name, row in rows.items() if name.startswith("resident after 512 tokens"))
     assert resident["details"]["weights_and_kv_bytes"] > load["weight_bytes"]
+    assert resident["details"]["torch"] is False
     for size in (224, 448):
         parts = [rows[f"{size} px, {part}"]["median"] for part in ("preprocess", "vision", "prefill", "total")]
         assert min(parts) > 0 and sum(parts[:3]) <= parts[3] * 1.001
@@ -92,10 +94,12 @@ def test_pictures_and_starts_of_a_random_directory(run, tmp_path: Path) -> None:
 def test_the_stream_is_cut_into_windows(run, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     assert run(*TINY, "--only", "jitter", "--json", file).code == 0
-    quiet, disturbed = rows_of(file)
+    quiet, disturbed, beside = rows_of(file)
     assert quiet["n"] == 128 and quiet["details"]["windows"] == 1  # the fake machine is quiet
     assert quiet["details"]["p99"] >= quiet["median"] > 0 and quiet["details"]["p99_over_median"] >= 1
     assert (disturbed["n"], disturbed["median"]) == (0, None)
+    assert beside["n"] > 0 and beside["details"]["alone_ms"] > 0 and beside["details"]["prompt_tokens_a_step"] >= 4
+    assert beside["details"]["over_alone_median"] == pytest.approx(beside["median"] / beside["details"]["alone_ms"])
 
 
 @pytest.mark.usefixtures("fake_machine")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tinygptv_fast.bench import SHAPES
+from tinygptv_fast.bench.options import SHAPES
 from tinygptv_fast.bench.random_directory import write_random_directory
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.config import QFormerConfig, VisionConfig

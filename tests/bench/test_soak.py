@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tinygptv_fast.bench import Options
+from tinygptv_fast.bench.options import Options
 from tinygptv_fast.bench.soak import Expected, Result, Soak
 from tinygptv_fast.bench.subject import open_subject
 from tinygptv_fast.errors import InvalidArgumentError, TinyGPTVError

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinygptv_fast.checkpoint.dtypes import code_of
 from tinygptv_fast.checkpoint.safe_pickle import Placeholder
 from tinygptv_fast.checkpoint.torch_file import LazyTensor, TorchFile, flatten
 from tinygptv_fast.errors import CheckpointError
@@ -32,7 +33,7 @@ def zipped(path: Path, pickled: bytes, entries: dict[str, bytes] | None = None, 
 
 def same(mine: Any, theirs: Any) -> bool:
     if isinstance(mine, LazyTensor):
-        return mine.dtype == theirs.dtype and torch.equal(mine.read(), theirs)
+        return mine.code == code_of(theirs.dtype) and torch.equal(mine.read(), theirs)
     return bool(mine == theirs)
 
 

@@ -16,8 +16,10 @@ import torch
 
 import tinygptv_fast as tgv
 from golden_support import convert_case
+from tinygptv_fast.checkpoint.adapter import AdaptedDirectory, Adapter
 from tinygptv_fast.checkpoint.directory import ModelDirectory, open_directory
-from tinygptv_fast.config import TextConfig
+from tinygptv_fast.config import LoraConfig, TextConfig
+from tinygptv_fast.conversion import merge_directory
 from tinygptv_fast.engine import PackedCache, choose_forms, choose_kv_tokens, load_weights, packed_cache, weights
 from tinygptv_fast.errors import CapacityError, InvalidArgumentError
 from tinygptv_fast.memory import Memory
@@ -175,6 +177,7 @@ def test_a_cache_that_cannot_be_written_costs_a_notice(
 _FULL_DISK = """
 import logging, resource, sys
 from pathlib import Path
+from tinygptv_fast.checkpoint.adapter import Adapter, AdaptedDirectory
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.engine import PackedCache, choose_forms, load_weights, weights
 logging.basicConfig(level="WARNING")
@@ -237,6 +240,7 @@ def test_who_waits_too_long_for_the_lock_packs_in_memory(
 _RACER = """
 import json, sys
 from pathlib import Path
+from tinygptv_fast.checkpoint.adapter import Adapter, AdaptedDirectory
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.engine import PackedCache, choose_forms, load_weights, weights
 weights.SMALL_BYTES = 0
@@ -288,3 +292,36 @@ def test_info_says_where_weights_came_from(
             ids.append(model.generate(None, "where?", max_new_tokens=8).token_ids)
     assert sources == ["packed", "cache", "mapped"]
     assert ids[0] == ids[1] == ids[2]
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------
+STORAGES = [
+    {"quantization": "none", "dtype": "float32"},
+    {"quantization": "none", "dtype": "bfloat16"},
+    {"quantization": "int8"},
+    {"quantization": "int4"},
+]
+
+
+@pytest.mark.parametrize("settings", STORAGES, ids=lambda given: "-".join(given.values()))
+def test_what_an_adapter_changes_is_packed_changed(settings: dict[str, str], tmp_path: Path) -> None:
+    """As stored: what the merged directory packs to. In float32: W + scale BA, not rounded to the storage form."""
+    base = open_directory(convert_case("A_stage1", tmp_path / "m", **settings))
+    name = "text.layers.0.attn.qkv.weight"
+    rows, columns = base.shape(name)
+    generator = torch.Generator().manual_seed(0)
+    pair = torch.randn(2, columns, generator=generator), torch.randn(rows, 2, generator=generator)
+    norm = torch.rand(columns, generator=generator)
+    adapted = AdaptedDirectory(base, Adapter(LoraConfig(2, 0.1, 0.0), {name: pair}, {"text.final_norm.weight": norm}))
+    merge_directory(adapted, tmp_path / "merged")
+    merged = open_directory(tmp_path / "merged")
+
+    def packed(directory: ModelDirectory, dtype: str) -> str:
+        made = weights.pack(directory, choose_forms(directory, dtype), "0" * 64)
+        return content(weights.Loaded(made, "packed"), tmp_path)
+
+    assert packed(adapted, "auto") == packed(merged, "auto") != packed(base, "auto")
+    exact = adapted.dequantized(name)
+    assert torch.equal(torch.from_numpy(weights._floats(adapted, name)), exact)
+    bits = torch.from_numpy(weights._bfloat16_bits(adapted, name))
+    assert torch.equal(bits.view(torch.bfloat16), exact.bfloat16())

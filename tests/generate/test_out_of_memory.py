@@ -1,4 +1,4 @@
-"""Memory may end at any point of loading: one named error, nothing lost, and the same process loads when there is some."""
+"""Memory may end at any point of loading: one named error, and the same process loads when there is some again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 # The address space is limited to what the process has plus a little, more and more of it, so that loading fails at one
-# allocation after the other. Less than 2 MB more is left out: CPython 3.11 waits for ever for a thread of its own that had
-# no memory to begin. Printed: [outcome, message] of each attempt.
+# allocation after the other. Less than 2 MB more is left out: CPython 3.11 waits for ever for a thread of its own that
+# had no memory to begin. Printed: [outcome, message] of each attempt.
 _STARVED = """
 import gc, json, re, resource
 import tinygptv_fast as tgv

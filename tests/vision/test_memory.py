@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tinygptv_fast.checkpoint.dtypes import code_of
 from tinygptv_fast.checkpoint.names import Part
 from tinygptv_fast.checkpoint.safetensors_file import SafetensorsFile
 from tinygptv_fast.checkpoint.writer import SafetensorsWriter
@@ -44,7 +45,8 @@ def test_int8_weights_are_held_once(tmp_path: Path) -> None:
 
 def test_released_tensors_can_be_read_again(tmp_path: Path) -> None:
     values = {"a": torch.arange(3000, dtype=torch.float32), "b": torch.arange(9000).to(torch.int8).view(90, 100)}
-    writer = SafetensorsWriter(tmp_path / "w", [Part(n, tuple(v.shape), v.dtype) for n, v in values.items()], {})
+    parts = [Part(n, tuple(v.shape), code_of(v.dtype)) for n, v in values.items()]
+    writer = SafetensorsWriter(tmp_path / "w", parts, {})
     for name, tensor in values.items():
         writer.write(name, tensor)
     writer.finish()

@@ -136,7 +136,7 @@ const char* linear_why_not(const Linear& w, const LinearInput& in, const float* 
 }
 
 size_t linear_rounded_bytes(int64_t columns, int64_t tokens) {
-  const int64_t bytes = tokens * ((columns + 31) / 32) * (int64_t{sizeof(RoundedTile)} + 1);
+  const int64_t bytes = tokens * ((columns + 31) / 32) * int64_t{sizeof(RoundedTile)};
   return static_cast<size_t>((bytes + 63) / 64 * 64);
 }
 

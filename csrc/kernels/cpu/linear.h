@@ -16,7 +16,7 @@
 //            int4   y = sum over b of d * (s(n,g) * a(m,b)), s the float16 scale of the group g of
 //            b int8   y = s(n) * sum over b of d * a(m,b), s the float32 scale of the row, z = 0
 //          A group whose a would be below 2^-100 counts as zeros; one that holds NaN or infinity,
-//          or whose a would be above 2^110, makes its whole row of y NaN, and no other.
+//          or whose a would be above 2^100, makes its whole row of y NaN, and no other.
 //            bf16, f32   y = sum over k of x W, float32 products and sums of x itself
 // Tensors  x [T, K] f32, bias [N] f32, y [T, N] f32; weights as linear_pack writes them.
 // Packed   Blocks of 16 rows, one after another, N and K padded; each starts a cache line.
@@ -29,11 +29,11 @@
 //            bf16   for each two k 64 bytes: a 32-bit lane is row r, the even k in its low half.
 //            f32    for each k 64 bytes, the 16 rows.
 // Threads  Split N (linear_rows) or tokens and K (linear_round): any worker may take any piece.
-// Traffic  The weights once, and once more from the cache per 48 tokens; 41 bytes of rounded
+// Traffic  The weights once, and once more from the cache per 48 tokens; 40 bytes of rounded
 //          activations for 32 k of a token. y of more than 48 tokens goes past the caches.
 // Work     AVX-512 VNNI, int4: per 32 k of 16 rows and one token 8 dot products of 64 bytes and one
-//          FMA on the pipes that multiply, one conversion and one addition of exponents on others.
-//          A tile is unpacked once per 48 tokens.
+//          FMA on the pipes that multiply, one subtraction on others (linear_isa.h). A tile is
+//          unpacked once per 48 tokens.
 // Numerics One FMA chain in ascending k for every (m, n), whatever T, N, worker or ISA: y[m,n]
 //          depends on x[m,:] and W[n,:] alone, and all ISAs agree bit for bit.
 // Limits   T, N, K >= 1, each at most 2^31; int4 groups of 32, 64 or 128, the last may be short.

@@ -88,12 +88,7 @@ TGV_INLINE void float_strip(const Linear& w, const LinearInput& in, float* y, in
                                      sums + m * kStride);
     }
   }
-  const Target to = target_of(w, in, y, first, 16 * block);
-  for (int64_t m = 0; m < count; ++m) {
-    for (int b = 0; b < kBlocks; ++b) {
-      finish(w, to, m, 16 * b, 16 * block, sums + m * kStride + 16 * b);
-    }
-  }
+  kFinish(w, target_of(w, in, y, first, 16 * block), sums, count, 16 * block, kBlocks);
 }
 
 template <bool kPairs>
@@ -113,7 +108,9 @@ TGV_INLINE void multiply_floats(const Linear& w, const LinearInput& in, const Li
     }
     for (; block < end; ++block) float_strip<1, kPairs>(w, in, y, first, count, block);
   }
-  end_streams();
+#if defined(__AVX512F__)
+  _mm_sfence();  // y may have been streamed
+#endif
 }
 
 TGV_INLINE void multiply_bf16(const Linear& w, const LinearInput& in, const LinearOutput& out,

@@ -3,7 +3,9 @@
 
 #include "kernels/cpu/linear.h"
 
+#if !defined(TGV_INLINE)  // lanes16_inline.h may have said otherwise
 #define TGV_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace tgv::cpu {
 
@@ -12,30 +14,27 @@ namespace tgv::cpu {
 constexpr int kLinearTokens = 48;
 
 // 32 activations of one token. `rounded` is laid out as
-// [block of kLinearTokens tokens][tile][token of the block], then bytes [tile][token]: 1 where the
-// tile held what has no finite level.
+// [block of kLinearTokens tokens][tile][token of the block].
+//
+// A dot product d counts from the bits of base = 1.5 * 2^23 * 2^e, 2^e being the step of the
+// levels. The float with the bits base + d is base + d 2^e: subtracting base converts and scales at
+// once, exactly, and where base is NaN, because the activations have no finite levels, so is all
+// that comes of them.
 struct RoundedTile {
   int8_t q[32];
-  float scale;     // a power of two, 2^-100..2^110; 1 where every q is 0
-  int32_t offset;  // -8 * sum q: what symmetric int4 starts from; others scale it
+  float base;
+  int32_t start;  // bits of base - 8 * sum q: what symmetric int4 counts from
 };
 static_assert(sizeof(RoundedTile) == 40);
 
-// Biased exponents of the largest of 32: with float16 scales of weights, whose exponents are
-// -24..15, every product of scales is a normal float, so that an addition of exponents makes it.
-constexpr int32_t kLeastExponent = 127 + 6 - 100, kMostExponent = 127 + 6 + 110;
+// Biased exponents of the largest of 32: steps from 2^-100 to 2^100, so that base and every product
+// with a float16 scale are normal floats.
+constexpr int32_t kLeastExponent = 127 + 6 - 100, kMostExponent = 127 + 6 + 100;
 
-// Of one tile of a block of tokens: where its first token is, and whether its tokens are bad.
-struct RoundedColumn {
-  RoundedTile* tile;
-  uint8_t* bad;
-};
-inline RoundedColumn rounded_column(void* rounded, int64_t tokens, int64_t columns, int64_t first,
-                                    int64_t count, int64_t tile) {
-  RoundedTile* const tiles = static_cast<RoundedTile*>(rounded);
-  const int64_t across = (columns + 31) / 32;
-  uint8_t* const bad = reinterpret_cast<uint8_t*>(tiles + tokens * across);
-  return {tiles + first * across + tile * count, bad + tile * tokens + first};
+// Where the first token of a tile of a block of tokens is.
+inline RoundedTile* rounded_column(void* rounded, int64_t columns, int64_t first, int64_t count,
+                                   int64_t tile) {
+  return static_cast<RoundedTile*>(rounded) + first * ((columns + 31) / 32) + tile * count;
 }
 
 // Block of tokens token_block, tiles tile_begin .. tile_end - 1.

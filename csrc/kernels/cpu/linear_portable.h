@@ -3,7 +3,7 @@
 // what a dot product needs between two widenings.
 #pragma once
 
-#include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/linear_finish.h"
 
 namespace tgv::cpu {
 namespace {
@@ -11,6 +11,7 @@ namespace {
 constexpr int kLanes = 16, kVectors = 1, kBlockTile = 1, kTokenTile = 1, kAloneTokens = 0;
 constexpr int kFloatTokens = 1, kFloatBlocks = 1;
 constexpr bool kUnsignedBytes = false;
+constexpr LinearFinish* kFinish = linear_finish_portable;
 using Words = int16_t __attribute__((vector_size(16)));
 using Quads = int32_t __attribute__((vector_size(16)));
 using Reals = float __attribute__((vector_size(16)));
@@ -106,8 +107,7 @@ TGV_INLINE float from_half(uint16_t half) {
   return __builtin_bit_cast(float, sign | bits);
 }
 
-using Scales = Floats;
-TGV_INLINE Scales scales(const uint8_t* p) {
+TGV_INLINE Floats scales(const uint8_t* p) {
   Floats out;
   for (int r = 0; r < kLanes; ++r) {
     uint16_t half;
@@ -137,10 +137,21 @@ TGV_INLINE Floats multiply(Floats a, const Floats& b) {
   for (int v = 0; v < 4; ++v) a.part[v] *= b.part[v];
   return a;
 }
-TGV_INLINE Floats scaled(const Scales& scales, float step) { return multiply(scales, splat(step)); }
-TGV_INLINE Floats to_float(const Ints& x) {
+TGV_INLINE Ints add(Ints a, const Ints& b) {
+  for (int v = 0; v < 4; ++v) a.part[v] += b.part[v];
+  return a;
+}
+TGV_INLINE Floats add(Floats a, const Floats& b) {
+  for (int v = 0; v < 4; ++v) a.part[v] += b.part[v];
+  return a;
+}
+TGV_INLINE Floats subtract(Floats a, const Floats& b) {
+  for (int v = 0; v < 4; ++v) a.part[v] -= b.part[v];
+  return a;
+}
+TGV_INLINE Floats as_floats(const Ints& x) {
   Floats out;
-  for (int v = 0; v < 4; ++v) out.part[v] = __builtin_convertvector(x.part[v], Reals);
+  __builtin_memcpy(out.part, x.part, sizeof(out.part));
   return out;
 }
 

@@ -5,14 +5,15 @@
 //   kVectors        vectors unpacked together
 //   kBlockTile      row blocks taken together, but one alone up to kAloneTokens tokens
 //   kTokenTile      tokens whose dot products are in registers together
+//   kFinish         what takes the sums of a strip
 //   kUnsignedBytes  whether dots8 takes int8 weights as they are stored, 128 too large
 //   Ints, Floats    kLanes int32 / float
 //   Levels          what a tile of kLanes rows is unpacked to
 //   unpack4(tile), unpack8(tile)  -> Levels; chunks of a tile are 64 bytes apart
 //   dots4<V, T>(levels[V], x, sums[T][V])  adds sum over 32 k of level * x[token].q[k]; dots8 alike
-//   scales(p), zeros(p)  kLanes float16 -> Scales, bytes -> Ints; p at any address
-//   scaled(scales, step)  -> Floats: scales * step, step a power of two as RoundedTile has it
-//   splat, multiply, to_float, fma(a, b, c) = a b + c rounded once, load, store
+//   scales(p), zeros(p)  kLanes float16 -> Floats, bytes -> Ints; p at any address
+//   as_floats       the bits of Ints
+//   splat, add, subtract, multiply, fma(a, b, c) = a b + c rounded once, load, store
 //
 // Float sums of a block of tokens live in L1: one load and one store per eight dot products fit
 // beside them, and one loop serves every number of tokens with the same operations in one order.
@@ -39,7 +40,7 @@ constexpr int64_t tile_bytes_of(Form form) { return form == Form::kInt8 ? 512 : 
 template <int kCount>
 struct Unpacked {
   Levels levels[kCount];
-  Scales scales[kCount];
+  Floats scales[kCount];
   Ints zeros[kCount];
 };
 
@@ -48,13 +49,16 @@ TGV_INLINE void step_tokens(const Unpacked<kCount>& w, const RoundedTile* x, flo
                             int stride) {
   Ints dots[kTokens][kCount];
   for (int m = 0; m < kTokens; ++m) {
-    const int32_t offset = x[m].offset;  // -8 sum q
-    const Ints start = splat(kForm == Form::kInt4        ? offset
-                             : kForm == Form::kInt4Zeros ? offset >> 3
-                             : kUnsignedBytes            ? offset << 4
-                                                         : 0);
+    const int32_t base = __builtin_bit_cast(int32_t, x[m].base);
+    const int32_t offset = x[m].start - base;  // -8 sum q
     for (int v = 0; v < kCount; ++v) {
-      dots[m][v] = kForm == Form::kInt4Zeros ? multiply(w.zeros[v], start) : start;
+      if (kForm == Form::kInt4) {
+        dots[m][v] = splat(x[m].start);
+      } else if (kForm == Form::kInt4Zeros) {
+        dots[m][v] = add(multiply(w.zeros[v], splat(offset >> 3)), splat(base));
+      } else {
+        dots[m][v] = splat(kUnsignedBytes ? base + (offset << 4) : base);
+      }
     }
   }
   if (kForm == Form::kInt8) {
@@ -63,11 +67,11 @@ TGV_INLINE void step_tokens(const Unpacked<kCount>& w, const RoundedTile* x, flo
     dots4<kCount, kTokens>(w.levels, x, dots);
   }
   for (int m = 0; m < kTokens; ++m) {
+    const Floats base = splat(x[m].base);
     for (int v = 0; v < kCount; ++v) {
       float* sum = sums + m * stride + v * kLanes;
-      const Floats scale =
-          kForm == Form::kInt8 ? splat(x[m].scale) : scaled(w.scales[v], x[m].scale);
-      store(sum, fma(to_float(dots[m][v]), scale, load(sum)));
+      const Floats part = subtract(as_floats(dots[m][v]), base);
+      store(sum, kForm == Form::kInt8 ? add(part, load(sum)) : fma(part, w.scales[v], load(sum)));
     }
   }
 }
@@ -133,34 +137,10 @@ TGV_INLINE void scale_rows(const uint8_t* block, int64_t block_bytes, int64_t co
   }
 }
 
-// Which tokens of a block have activations without finite levels; whether any has.
-TGV_INLINE bool find_bad(const LinearInput& in, int64_t first, int64_t count, uint8_t* bad) {
-  const int64_t tiles = (in.columns + 31) / 32;
-  uint8_t any = 0;
-  for (int64_t m = 0; m < count; ++m) bad[m] = 0;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const uint8_t* one = rounded_column(in.rounded, in.tokens, in.columns, first, count, t).bad;
-    for (int64_t m = 0; m < count; ++m) bad[m] |= one[m];
-  }
-  for (int64_t m = 0; m < count; ++m) any |= bad[m];
-  return any != 0;
-}
-
 // A block of tokens.
 struct Tokens {
   int64_t first, count;
-  const uint8_t* bad;  // null: none
 };
-
-// Zeros, or NaN for bad tokens: whatever is added to them, they stay it.
-template <int kStride>
-TGV_INLINE void start_sums(const Tokens& tokens, float* sums) {
-  __builtin_memset(sums, 0, static_cast<size_t>(tokens.count) * kStride * sizeof(float));
-  if (!tokens.bad) return;
-  for (int64_t m = 0; m < tokens.count; ++m) {
-    for (int r = 0; tokens.bad[m] && r < kStride; ++r) sums[m * kStride + r] = __builtin_nanf("");
-  }
-}
 
 // Row blocks block .. block + kBlocks - 1 for a block of tokens.
 template <int kBlocks, Form kForm>
@@ -174,7 +154,7 @@ TGV_INLINE void strip(const Linear& w, const LinearInput& in, const Tokens& toke
   const RoundedTile* x = static_cast<const RoundedTile*>(in.rounded) + tokens.first * tiles;
 
   alignas(64) float sums[kLinearTokens * kStride];
-  start_sums<kStride>(tokens, sums);
+  __builtin_memset(sums, 0, static_cast<size_t>(count) * kStride * sizeof(float));
   for (int64_t begin = 0; begin < tiles; begin += tiles_of_group) {
     const int64_t end = begin + tiles_of_group < tiles ? begin + tiles_of_group : tiles;
     for (int64_t t = begin; t < end; ++t) {
@@ -187,11 +167,7 @@ TGV_INLINE void strip(const Linear& w, const LinearInput& in, const Tokens& toke
   if (kForm == Form::kInt8) {
     scale_rows<kBlocks>(w.packed + block * block_bytes, block_bytes, count, sums);
   }
-  for (int64_t m = 0; m < count; ++m) {
-    for (int b = 0; b < kBlocks; ++b) {
-      finish(w, to, m, 16 * b, 16 * block, sums + m * kStride + 16 * b);
-    }
-  }
+  kFinish(w, to, sums, count, 16 * block, kBlocks);
 }
 
 // Few tokens leave the memory to wait for, and one stream is what it serves best.
@@ -230,11 +206,9 @@ TGV_INLINE void rows_to_tiles(const Linear& w, const LinearInput& in, const Toke
         for (int64_t m = 0; m < tokens.count; ++m) __builtin_memset(pair + 32 * m + 16, 0, 64);
       }
     }
-    const RoundedColumn out =
-        rounded_column(rounded, in.tokens, w.shape.rows, tokens.first, tokens.count, block / 2);
-    for (int64_t m = 0; m < tokens.count; ++m) {
-      out.bad[m] = !kRoundTile(out.tile[m], pair + 32 * m);
-    }
+    RoundedTile* const out =
+        rounded_column(rounded, w.shape.rows, tokens.first, tokens.count, block / 2);
+    for (int64_t m = 0; m < tokens.count; ++m) kRoundTile(out[m], pair + 32 * m);
   }
 }
 
@@ -243,17 +217,18 @@ TGV_INLINE void rows_to_tiles(const Linear& w, const LinearInput& in, const Toke
 template <Form kForm, RoundTile* kRoundTile>
 TGV_INLINE void multiply_blocks(const Linear& w, const LinearInput& in, const LinearOutput& out,
                                 int64_t begin, int64_t end) {
-  uint8_t bad[kLinearTokens];
   for (int64_t first = 0; first < in.tokens; first += kLinearTokens) {
     const int64_t left = in.tokens - first, count = left < kLinearTokens ? left : kLinearTokens;
-    const Tokens tokens{first, count, find_bad(in, first, count, bad) ? bad : nullptr};
+    const Tokens tokens{first, count};
     if (out.rounded) {
       rows_to_tiles<kForm, kRoundTile>(w, in, tokens, out.rounded, begin, end);
     } else {
       rows_to_y<kForm>(w, in, tokens, out.y, begin, end);
     }
   }
-  if (!out.rounded) end_streams();
+#if defined(__AVX512F__)
+  if (!out.rounded) _mm_sfence();  // y may have been streamed
+#endif
 }
 
 template <RoundTile* kRoundTile = round_tile>

@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/linear_finish.h"
 
 namespace tgv::cpu {
 namespace {
@@ -20,6 +20,7 @@ constexpr bool kUnsignedBytes = true;
 constexpr int kTokenTile = 1;  // sixteen registers: four tokens spill
 constexpr bool kUnsignedBytes = false;
 #endif
+constexpr LinearFinish* kFinish = linear_finish_avx2;
 using Ints = __m256i;
 using Floats = __m256;
 struct Levels {
@@ -108,8 +109,7 @@ TGV_INLINE void dots8(const Levels (&levels)[kCount], const RoundedTile* x,
 #endif
 }
 
-using Scales = Floats;
-inline Scales scales(const uint8_t* p) {
+inline Floats scales(const uint8_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline Ints zeros(const uint8_t* p) {
@@ -119,8 +119,10 @@ inline Ints splat(int32_t x) { return _mm256_set1_epi32(x); }
 inline Floats splat(float x) { return _mm256_set1_ps(x); }
 inline Ints multiply(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
 inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
-inline Floats scaled(Scales scales, float step) { return multiply(scales, splat(step)); }
-inline Floats to_float(Ints x) { return _mm256_cvtepi32_ps(x); }
+inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+inline Floats subtract(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+inline Floats as_floats(Ints x) { return _mm256_castsi256_ps(x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats load(const float* p) { return _mm256_load_ps(p); }
 inline void store(float* p, Floats x) { _mm256_store_ps(p, x); }

@@ -28,6 +28,7 @@ endfunction()
 
 tgv_cpu_op(embedding)
 tgv_cpu_op(linear avx2 avxvnni avx512 avx512vnni)
+tgv_cpu_op(linear_finish avx2 avx512)
 tgv_cpu_op(linear_pack)
 tgv_cpu_op(linear_probe)
 tgv_cpu_op(matmul)

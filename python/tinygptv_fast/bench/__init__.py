@@ -2,10 +2,5 @@
 
 ``runner.run(Options(...))`` yields rows as they are measured; ``report`` and ``table`` show them. Every figure stands
 beside its roof where it has one: the read bandwidth probed directly before and after each block, and int8 arithmetic in
-registers.
+registers. Importing this package imports nothing: ``child`` measures what its user imports.
 """
-
-from .options import LONG, SECTIONS, SHAPES, Options
-from .row import Row
-
-__all__ = ["LONG", "SECTIONS", "SHAPES", "Options", "Row"]

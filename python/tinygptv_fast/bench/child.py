@@ -1,5 +1,6 @@
 """``python -m tinygptv_fast.bench.child '{...}'``: one fresh process's start, measured from inside, as one json line.
 
+Imports what a user of text imports and nothing else: torch is in the figures where the library loads it.
 Argument: directory, kv_dtype, threads, prompt (text), fill (a longer prompt, or null).
 """
 
@@ -18,9 +19,6 @@ def main() -> int:
 
     after_import = resident_bytes()
     asked = json.loads(sys.argv[1])
-    import torch  # noqa: F401
-
-    from .. import engine  # noqa: F401
     from ..generate import TinyGPTV
 
     imported = time.monotonic()
@@ -45,6 +43,7 @@ def main() -> int:
         out["filled_tokens"] = filled.usage.prompt + filled.usage.generated
         out["high_water"] = resident_bytes("VmHWM")
         out["stats"] = {key: value for key, value in model.stats().items() if isinstance(value, (int, float))}
+    out["torch"] = "torch" in sys.modules
     model.close()
     print(json.dumps(out), flush=True)
     return 0

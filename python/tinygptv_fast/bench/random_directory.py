@@ -17,6 +17,7 @@ import torch
 
 from ..checkpoint.atomic import atomic_directory, write_text
 from ..checkpoint.directory import HASHES, REPORT, TEMPLATE_KEY, WEIGHTS
+from ..checkpoint.dtypes import torch_dtype
 from ..checkpoint.names import Part, canonical_shapes, parts, storage_kind
 from ..checkpoint.writer import SafetensorsWriter
 from ..config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig
@@ -77,15 +78,16 @@ def write_random_directory(
 
 def _values(part: Part, name: str, shape: tuple[int, ...], pool: torch.Tensor) -> torch.Tensor:
     """Levels from the pool; scales that give rows of length about one; norms of one, biases of zero."""
-    if part.dtype in (torch.uint8, torch.int8):
-        return pool.repeat(-(-part.nbytes // _POOL))[: part.nbytes].view(part.dtype).reshape(part.shape)
+    dtype = torch_dtype(part.code)
+    if part.code in ("U8", "I8"):
+        return pool.repeat(-(-part.nbytes // _POOL))[: part.nbytes].view(dtype).reshape(part.shape)
     if part.name.endswith(".scales"):
         largest = 128.0 if len(part.shape) == 1 else 8.0
-        return torch.full(part.shape, 1.7 / largest / shape[1] ** 0.5, dtype=part.dtype)
+        return torch.full(part.shape, 1.7 / largest / shape[1] ** 0.5, dtype=dtype)
     if len(shape) > 1:  # patches, positions, queries
         floats = (pool[: 1 << 16].float() - 127.5) * 3e-4
-        return floats.repeat(-(-part.nbytes // 4 >> 16))[: part.nbytes // 4].view(part.shape).to(part.dtype)
-    return torch.full(part.shape, 1.0 if name.endswith("weight") else 0.0, dtype=part.dtype)
+        return floats.repeat(-(-part.nbytes // 4 >> 16))[: part.nbytes // 4].view(part.shape).to(dtype)
+    return torch.full(part.shape, 1.0 if name.endswith("weight") else 0.0, dtype=dtype)
 
 
 def _receipt(config: ModelConfig, shapes: dict[str, tuple[int, ...]], stored: dict[str, list[Part]]) -> Receipt:

@@ -158,6 +158,50 @@ def jitter(session: Session) -> Iterator[Row]:
         running.close()
     yield jitter_row("times between tokens, quiet windows", [w for w in windows if w.quiet])
     yield jitter_row("times between tokens, disturbed windows", [w for w in windows if not w.quiet])
+    yield _beside_a_prompt(session)
+
+
+def _beside_a_prompt(session: Session) -> Row:
+    """Times between tokens of a stream while prompts are read: a step that does both is to last two others."""
+    subject, prompt = session.subject, 64 if session.options.quick else 1024
+    session.note("jitter, a stream beside prompts")
+    running = open_engine(session, 4 * prompt + 256)
+    try:
+        alone: list[float] = []
+        beside: list[float] = []
+        for seed in range(2):
+            _stream_beside(running, subject.ids(64), subject.ids(prompt, 2000 + seed), alone, beside)
+        share = running.metrics()["prefill_share"]
+    finally:
+        running.close()
+    usual = statistics.median(alone)
+    ratios = sorted(gap / usual for gap in beside)
+    return from_values(
+        "jitter", f"times between tokens while {prompt} are read", "ms", [1e3 * gap for gap in beside],
+        alone_ms=1e3 * usual, prompt_tokens_a_step=share, over_alone_median=statistics.median(ratios),
+        over_alone_p90=ratios[int(0.9 * len(ratios))],
+    )  # fmt: skip
+
+
+def _stream_beside(
+    running: _native.Engine, ids: list[int], prompt: list[int], alone: list[float], beside: list[float]
+) -> None:
+    """Stream; after some tokens submit ``prompt``. Gaps go to ``alone`` before that, to ``beside`` until it is read."""
+    stream, reading, read, last = submit(running, ids, 2 * len(prompt)), -1, False, 0.0
+    while True:
+        for event in running.next(stream, _WAIT_S):
+            now = time.perf_counter()
+            if event[0] == "token":
+                if last:
+                    (alone if reading < 0 else beside).append(now - last)
+                last = now
+            elif event[0] == "done":
+                return
+        if reading < 0 and len(alone) % 32 == 31:
+            reading = submit(running, prompt, 1)
+        elif reading >= 0 and not read and any(event[0] == "done" for event in running.next(reading, 0.0)):
+            read = True
+            running.cancel(stream)
 
 
 def _window(session: Session, running: _native.Engine, ids: list[int], tokens: int) -> Window:

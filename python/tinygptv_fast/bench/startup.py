@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TinyGPTVError
-from .random_directory import write_random_directory
 from .row import Row, from_values
 from .session import Session
 
@@ -82,8 +81,9 @@ def _resident(session: Session, start: dict[str, Any]) -> Row:
     return from_values(
         "ttft", f"resident after {start['filled_tokens']} tokens, above import", "GB", [used / 1e9],
         weights_and_kv_bytes=needed, over_weights_and_kv=used / needed, high_water=start["high_water"],
-        rss_after_import=start["rss_after_import"], rss_after_torch=start["rss_after_imports"],
-        over_weights_and_kv_above_torch=(start["high_water"] - start["rss_after_imports"]) / needed,
+        rss_after_import=start["rss_after_import"], rss_after_imports=start["rss_after_imports"],
+        over_weights_and_kv_above_imports=(start["high_water"] - start["rss_after_imports"]) / needed,
+        torch=start["torch"],
     )  # fmt: skip
 
 
@@ -95,6 +95,8 @@ def _directory(session: Session) -> Iterator[tuple[Path, Path]]:
         if session.subject.directory is not None:
             yield session.subject.directory, cache
             return
+        from .random_directory import write_random_directory
+
         directory = Path(folder) / "model"
         write_random_directory(directory, session.subject.text, session.subject.forms.body.group_size, session.note)
         yield directory, cache

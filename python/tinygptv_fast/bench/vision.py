@@ -15,7 +15,6 @@ import numpy as np
 
 from ..config import QFormerConfig, VisionConfig
 from ..errors import UnsupportedError
-from .random_directory import write_random_directory
 from .row import Row, from_values
 from .session import Session
 
@@ -30,6 +29,8 @@ def vision(session: Session) -> Iterator[Row]:
     if directory is not None:
         yield from _pictures(session, directory)
         return
+    from .random_directory import write_random_directory
+
     text = session.subject.text
     for size in SIZES:
         with tempfile.TemporaryDirectory(prefix="tinygptv-bench-") as folder:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,8 +28,9 @@ from ..quantize.int4 import Int4Tensor, quantize_int4
 from ..quantize.int8 import Int8Tensor, quantize_int8
 from .atomic import atomic_directory, write_text
 from .directory import ModelDirectory, open_directory
+from .dtypes import torch_dtype
 from .files import read_json_object
-from .names import TORCH_DTYPES, canonical_shapes
+from .names import FLOAT_CODES, canonical_shapes
 from .safetensors_file import SafetensorsFile
 from .sources.phi import canonical
 
@@ -251,11 +253,11 @@ class AdaptedDirectory(ModelDirectory):
         return None if delta is None else self._base.dequantized(name).float() + delta
 
     def tensor(self, name: str) -> Tensor:
-        value = self.changed(name) if self.kind(name) in TORCH_DTYPES else None
-        return super().tensor(name) if value is None else value.to(TORCH_DTYPES[self.kind(name)])
+        value = self.changed(name) if self.kind(name) in FLOAT_CODES else None
+        return super().tensor(name) if value is None else value.to(torch_dtype(FLOAT_CODES[self.kind(name)]))
 
     def quantized(self, name: str) -> Int4Tensor | Int8Tensor:
-        value = self.changed(name) if self.kind(name) not in TORCH_DTYPES else None
+        value = self.changed(name) if self.kind(name) not in FLOAT_CODES else None
         if value is None:
             return super().quantized(name)
         if self.kind(name) == "int8":
@@ -266,6 +268,21 @@ class AdaptedDirectory(ModelDirectory):
     def dequantized(self, name: str) -> Tensor:
         value = self.changed(name)
         return self._base.dequantized(name) if value is None else value
+
+    def computed(self, name: str) -> bool:
+        return name in self._replaced or name in self._adapter.lora
+
+    def arrays(self, name: str) -> list[np.ndarray[Any, Any]]:
+        if not self.computed(name):
+            return super().arrays(name)
+        if self.kind(name) in FLOAT_CODES:
+            value = self.tensor(name)
+            stored = [value.view(torch.uint16) if value.dtype == torch.bfloat16 else value]
+        else:
+            packed = self.quantized(name)
+            zeros = packed.zeros if isinstance(packed, Int4Tensor) else None
+            stored = [packed.qweight, packed.scales] + ([] if zeros is None else [zeros])
+        return [part.contiguous().numpy() for part in stored]
 
     @property
     def content_hash(self) -> str:

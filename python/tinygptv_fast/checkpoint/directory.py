@@ -13,20 +13,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from ..config import FORMAT_VERSION, ModelConfig
 from ..errors import CheckpointError, ConfigError
-from ..quantize.int4 import Int4Tensor, dequantize_int4
-from ..quantize.int8 import Int8Tensor, dequantize_int8
-from ..quantize.receipt import Receipt, read_receipt
 from .files import read_json_object
 from .mapped import TensorInfo
-from .names import TORCH_DTYPES, Part, canonical_shapes, parts, storage_kind
+from .names import FLOAT_CODES, Part, canonical_shapes, parts, storage_kind
 from .safetensors_file import SafetensorsFile
 
 if TYPE_CHECKING:
+    import torch
+
     from ..processing.templates import Template
+    from ..quantize.int4 import Int4Tensor
+    from ..quantize.int8 import Int8Tensor
+    from ..quantize.receipt import Receipt
 
 WEIGHTS = "model.safetensors"
 HASHES = "hashes.json"
@@ -79,14 +81,17 @@ class ModelDirectory:
 
     def tensor(self, name: str) -> torch.Tensor:
         """Unquantised tensor ``name`` as it is stored. Quantised ones raise: see ``quantized``, ``dequantized``."""
-        if self.kind(name) not in TORCH_DTYPES:
+        if self.kind(name) not in FLOAT_CODES:
             raise CheckpointError(f"{self.path}: {name} is stored as {self.kind(name)}; read it with quantized()")
         return self._weights.tensor(name)
 
     def quantized(self, name: str) -> Int4Tensor | Int8Tensor:
         """Quantised matrix ``name`` with its parts mapped from the file."""
+        from ..quantize.int4 import Int4Tensor
+        from ..quantize.int8 import Int8Tensor
+
         kind, stem = self.kind(name), name.removesuffix(".weight")
-        if kind in TORCH_DTYPES:
+        if kind in FLOAT_CODES:
             raise CheckpointError(f"{self.path}: {name} is stored as {kind}, it is not quantised")
         qweight, scales = self._weights.tensor(f"{stem}.qweight"), self._weights.tensor(f"{stem}.scales")
         if kind == "int8":
@@ -97,10 +102,25 @@ class ModelDirectory:
 
     def dequantized(self, name: str) -> torch.Tensor:
         """``name`` in float32 if it is quantised, else as it is stored."""
-        if self.kind(name) in TORCH_DTYPES:
+        if self.kind(name) in FLOAT_CODES:
             return self.tensor(name)
+        from ..quantize.int4 import Int4Tensor, dequantize_int4
+        from ..quantize.int8 import dequantize_int8
+
         packed = self.quantized(name)
         return dequantize_int4(packed) if isinstance(packed, Int4Tensor) else dequantize_int8(packed)
+
+    def computed(self, name: str) -> bool:
+        """Whether ``name`` is not what the file holds but computed from it, so that rounding it to its storage form
+        costs something ``dequantized`` does not."""
+        self.kind(name)
+        return False
+
+    def arrays(self, name: str) -> list[np.ndarray[Any, Any]]:
+        """``name`` in its storage form, without torch where it lies in the file so: one array, bfloat16 as uint16; of
+        a quantised matrix qweight, scales and, if it is asymmetric, zeros."""
+        stored = parts(name, self.shape(name), self.kind(name), self.config.quantization)
+        return [self._weights.array(part.name) for part in stored]
 
     def release(self, name: str) -> None:
         """``name`` has been copied: the pages of the mapped file that hold it leave this process's memory."""
@@ -143,6 +163,8 @@ class ModelDirectory:
 
     @cached_property
     def quality(self) -> Receipt:
+        from ..quantize.receipt import read_receipt
+
         return read_receipt(self.path / "quality.json")
 
     @cached_property
@@ -176,7 +198,7 @@ class ModelDirectory:
             if found != expected:
                 out.append(Mismatch(name, expected, found))
         for name in self._weights.names():
-            expected, found = self.hashes["tensors"].get(name, "nothing"), _tensor_sha256(self._weights.tensor(name))
+            expected, found = self.hashes["tensors"].get(name, "nothing"), _array_sha256(self._weights.array(name))
             if found != expected:
                 out.append(Mismatch(name, expected, found))
         return out
@@ -236,7 +258,7 @@ def _match(
         for part in stored[0][1]:
             used.add(part.name)
             found = str(weights.info(part.name)) if part.name in present else "missing"
-            wanted_info = TensorInfo(part.shape, part.dtype)
+            wanted_info = TensorInfo(part.shape, part.code)
             if found != str(wanted_info):
                 faults.append(f"{part.name} is {found}, expected {wanted_info}")
     faults += [f"{name} {weights.info(name)} is not a tensor of this model" for name in sorted(present - used)]
@@ -247,7 +269,7 @@ def _match(
 
 
 def _all_fit(weights: SafetensorsFile, wanted: list[Part], present: set[str]) -> bool:
-    return all(p.name in present and weights.info(p.name) == TensorInfo(p.shape, p.dtype) for p in wanted)
+    return all(p.name in present and weights.info(p.name) == TensorInfo(p.shape, p.code) for p in wanted)
 
 
 def _file_sha256(path: Path) -> str:
@@ -261,9 +283,9 @@ def _file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _tensor_sha256(tensor: torch.Tensor) -> str:
-    flat = tensor.contiguous().view(-1).view(torch.uint8)
+def _array_sha256(array: np.ndarray[Any, Any]) -> str:
+    flat = array.reshape(-1).view(np.uint8)
     digest = hashlib.sha256()
-    for start in range(0, flat.numel(), _CHUNK):
-        digest.update(flat[start : start + _CHUNK].numpy().data)
+    for start in range(0, flat.size, _CHUNK):
+        digest.update(flat[start : start + _CHUNK].data)
     return digest.hexdigest()

@@ -45,7 +45,7 @@ class Ledger:
 
     def expect(self, entry: TableEntry, shape: tuple[int, ...], target: str) -> bool:
         """True if the tensor has ``shape`` and a floating dtype; else a problem is noted."""
-        if entry.info.shape == shape and entry.info.dtype.is_floating_point:
+        if entry.info.shape == shape and entry.info.floating:
             return True
         self._open.pop((str(entry.path), entry.key), None)
         self.problem(f"{entry.path}: {entry.key!r} is {entry.info}, expected {list(shape)} floating for {target}")
@@ -77,7 +77,7 @@ class Ledger:
             "file": entry.path.name,
             "tensor": entry.key,
             "shape": list(entry.info.shape),
-            "dtype": str(entry.info.dtype).removeprefix("torch."),
+            "dtype": entry.info.name,
             "status": status,
             **more,
         }

@@ -1,4 +1,4 @@
-"""A file mapped into memory, and tensors that point into it.
+"""A file mapped into memory, and arrays or tensors that point into it.
 
 Knows bytes and offsets. Does not know any file format: the readers beside this module decide what lies where.
 """
@@ -12,25 +12,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from ..errors import CheckpointError
+from .dtypes import FLOATS, ITEM_BYTES, NAMES, numpy_dtype, torch_dtype
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -38,10 +28,28 @@ class TensorInfo:
     """What a file says about one tensor, before any of its data is touched."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    code: str  # of ``dtypes``
+
+    @property
+    def name(self) -> str:
+        """The element type as torch calls it: ``float32``, ..."""
+        return NAMES[self.code]
+
+    @property
+    def floating(self) -> bool:
+        return self.code in FLOATS
+
+    @property
+    def nbytes(self) -> int:
+        return element_count(self.shape) * ITEM_BYTES[self.code]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The element type as torch has it; imports torch."""
+        return torch_dtype(self.code)
 
     def __str__(self) -> str:
-        return f"{list(self.shape)} {str(self.dtype).removeprefix('torch.')}"
+        return f"{list(self.shape)} {self.name}"
 
 
 def element_count(shape: Sequence[int]) -> int:
@@ -73,18 +81,23 @@ class MappedFile:
             raise CheckpointError(f"{self.path} is truncated: bytes {start}..{stop} of {self.size} are needed")
         return self._map[start:stop]
 
-    def tensor(self, start: int, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-        """A contiguous tensor over the bytes at ``start``; no copy unless ``start`` is not aligned for ``dtype``."""
-        count = element_count(shape)
+    def array(self, start: int, code: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+        """A contiguous array over the bytes at ``start``, bfloat16 as uint16; no copy unless ``start`` is not aligned
+        for its elements."""
+        dtype, count = numpy_dtype(code), element_count(shape)
         stop = start + count * dtype.itemsize
         if start < 0 or stop > self.size:
             raise CheckpointError(f"{self.path} is truncated: bytes {start}..{stop} of {self.size} are needed")
         if count == 0:
-            return torch.empty(tuple(shape), dtype=dtype)
-        if start % dtype.itemsize:
-            raw = torch.frombuffer(self._map, dtype=torch.uint8, count=stop - start, offset=start).clone()
-            return raw.view(dtype).view(tuple(shape))
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=start).view(tuple(shape))
+            return np.empty(tuple(shape), dtype)
+        flat = np.frombuffer(self._map, dtype, count, start)
+        return (flat.copy() if start % dtype.itemsize else flat).reshape(tuple(shape))
+
+    def tensor(self, start: int, code: str, shape: Sequence[int]) -> torch.Tensor:
+        """``array`` as a tensor over the same bytes."""
+        import torch
+
+        return torch.from_numpy(self.array(start, code, shape)).view(torch_dtype(code))
 
     def release(self, start: int, stop: int) -> None:
         """The bytes ``[start, stop)`` have been copied elsewhere: the whole pages among them leave this process's

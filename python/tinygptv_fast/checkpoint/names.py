@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import torch
-
 from ..config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig
+from .dtypes import ITEM_BYTES
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -16,7 +15,8 @@ _VISION_MATRIX = re.compile(
     r"(vision\.layers\.\d+\.(attn\.(qkv|out)|mlp\.fc[12])"
     r"|qformer\.layers\.\d+\.((self|cross)_attn\.(query|key|value|out)|mlp\.fc[12])|projector)\.weight"
 )
-TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FLOAT_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+"""Storage kinds that are not quantised, and their codes of ``dtypes``."""
 
 
 def _linear(out: Shapes, name: str, rows: int, columns: int) -> None:
@@ -127,11 +127,11 @@ class Part:
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    code: str  # of ``dtypes``
 
     @property
     def nbytes(self) -> int:
-        count = self.dtype.itemsize
+        count = ITEM_BYTES[self.code]
         for size in self.shape:
             count *= size
         return count
@@ -139,17 +139,17 @@ class Part:
 
 def parts(name: str, shape: tuple[int, ...], kind: str, quantization: QuantizationConfig) -> list[Part]:
     """The tensors of ``model.safetensors`` that store canonical tensor ``name`` in storage ``kind``."""
-    if kind in TORCH_DTYPES:
-        return [Part(name, shape, TORCH_DTYPES[kind])]
+    if kind in FLOAT_CODES:
+        return [Part(name, shape, FLOAT_CODES[kind])]
     stem = name.removesuffix(".weight")
     rows, columns = shape
     if kind == "int8":
-        return [Part(f"{stem}.qweight", shape, torch.int8), Part(f"{stem}.scales", (rows,), torch.float32)]
+        return [Part(f"{stem}.qweight", shape, "I8"), Part(f"{stem}.scales", (rows,), "F32")]
     groups = -(-columns // quantization.group_size)
     out = [
-        Part(f"{stem}.qweight", (rows, -(-columns // 2)), torch.uint8),
-        Part(f"{stem}.scales", (rows, groups), torch.float16),
+        Part(f"{stem}.qweight", (rows, -(-columns // 2)), "U8"),
+        Part(f"{stem}.scales", (rows, groups), "F16"),
     ]
     if not quantization.symmetric:
-        out.append(Part(f"{stem}.zeros", (rows, -(-groups // 2)), torch.uint8))
+        out.append(Part(f"{stem}.zeros", (rows, -(-groups // 2)), "U8"))
     return out

@@ -19,12 +19,13 @@ from .table import TableEntry
 class Recipe:
     """Tensor ``name`` of ``shape``; ``rows(a, b)`` is float32 [b - a, *shape[1:]].
 
-    ``exact_in`` is the dtype that holds the values without loss: the source's, or float32 where they are computed.
+    ``exact_in`` is the code (``dtypes``) of the type that holds the values without loss: the source's, or float32 where
+    they are computed.
     """
 
     name: str
     shape: tuple[int, ...]
-    exact_in: torch.dtype
+    exact_in: str
     rows: Callable[[int, int], torch.Tensor]
 
     def all(self) -> torch.Tensor:
@@ -44,15 +45,15 @@ def direct(name: str, entry: TableEntry, shape: tuple[int, ...] | None = None) -
         values = entry.read().reshape(shape)[start:stop]
         return entry.check_finite(values).to(torch.float32)
 
-    return Recipe(name, shape, entry.info.dtype, rows)
+    return Recipe(name, shape, entry.info.code, rows)
 
 
 def zeros(name: str, shape: tuple[int, ...]) -> Recipe:
-    return Recipe(name, shape, torch.float32, lambda start, stop: torch.zeros((stop - start, *shape[1:])))
+    return Recipe(name, shape, "F32", lambda start, stop: torch.zeros((stop - start, *shape[1:])))
 
 
 def ones(name: str, shape: tuple[int, ...]) -> Recipe:
-    return Recipe(name, shape, torch.float32, lambda start, stop: torch.ones((stop - start, *shape[1:])))
+    return Recipe(name, shape, "F32", lambda start, stop: torch.ones((stop - start, *shape[1:])))
 
 
 def interleave(name: str, entries: tuple[TableEntry, TableEntry, TableEntry], heads: int) -> Recipe:
@@ -71,8 +72,8 @@ def _gather(
 ) -> Recipe:
     total = sum(entry.info.shape[0] for entry in entries)
     size = total // (3 * heads)
-    dtypes = {entry.info.dtype for entry in entries}
-    exact = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    codes = {entry.info.code for entry in entries}
+    exact = codes.pop() if len(codes) == 1 else "F32"
 
     def rows(start: int, stop: int) -> torch.Tensor:
         pieces = []
@@ -94,7 +95,7 @@ def add_lora(base: Recipe, lora_a: TableEntry, lora_b: TableEntry, scale: float)
         update = read_rows(lora_b, start, stop) @ factor
         return base.rows(start, stop) + scale * update
 
-    return Recipe(base.name, base.shape, torch.float32, rows)
+    return Recipe(base.name, base.shape, "F32", rows)
 
 
 def fold_projection_weight(name: str, first: TableEntry, second: TableEntry) -> Recipe:
@@ -103,7 +104,7 @@ def fold_projection_weight(name: str, first: TableEntry, second: TableEntry) -> 
     def rows(start: int, stop: int) -> torch.Tensor:
         return read_rows(second, start, stop) @ read_rows(first, 0, first.info.shape[0])
 
-    return Recipe(name, (second.info.shape[0], first.info.shape[1]), torch.float32, rows)
+    return Recipe(name, (second.info.shape[0], first.info.shape[1]), "F32", rows)
 
 
 def fold_projection_bias(name: str, first_bias: TableEntry, second: TableEntry, second_bias: TableEntry) -> Recipe:
@@ -113,7 +114,7 @@ def fold_projection_bias(name: str, first_bias: TableEntry, second: TableEntry, 
         moved = read_rows(second, start, stop) @ read_rows(first_bias, 0, first_bias.info.shape[0])
         return moved + read_rows(second_bias, start, stop)
 
-    return Recipe(name, second_bias.info.shape, torch.float32, rows)
+    return Recipe(name, second_bias.info.shape, "F32", rows)
 
 
 def qkv_bias(name: str, query: TableEntry, value: TableEntry) -> Recipe:
@@ -124,7 +125,7 @@ def qkv_bias(name: str, query: TableEntry, value: TableEntry) -> Recipe:
         whole = torch.cat([read_rows(query, 0, width), torch.zeros(width), read_rows(value, 0, width)])
         return whole[start:stop]
 
-    return Recipe(name, (3 * width,), torch.float32, rows)
+    return Recipe(name, (3 * width,), "F32", rows)
 
 
 def resize_positions(name: str, entry: TableEntry, grid: int) -> Recipe:
@@ -144,4 +145,4 @@ def resize_positions(name: str, entry: TableEntry, grid: int) -> Recipe:
             values = torch.cat([values[:1], patches.permute(0, 2, 3, 1).reshape(grid * grid, width)])
         return values[start:stop]
 
-    return Recipe(name, (1 + grid * grid, width), torch.float32, rows)
+    return Recipe(name, (1 + grid * grid, width), "F32", rows)

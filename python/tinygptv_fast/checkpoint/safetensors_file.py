@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from ..errors import CheckpointError
-from .mapped import DTYPES, MappedFile, TensorInfo, element_count
+from .dtypes import NAMES
+from .mapped import MappedFile, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own implementation
 MAX_RANK = 16
@@ -49,12 +53,17 @@ class SafetensorsFile:
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor as a view of the mapped file."""
         info = self.info(name)
-        return self._file.tensor(self._data_start + self._starts[name], info.dtype, info.shape)
+        return self._file.tensor(self._data_start + self._starts[name], info.code, info.shape)
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """The same as an array, bfloat16 as uint16; needs no torch."""
+        info = self.info(name)
+        return self._file.array(self._data_start + self._starts[name], info.code, info.shape)
 
     def release(self, name: str) -> None:
         """``name`` has been copied: its pages leave this process's memory until they are read again."""
         info, start = self.info(name), self._data_start + self._starts[name]
-        self._file.release(start, start + element_count(info.shape) * info.dtype.itemsize)
+        self._file.release(start, start + info.nbytes)
 
     def header_bytes(self) -> bytes:
         return self._file.bytes(0, self._data_start)
@@ -107,8 +116,8 @@ def _entry(path: object, name: str, entry: Any, data_bytes: int) -> tuple[Tensor
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where} must have exactly dtype, shape and data_offsets")
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        raise CheckpointError(f"{where} has dtype {entry['dtype']!r}, expected one of {sorted(DTYPES)}")
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in NAMES:
+        raise CheckpointError(f"{where} has dtype {entry['dtype']!r}, expected one of {sorted(NAMES)}")
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(_natural(n) for n in shape):
         raise CheckpointError(f"{where} has shape {str(shape)[:200]}, expected up to {MAX_RANK} integers >= 0")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_natural(n) for n in offsets):
@@ -116,13 +125,12 @@ def _entry(path: object, name: str, entry: Any, data_bytes: int) -> tuple[Tensor
     start, stop = offsets
     if not start <= stop <= data_bytes:
         raise CheckpointError(f"{where} lies at {start}..{stop}, the file holds {data_bytes} data bytes; truncated?")
-    dtype = DTYPES[entry["dtype"]]
-    if stop - start != element_count(shape) * dtype.itemsize:
+    info = TensorInfo(tuple(shape), entry["dtype"])
+    if stop - start != info.nbytes:
         raise CheckpointError(
-            f"{where} is {entry['dtype']} {shape}, that is {element_count(shape) * dtype.itemsize} bytes, "
-            f"but its offsets span {stop - start}"
+            f"{where} is {info.code} {shape}, that is {info.nbytes} bytes, but its offsets span {stop - start}"
         )
-    return TensorInfo(tuple(shape), dtype), start, stop
+    return info, start, stop
 
 
 def _check_spans(path: object, spans: Iterable[tuple[int, int, str]], data_bytes: int) -> None:

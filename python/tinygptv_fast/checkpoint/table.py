@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 from .mapped import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class TableEntry:
 
     def check_finite(self, values: torch.Tensor) -> torch.Tensor:
         """``values`` (all or some rows of this tensor) unchanged; NaN or Inf raise and name file and tensor."""
+        import torch
+
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             kind = "NaN" if bool(torch.isnan(values).any()) else "Inf"
             raise CheckpointError(f"{self.path}: tensor {self.key!r} holds {kind} values")

@@ -10,30 +10,32 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from . import safe_pickle
+from .dtypes import ITEM_BYTES, NAMES
 from .mapped import MappedFile, TensorInfo, element_count
 from .table import TableEntry, TensorTable
 from .zip_file import is_zip, read_entries
 
-_STORAGES: dict[str, torch.dtype] = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "UntypedStorage": torch.uint8,
+if TYPE_CHECKING:
+    import torch
+
+_STORAGES = {
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+    "UntypedStorage": "U8",
 }
-_DTYPES = {str(dtype): dtype for dtype in _STORAGES.values()}
+_DTYPES = {f"torch.{NAMES[code]}": code for code in _STORAGES.values()}
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MAX_NODES = 2_000_000
 _MAX_DEPTH = 64
@@ -44,13 +46,13 @@ class _Storage:
     """A storage named by the pickle; ``start`` (its place in the file) is known once the file's layout is."""
 
     key: str
-    dtype: torch.dtype
+    code: str  # of ``dtypes``
     count: int
     start: int = -1
 
     @property
     def nbytes(self) -> int:
-        return self.count * self.dtype.itemsize
+        return self.count * ITEM_BYTES[self.code]
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ class LazyTensor:
     offset: int  # elements
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    dtype: torch.dtype
+    code: str  # of ``dtypes``
 
     def read(self) -> torch.Tensor:
         """The tensor as a view of the mapped file (strided as it was saved)."""
         used = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True)) if 0 not in self.shape else 0
-        flat = self.file.tensor(self.storage.start + self.offset * self.dtype.itemsize, self.dtype, (used,))
+        flat = self.file.tensor(self.storage.start + self.offset * ITEM_BYTES[self.code], self.code, (used,))
         if used == 0:
             return flat.view(self.shape)
         return flat.as_strided(self.shape, self.stride)
@@ -90,7 +92,7 @@ class TorchFile:
         for name, value in tree.items():
             if not isinstance(name, str) or not isinstance(value, LazyTensor):
                 raise CheckpointError(f"{self.path}: entry {str(name)[:200]!r} is {describe(value)}, expected a tensor")
-            entries.append(TableEntry(self.path, name, TensorInfo(value.shape, value.dtype), value.read))
+            entries.append(TableEntry(self.path, name, TensorInfo(value.shape, value.code), value.read))
         return TensorTable(self.path, entries)
 
     def _load_zip(self) -> Any:
@@ -182,13 +184,13 @@ class TorchFile:
             raise CheckpointError(f"{self.path}: storage views of torch < 0.4 are not supported; save the file again")
         made = _Storage(key, _STORAGES[kind.origin], count)
         known = self._storages.setdefault(key, made)
-        if (known.dtype, known.count) != (made.dtype, made.count):
+        if (known.code, known.count) != (made.code, made.count):
             raise CheckpointError(f"{self.path}: storage {key!r} is described in two ways")
         return known
 
     def _rebuild(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> LazyTensor:
-        dtype = storage.dtype if isinstance(storage, _Storage) else None
-        return self._lazy(storage, offset, shape, stride, dtype)
+        code = storage.code if isinstance(storage, _Storage) else None
+        return self._lazy(storage, offset, shape, stride, code)
 
     def _rebuild_v3(
         self, storage: Any, offset: Any, shape: Any, stride: Any, _g: Any, _h: Any, dtype: Any, *_: Any
@@ -196,21 +198,22 @@ class TorchFile:
         name = dtype.origin if isinstance(dtype, safe_pickle.Stand) else ""
         return self._lazy(storage, offset, shape, stride, _DTYPES.get(name))
 
-    def _lazy(self, storage: Any, offset: Any, shape: Any, stride: Any, dtype: torch.dtype | None) -> LazyTensor:
+    def _lazy(self, storage: Any, offset: Any, shape: Any, stride: Any, code: str | None) -> LazyTensor:
         sizes = (*shape, *stride, offset) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
-        if not isinstance(storage, _Storage) or dtype is None or len(sizes) > 65:
+        if not isinstance(storage, _Storage) or code is None or len(sizes) > 65:
             raise CheckpointError(f"{self.path}: a tensor is built from {describe(storage)}, expected a known storage")
         if not all(type(n) is int and n >= 0 for n in sizes) or len(shape) != len(stride):
             raise CheckpointError(f"{self.path}: a tensor on storage {storage.key!r} has a malformed shape or stride")
         last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
         count = element_count(shape)
         # More elements than bytes means a stride of 0: a small file that unfolds into a large tensor.
-        if count and ((last + 1) * dtype.itemsize > storage.nbytes or count * dtype.itemsize > storage.nbytes):
+        size = ITEM_BYTES[code]
+        if count and ((last + 1) * size > storage.nbytes or count * size > storage.nbytes):
             raise CheckpointError(
                 f"{self.path}: a tensor {list(shape)} with stride {list(stride)} does not fit its storage "
                 f"{storage.key!r} of {storage.nbytes} bytes"
             )
-        return LazyTensor(self._file, storage, offset, shape, stride, dtype)
+        return LazyTensor(self._file, storage, offset, shape, stride, code)
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

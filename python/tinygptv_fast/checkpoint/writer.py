@@ -11,12 +11,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from .mapped import DTYPE_NAMES
+from .dtypes import ITEM_BYTES, NAMES
 from .names import Part
+
+if TYPE_CHECKING:
+    import torch
 
 _ALIGNMENT = 64
 
@@ -26,7 +28,7 @@ class SafetensorsWriter:
 
     def __init__(self, path: Path, parts: Iterable[Part], metadata: Mapping[str, str]) -> None:
         self.path = path
-        ordered = sorted(parts, key=lambda part: -part.dtype.itemsize)
+        ordered = sorted(parts, key=lambda part: -ITEM_BYTES[part.code])
         self._parts = {part.name: part for part in ordered}
         header, self._starts, size = _layout(ordered, metadata)
         self._written = dict.fromkeys(self._parts, 0)
@@ -43,10 +45,12 @@ class SafetensorsWriter:
 
     def write(self, name: str, rows: torch.Tensor) -> None:
         """Append ``rows`` to part ``name``; their shape behind the first dimension and dtype must be the part's."""
+        import torch
+
         part = self._parts[name]
-        if rows.dtype != part.dtype or tuple(rows.shape[1:]) != part.shape[1:]:
+        if str(rows.dtype) != f"torch.{NAMES[part.code]}" or tuple(rows.shape[1:]) != part.shape[1:]:
             raise CheckpointError(
-                f"{name}: {list(rows.shape)} {rows.dtype} written into {list(part.shape)} {part.dtype}"
+                f"{name}: {list(rows.shape)} {rows.dtype} written into {list(part.shape)} {NAMES[part.code]}"
             )
         data = memoryview(rows.detach().contiguous().cpu().view(torch.uint8).numpy().data).cast("B")
         if self._written[name] + len(data) > part.nbytes:
@@ -76,7 +80,7 @@ def _layout(parts: list[Part], metadata: Mapping[str, str]) -> tuple[bytes, dict
     starts, position = {}, 0
     for part in parts:
         entries[part.name] = {
-            "dtype": DTYPE_NAMES[part.dtype],
+            "dtype": part.code,
             "shape": list(part.shape),
             "data_offsets": [position, position + part.nbytes],
         }

@@ -202,7 +202,12 @@ def _run(
         raise InvalidArgumentError("--draw is given but there is no picture")
     picture = None if source is None else read_picture(source)
     with loaded(
-        model, backend=common.backend, dtype=common.dtype, threads=common.threads, quiet=common.quiet
+        model,
+        backend=common.backend,
+        dtype=common.dtype,
+        vision=picture is not None,
+        threads=common.threads,
+        quiet=common.quiet,
     ) as opened:
         return picture, work(opened, picture)
 

@@ -16,7 +16,7 @@ from .models import note
 from .output import console, progress
 
 if TYPE_CHECKING:
-    from ..bench import Row
+    from ..bench.row import Row
 
 
 def bench(
@@ -55,7 +55,7 @@ def bench(
     Each block of work stands between two probes of the read bandwidth; blocks whose probes differ by more than 5 % are
     dropped and counted. Ctrl-C shows what was measured so far.
     """
-    from ..bench import Options
+    from ..bench.options import Options
 
     asked = Options(
         model=model,

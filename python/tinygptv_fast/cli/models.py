@@ -28,14 +28,22 @@ def use_threads(threads: int | None) -> int:
 
 @contextmanager
 def loaded(
-    model: str, *, backend: str, dtype: str = "auto", threads: int | None = None, quiet: bool = False
+    model: str,
+    *,
+    backend: str,
+    dtype: str = "auto",
+    vision: bool = True,
+    threads: int | None = None,
+    quiet: bool = False,
 ) -> Iterator[TinyGPTV]:
-    """The model of this name, loaded, and closed at the end of the block."""
+    """The model of this name, loaded, and closed at the end of the block. Text alone (``vision=False``) needs no torch,
+    unless the backend is the reference."""
     from ..generate import TinyGPTV
 
-    use_threads(threads)
+    if vision or backend == "reference":
+        use_threads(threads)
     with progress("loading the model", quiet=quiet):
-        opened = TinyGPTV.from_pretrained(model, backend=backend, dtype=dtype, threads=threads)
+        opened = TinyGPTV.from_pretrained(model, backend=backend, dtype=dtype, vision=vision, threads=threads)
     with opened:
         yield opened
 

@@ -12,7 +12,7 @@ import torch
 
 from ..checkpoint.architecture import read_architecture
 from ..checkpoint.directory import UNTRAINED
-from ..checkpoint.names import TORCH_DTYPES, is_text_matrix
+from ..checkpoint.names import FLOAT_CODES, is_text_matrix
 from ..checkpoint.plan import Plan, make_plan
 from ..config import ModelConfig, QuantizationConfig
 from ..errors import InvalidArgumentError
@@ -117,13 +117,13 @@ def _quantization(quantization: str, group_size: int, vision_dtype: str | torch.
 def _dtype(dtype: str | torch.dtype, storage: QuantizationConfig, plan: Plan) -> str:
     name = _name("dtype", dtype)
     if name != "auto":
-        if name not in TORCH_DTYPES:
-            raise InvalidArgumentError(f"dtype is {name!r}, expected 'auto' or one of {sorted(TORCH_DTYPES)}")
+        if name not in FLOAT_CODES:
+            raise InvalidArgumentError(f"dtype is {name!r}, expected 'auto' or one of {sorted(FLOAT_CODES)}")
         return name
     sources = {recipe.exact_in for name, recipe in plan.recipes.items() if is_text_matrix(name)}
     if storage.text != "none" or plan.config.vision is not None or len(sources) != 1:
         return "float32"
-    names = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+    names = {code: name for name, code in FLOAT_CODES.items()}
     return names.get(sources.pop(), "float32")
 
 

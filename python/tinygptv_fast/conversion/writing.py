@@ -17,9 +17,10 @@ import torch
 
 from ..checkpoint.atomic import atomic_directory, write_text
 from ..checkpoint.directory import HASHES, REPORT, TEMPLATE_KEY, WEIGHTS
+from ..checkpoint.dtypes import torch_dtype
 from ..checkpoint.ledger import Ledger
 from ..checkpoint.mapped import element_count
-from ..checkpoint.names import TORCH_DTYPES, Part, canonical_shapes, parts, storage_kind
+from ..checkpoint.names import FLOAT_CODES, Part, canonical_shapes, parts, storage_kind
 from ..checkpoint.recipe import Recipe
 from ..checkpoint.writer import SafetensorsWriter
 from ..config import ModelConfig, QuantizationConfig
@@ -163,7 +164,7 @@ class _Jobs:
         if kind == "int8":
             whole = quantize_int8(rows, name=name)
             return [whole.qweight, whole.scales], whole.error or ErrorSums()
-        values = rows.to(TORCH_DTYPES[kind])
+        values = rows.to(torch_dtype(FLOAT_CODES[kind]))
         if values.dtype == torch.float32:
             return [values], ErrorSums(elements=values.numel())
         if not bool(torch.isfinite(values).all()):

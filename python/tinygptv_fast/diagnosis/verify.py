@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.directory import REPORT, ModelDirectory, open_directory
-from ..checkpoint.names import TORCH_DTYPES
+from ..checkpoint.names import FLOAT_CODES
 from ..errors import TinyGPTVError
 from ..processing.image import ImageProcessor
 from ..processing.tokenizer import Tokenizer
@@ -136,7 +136,7 @@ def _check_finite(directory: ModelDirectory, out: Verification, progress: Progre
     names = directory.names()
     out.tensors = len(names)
     for index, name in enumerate(names):
-        quantized = directory.kind(name) not in TORCH_DTYPES
+        quantized = directory.kind(name) not in FLOAT_CODES
         values = directory.quantized(name).scales if quantized else directory.tensor(name)
         bad = _not_finite(values)
         if bad:

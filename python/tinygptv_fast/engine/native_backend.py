@@ -8,17 +8,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from ..config import TextConfig
 from ..errors import ClosedError, InvalidArgumentError, TinyGPTVError, UnsupportedError
 from ..memory import read_memory
 from ..protocol import Event, GenerationOptions, Picture, Prompt
-from .pictures import PictureEncoder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .. import _native
+    from .pictures import PictureEncoder
 
 PAGE_TOKENS = 16
 _MOST_STOPS = 16  # of a request of the engine
@@ -160,6 +159,8 @@ class NativeBackend:
 
     def logits(self, prompt: Prompt) -> Tensor:
         """f32 [T, V]."""
+        import torch
+
         self._check_open()
         job = EngineJob(self, self._engine.submit_logits(*_buffers(prompt)), 0)
         parts: list[Tensor] = []

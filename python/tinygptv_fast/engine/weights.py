@@ -1,6 +1,7 @@
 """From a model directory to the packed weights of the native core, through the cache on disk.
 
-Never two copies: each tensor is packed from the mapped file, whose pages are then given back.
+Never two copies: each tensor is packed from the mapped file, whose pages are then given back. torch is imported
+only where values are computed: to dequantise, or to round to bfloat16.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from ..checkpoint.directory import ModelDirectory
 from ..errors import CapacityError, CheckpointError
 from ..memory import read_memory
-from ..quantize.bfloat16 import to_bfloat16
-from ..quantize.int4 import Int4Tensor
 from .forms import Forms, Matrix
 from .packed_cache import PackedCache
 
@@ -111,33 +110,51 @@ def _form(name: str, forms: Forms) -> Matrix:
 
 def _put(weights: _native.Weights, directory: ModelDirectory, name: str, forms: Forms) -> None:
     if len(directory.shape(name)) == 1:
-        weights.put_vector(name, _buffer(directory.tensor(name).to(torch.float32)))
+        weights.put_vector(name, _floats(directory, name))
         return
     stem, kind = name.removesuffix(".weight"), _form(name, forms).kind
-    if kind not in ("int4", "int8"):
-        _put_float(weights, stem, directory.dequantized(name), kind)
-        return
-    if directory.kind(name) != kind:
-        raise CheckpointError(f"{directory.path}: {name} is stored as {directory.kind(name)}, expected {kind}")
-    packed = directory.quantized(name)
-    if isinstance(packed, Int4Tensor):
-        zeros = None if packed.zeros is None else _buffer(packed.zeros)
-        weights.put_int4(stem, _buffer(packed.qweight), _buffer(packed.scales), zeros)
-    else:
-        weights.put_int8(stem, _buffer(packed.qweight), _buffer(packed.scales))
-
-
-def _put_float(weights: _native.Weights, stem: str, tensor: torch.Tensor, kind: str) -> None:
     if kind == "f32":
-        weights.put_f32(stem, _buffer(tensor.to(torch.float32)))
+        weights.put_f32(stem, _floats(directory, name))
+    elif kind == "bf16":
+        weights.put_bf16(stem, _bfloat16_bits(directory, name))
+    elif directory.kind(name) != kind:
+        raise CheckpointError(f"{directory.path}: {name} is stored as {directory.kind(name)}, expected {kind}")
     else:
-        rounded = tensor if tensor.dtype == torch.bfloat16 else to_bfloat16(tensor, name=f"{stem}.weight")
-        weights.put_bf16(stem, _buffer(rounded.view(torch.uint16)))
+        _put_quantized(weights, directory, name, stem)
 
 
-def _buffer(tensor: torch.Tensor) -> Any:
-    """The tensor as a buffer; older stubs of numpy do not say that its arrays are one."""
-    return tensor.contiguous().numpy()
+def _put_quantized(weights: _native.Weights, directory: ModelDirectory, name: str, stem: str) -> None:
+    qweight, scales, *zeros = _stored(directory, name)
+    if directory.kind(name) == "int4":
+        weights.put_int4(stem, qweight, scales, *zeros or [None])
+    else:
+        weights.put_int8(stem, qweight, scales)
+
+
+def _stored(directory: ModelDirectory, name: str) -> list[Any]:
+    """The arrays that store ``name``; older stubs of numpy do not say that they are buffers."""
+    return list(directory.arrays(name))
+
+
+def _floats(directory: ModelDirectory, name: str) -> Any:
+    """``name`` in float32, as a buffer. Nothing is rounded."""
+    kind = "computed" if directory.computed(name) else directory.kind(name)
+    if kind in ("float32", "float16"):
+        return _stored(directory, name)[0].astype(np.float32, copy=False)
+    if kind == "bfloat16":
+        return (_stored(directory, name)[0].astype(np.uint32) << 16).view(np.float32)
+    return directory.dequantized(name).float().contiguous().numpy()
+
+
+def _bfloat16_bits(directory: ModelDirectory, name: str) -> Any:
+    """``name`` in bfloat16, as a buffer of uint16."""
+    if directory.kind(name) == "bfloat16" and not directory.computed(name):
+        return _stored(directory, name)[0]
+    import torch
+
+    from ..quantize.bfloat16 import to_bfloat16
+
+    return to_bfloat16(directory.dequantized(name), name=name).contiguous().view(torch.uint16).numpy()
 
 
 def _check_memory(needed: int) -> None:

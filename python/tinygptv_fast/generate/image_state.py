@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..checkpoint.safetensors_file import SafetensorsFile
 from ..errors import CheckpointError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _KIND = "tinygptv_image_state"
 _VERSION = "1"
@@ -31,8 +32,10 @@ class ImageState:
     model_id: str
 
     def __post_init__(self) -> None:
+        import torch
+
         e = self.embeddings
-        if not isinstance(e, Tensor) or e.ndim != 2 or e.dtype != torch.float32:
+        if not isinstance(e, torch.Tensor) or e.ndim != 2 or e.dtype != torch.float32:
             raise InvalidArgumentError(f"embeddings is {_describe(e)}, expected a float32 tensor [NQ,C]")
         if not torch.isfinite(e).all():
             raise InvalidArgumentError("embeddings holds NaN or infinity, expected finite numbers")
@@ -81,4 +84,6 @@ def _side(path: object, key: str, text: str | None) -> int:
 
 
 def _describe(value: object) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    import torch
+
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

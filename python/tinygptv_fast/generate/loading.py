@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..checkpoint.directory import ModelDirectory
 from ..config import ModelConfig
@@ -118,9 +117,18 @@ def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
 
 def _dtype_name(key: str, dtype: Any, names: Sequence[str]) -> str:
     """The name of a torch dtype or string."""
-    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    name = dtype if isinstance(dtype, str) else _torch_dtype_name(dtype)
     _one_of(key, name, ("auto", *names))
     return str(name)
+
+
+def _torch_dtype_name(value: Any) -> Any:
+    """The name of a torch dtype; anything else as it is. Who has a dtype of torch's has imported torch."""
+    if "torch" not in sys.modules:
+        return value
+    import torch
+
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
 
 
 def _count(name: str, value: Any, most: int, *, optional: bool = False) -> None:

@@ -8,14 +8,9 @@ import threading
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ..checkpoint.adapter import AdaptedDirectory, open_adapted
-from ..checkpoint.directory import UNTRAINED, ModelDirectory
-from ..conversion import merge_directory
+from ..checkpoint.directory import UNTRAINED, ModelDirectory, open_directory
 from ..errors import CheckpointError, ClosedError, InvalidArgumentError
 from ..processing.boxes import Box, Boxes
 from ..processing.prompt import default_question
@@ -32,6 +27,10 @@ from .loading import check_settings, locate
 from .opening import open_backend
 from .preparing import Preparer
 from .request import Request
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class TinyGPTV:
@@ -103,13 +102,15 @@ class TinyGPTV:
         path = locate(
             path_or_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        directory = open_adapted(path, adapter)
+        directory = open_directory(path) if adapter is None else _open_adapted(path, adapter)
         settings.check_directory(directory.config)
         if adapter is None and directory.report.get(UNTRAINED):
             raise CheckpointError(f"{path} is where training starts, not a trained model; expected adapter= with it")
-        if threads is not None:
-            torch.set_num_threads(threads)
         with_vision = vision and directory.config.vision is not None
+        if threads is not None and (with_vision or backend == "reference"):
+            import torch
+
+            torch.set_num_threads(threads)
         tokenizer, opened = open_backend(directory, settings, with_vision)
         info = settings.describe(path, directory, with_vision) | opened.describe()
         info["adapter"] = None if adapter is None else str(adapter)
@@ -236,8 +237,8 @@ class TinyGPTV:
         target = Path(directory)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InvalidArgumentError(f"directory {target} exists and is not empty, expected a new one")
-        if isinstance(self._directory, AdaptedDirectory):
-            merge_directory(self._directory, target, overwrite=target.exists())
+        if self._info.get("adapter") is not None:
+            _merge(self._directory, target)
             return
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
@@ -304,6 +305,21 @@ class TinyGPTV:
             ended = EndedTask(interrupted.reason, timings, control)
             return pieces(lambda: ended)
         return pieces(lambda: start(backend, self._tokenizer, work))
+
+
+def _open_adapted(path: Path, adapter: str | os.PathLike[str]) -> ModelDirectory:
+    """What lies under an adapter is computed, and that is torch's."""
+    from ..checkpoint.adapter import open_adapted
+
+    return open_adapted(path, adapter)
+
+
+def _merge(directory: ModelDirectory, target: Path) -> None:
+    from ..checkpoint.adapter import AdaptedDirectory
+    from ..conversion import merge_directory
+
+    assert isinstance(directory, AdaptedDirectory)  # for the type checker: _open_adapted has made it
+    merge_directory(directory, target, overwrite=target.exists())
 
 
 def _streamable(request: Request) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from .. import engine
 from ..checkpoint.directory import ModelDirectory
@@ -10,6 +11,9 @@ from ..env import read_settings
 from ..processing.tokenizer import Tokenizer
 from ..protocol import Backend
 from .loading import Settings
+
+if TYPE_CHECKING:
+    from ..engine.pictures import PictureEncoder
 
 
 def open_backend(directory: ModelDirectory, settings: Settings, vision: bool) -> tuple[Tokenizer, Backend]:
@@ -43,8 +47,10 @@ def open_backend(directory: ModelDirectory, settings: Settings, vision: bool) ->
     return words, backend
 
 
-def _pictures(directory: ModelDirectory, settings: Settings) -> engine.PictureEncoder:
+def _pictures(directory: ModelDirectory, settings: Settings) -> PictureEncoder:
     """``dtype="float32"`` is the exact mode: the vision side is computed in float32 then, unless asked otherwise."""
+    from ..engine.pictures import PictureEncoder
+
     exact = settings.dtype == "float32" and settings.vision_dtype == "auto"
     dtype = "float32" if exact else settings.vision_dtype
-    return engine.PictureEncoder(directory, dtype, read_settings().image_cache_bytes)
+    return PictureEncoder(directory, dtype, read_settings().image_cache_bytes)

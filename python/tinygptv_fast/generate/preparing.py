@@ -5,10 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
-
-from PIL.Image import Image
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.directory import ModelDirectory
 from ..errors import InvalidArgumentError, PromptError, UnsupportedError
@@ -23,6 +20,10 @@ from .control import Control
 from .decoding import Prepared
 from .image_state import ImageState
 from .request import Request, eos_ids, resolve_options, stop_strings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
 
 
 class Preparer:

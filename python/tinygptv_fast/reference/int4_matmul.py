@@ -13,14 +13,14 @@ from ..quantize.int4 import Int4Tensor
 from ..quantize.packing import unpack_nibbles
 
 BLOCK = 32  # activations that share a scale
-_EXPONENTS = (-100, 110)  # of scales; blocks that would need a smaller one count as zeros, a larger one as infinite
+_EXPONENTS = (-100, 100)  # of scales; blocks that would need a smaller one count as zeros, a larger one as infinite
 
 
 def round_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x float32 [M, K] → levels int8 [M, ceil(K/32), 32] and scales float32 [M, ceil(K/32)]; value = level·scale.
 
     scale = the least power of two with max|x| / scale < 127.5 in the block, level = x / scale to nearest, ties to even.
-    NaN or infinity in a block, or a scale above 2^110, makes it NaN; a scale below 2^-100 makes it zero.
+    NaN or infinity in a block, or a scale above 2^100, makes it NaN; a scale below 2^-100 makes it zero.
     """
     padded = torch.nn.functional.pad(x, (0, -x.shape[1] % BLOCK)).view(x.shape[0], -1, BLOCK)
     largest = padded.abs().amax(-1, keepdim=True)

@@ -1,12 +1,13 @@
 // 512-bit float vectors: a vector is the 16 rows of a block. Also what a CPU with VNNI runs.
 #include <immintrin.h>
 
-#include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/linear_finish.h"
 
 namespace tgv::cpu {
 namespace {
 
 constexpr int kLanes = 16, kFloatTokens = 8, kFloatBlocks = 2;
+constexpr LinearFinish* kFinish = linear_finish_avx512;
 using Floats = __m512;
 
 inline Floats splat(float x) { return _mm512_set1_ps(x); }

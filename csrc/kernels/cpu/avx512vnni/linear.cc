@@ -2,13 +2,14 @@
 // activations.
 #include <immintrin.h>
 
-#include "kernels/cpu/linear_isa.h"
+#include "kernels/cpu/linear_finish.h"
 
 namespace tgv::cpu {
 namespace {
 
 constexpr int kLanes = 16, kVectors = 2, kBlockTile = 2, kTokenTile = 6, kAloneTokens = 4;
 constexpr bool kUnsignedBytes = true;
+constexpr LinearFinish* kFinish = linear_finish_avx512;
 using Ints = __m512i;
 using Floats = __m512;
 struct Levels {
@@ -57,21 +58,8 @@ TGV_INLINE void dots8(const Levels (&levels)[kCount], const RoundedTile* x,
   dots4<kCount, kTokens>(levels, x, sums);
 }
 
-// A step of activations is a power of two: adding exponents scales by it, on pipes that dot
-// products leave free, where a multiplication would take one of the two that they need.
-struct Scales {
-  __m512i bits;  // less the exponent of 1
-  __mmask16 there;
-};
-inline Scales scales(const uint8_t* p) {
-  const __m512i bits =
-      _mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-  return {_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f800000)),
-          _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x7fffffff))};
-}
-inline Floats scaled(const Scales& scales, float step) {
-  const __m512i exponent = _mm512_set1_epi32(__builtin_bit_cast(int32_t, step));
-  return _mm512_castsi512_ps(_mm512_maskz_add_epi32(scales.there, scales.bits, exponent));
+inline Floats scales(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline Ints zeros(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -80,7 +68,10 @@ inline Ints splat(int32_t x) { return _mm512_set1_epi32(x); }
 inline Floats splat(float x) { return _mm512_set1_ps(x); }
 inline Ints multiply(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
-inline Floats to_float(Ints x) { return _mm512_cvtepi32_ps(x); }
+inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+inline Floats as_floats(Ints x) { return _mm512_castsi512_ps(x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats load(const float* p) { return _mm512_load_ps(p); }
 inline void store(float* p, Floats x) { _mm512_store_ps(p, x); }
@@ -95,22 +86,20 @@ namespace tgv::cpu {
 namespace {
 
 // round_tile with the two sums over 32 lanes that compilers make much of.
-TGV_INLINE bool round_tile_512(RoundedTile& out, const float* x) {
+TGV_INLINE void round_tile_512(RoundedTile& out, const float* x) {
   const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   const int32_t top = _mm512_reduce_max_epi32(
       _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
                        _mm512_and_si512(_mm512_castps_si512(high), magnitude)));
   const Step step = step_of(top);
-  if (step.zero || step.bad) return round_tile(out, x);
+  if (step.empty) return round_tile(out, x);
   const Floats inverse = _mm512_set1_ps(step.inverse);
   const Ints first = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
   const Ints second = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out.q), _mm512_cvtepi32_epi8(first));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out.q + 16), _mm512_cvtepi32_epi8(second));
-  out.scale = step.value;
-  out.offset = -8 * _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
-  return true;
+  set_base(out, step, _mm512_reduce_add_epi32(_mm512_add_epi32(first, second)));
 }
 
 }  // namespace

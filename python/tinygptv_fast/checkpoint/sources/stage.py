@@ -168,7 +168,7 @@ def _model_table(file: TorchFile, ledger: Ledger) -> TensorTable:
             continue
         for where, leaf in flatten(value, str(top)):
             if isinstance(leaf, LazyTensor):
-                entry = TableEntry(file.path, where, TensorInfo(leaf.shape, leaf.dtype), leaf.read)
+                entry = TableEntry(file.path, where, TensorInfo(leaf.shape, leaf.code), leaf.read)
                 ledger.register(TensorTable(file.path, [entry]))
                 if str(top) in _STATE:
                     ledger.dropped(entry, _STATE[str(top)])
