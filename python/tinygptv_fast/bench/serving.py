@@ -24,6 +24,7 @@ QUIET = 0.005
 JITTER_CONTEXTS = (64, 192)
 JITTER_TIMES = 4000
 _WAIT_S = 5.0
+_ALONE = 24  # tokens of a stream before a prompt is read beside it, and after
 
 
 def open_engine(session: Session, kv_tokens: int) -> _native.Engine:
@@ -186,21 +187,23 @@ def _beside_a_prompt(session: Session) -> Row:
 def _stream_beside(
     running: _native.Engine, ids: list[int], prompt: list[int], alone: list[float], beside: list[float]
 ) -> None:
-    """Stream; after some tokens submit ``prompt``. Gaps go to ``alone`` before that, to ``beside`` until it is read."""
-    stream, reading, read, last = submit(running, ids, 2 * len(prompt)), -1, False, 0.0
+    """Stream; after some tokens submit ``prompt``. Gaps until it is read go to ``beside``, all others to ``alone``."""
+    stream, reading, read, last = submit(running, ids, len(prompt) + 256), -1, False, 0.0
+    before = len(alone) + _ALONE
     while True:
         for event in running.next(stream, _WAIT_S):
             now = time.perf_counter()
             if event[0] == "token":
                 if last:
-                    (alone if reading < 0 else beside).append(now - last)
+                    (beside if reading >= 0 and not read else alone).append(now - last)
                 last = now
             elif event[0] == "done":
                 return
-        if reading < 0 and len(alone) % 32 == 31:
+        if reading < 0 and len(alone) >= before:
             reading = submit(running, prompt, 1)
-        elif reading >= 0 and not read and any(event[0] == "done" for event in running.next(reading, 0.0)):
-            read = True
+        elif reading >= 0 and not read:
+            read = any(event[0] == "done" for event in running.next(reading, 0.0))
+        elif read and len(alone) >= before + _ALONE:
             running.cancel(stream)
 
 
