@@ -159,7 +159,8 @@ class Step {
                   {mlp_.data()}};
       tasks[1] = {{all[2], at, nullptr, Activation::kNone}, input(1, tokens), {attention_.data()}};
     }
-    const int64_t blocks = linear_row_blocks(tasks), least = tokens > 4 ? 2 : 1;
+    // Pairs, too, where they are tiles of the next product.
+    const int64_t blocks = linear_row_blocks(tasks), least = tokens > 4 || rounds ? 2 : 1;
     while (true) {
       const RowRange rows = claim_rows(pool_.claim(1), blocks, pool_.threads(), least);
       if (rows.empty()) return;
