@@ -304,3 +304,13 @@ def test_log_lines_of_undone_steps_are_dropped(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"step": i, "loss": 1.0}) + "\n" for i in range(1, 6)) + '{"step": 6, "lo')
     report.JsonLines(path, 3).close()
     assert [line["step"] for line in report.read_log(path)] == [1, 2, 3]
+
+
+def test_a_missing_matplotlib_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [{"step": step, "loss": 1.0, "lr": 1e-4} for step in (1, 2)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report.plot_loss(tmp_path, "a run")
+    assert "matplotlib" in caplog.text and not (tmp_path / "loss.png").exists()

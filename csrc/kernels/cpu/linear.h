@@ -135,7 +135,8 @@ struct RowRange {
 };
 //
 // Workers end a phase at most one claim apart, and no claim is shorter than `least`: 1 is right for
-// up to 4 tokens, while more go faster over pairs of blocks. Of two tasks the one with the smaller
+// up to 4 tokens, while more go faster over pairs of blocks, and a task whose output is rounded
+// needs pairs: two halves of a tile are written together. Of two tasks the one with the smaller
 // blocks (the smaller K) goes last.
 RowRange claim_rows(int64_t ticket, int64_t blocks, int workers, int64_t least = 2);
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from .step import Figures
 LOG_FILE = "log.jsonl"
 PLOT_FILE = "loss.png"
 _SMOOTHED = 0.97
+
+_log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
@@ -119,16 +122,17 @@ def bar(title: str, stream: IO[str], *, quiet: bool) -> Iterator[Listener]:
         yield listen
 
 
-def plot_loss(folder: Path, title: str) -> bool:
-    """``loss.png`` from ``log.jsonl``: the loss of each step, its running mean, and the rate. False without matplotlib
-    or with fewer than two steps."""
+def plot_loss(folder: Path, title: str) -> None:
+    """``loss.png`` from ``log.jsonl``: the loss of each step, its running mean, and the rate. Not of fewer than two
+    steps; without matplotlib a warning says what draws it."""
     lines = read_log(folder / LOG_FILE)
+    if len(lines) < 2:
+        return
     try:
         import matplotlib
     except ImportError:
-        return False
-    if len(lines) < 2:
-        return False
+        _log.warning("%s is not drawn: it needs matplotlib (pip install 'tinygptv_fast[train]')", folder / PLOT_FILE)
+        return
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -149,7 +153,6 @@ def plot_loss(folder: Path, title: str) -> bool:
             axes.spines[side].set_visible(False)
     figure.savefig(folder / PLOT_FILE, dpi=120)
     pyplot.close(figure)
-    return True
 
 
 def _running_mean(values: list[float]) -> list[float]:
