@@ -101,6 +101,10 @@ def _start(r: dict[str, Any]) -> str | None:
 
 def _jitter(r: dict[str, Any]) -> str | None:
     d = r["details"]
+    if "over_alone_median" in d:
+        return (
+            f"median {r['median']:.1f} ms, {d['over_alone_median']:.2f} times that of the stream alone, of {r['n']:,}"
+        )
     return f"median {r['median']:.1f} ms, p99 {d['p99_over_median']:.2f} times that, of {r['n']:,}"
 
 
