@@ -101,22 +101,36 @@ struct Attention {
     return y;
   }
 
+  // Of the largest of a row of V: what its levels are multiplied by, to within half a level.
+  double value_scale(int64_t position, int64_t head) {
+    double largest = 0;
+    for (int64_t d = 0; d < head_dim; ++d) {
+      largest = std::fmax(largest, std::fabs(row(v, position, head)[d]));
+    }
+    return largest / 127;
+  }
+
   void check_row(const float* y, int64_t position, int64_t head) {
     const float* query = row(q, position, head);
     const double scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    const bool rounded = cache.storage.shape().kind == Kind::kI8;  // q and weights, to int16
+    double largest_q = 0;
+    for (int64_t d = 0; d < head_dim; ++d) largest_q = std::fmax(largest_q, std::fabs(query[d]));
     std::vector<double> x, error;
     double most = -1e300;
     for (int64_t i = 0; i <= position; ++i) {
-      double dot = 0, magnitude = 0;
+      double dot = 0, magnitude = 0, of_k = 0;
       for (int64_t d = 0; d < head_dim; ++d) {
         const double part = static_cast<double>(query[d]) * row(k, i, head)[d];
         dot += part;
         magnitude += std::fabs(part);
+        of_k += std::fabs(row(k, i, head)[d]);
       }
       x.push_back(dot * scale);
       // The sum of the dot product, and three roundings of x and one of x - m (both in base 2).
       error.push_back(scale * fp32_sum_bound(static_cast<double>(head_dim), magnitude) +
-                      8 * kFloatUnit * std::fabs(dot * scale));
+                      8 * kFloatUnit * std::fabs(dot * scale) +
+                      (rounded ? std::ldexp(scale * largest_q * of_k, -15) : 0.0));
       most = std::max(most, x.back());
     }
     double total = 0;
@@ -124,16 +138,21 @@ struct Attention {
     double shift = 0;  // how far the errors of all x move the divisor
     for (size_t i = 0; i < x.size(); ++i) shift += error[i] * x[i] / total;
     for (int64_t d = 0; d < head_dim; ++d) {
-      double sum = 0, magnitude = 0, moved = 0;
+      double sum = 0, magnitude = 0, moved = 0, largest = 0, levels = 0;
       for (size_t i = 0; i < x.size(); ++i) {
         const double part = x[i] / total * row(v, static_cast<int64_t>(i), head)[d];
         sum += part;
         magnitude += std::fabs(part);
         moved += error[i] * std::fabs(part);
+        // A weight counts in steps of the largest weight times scale; a level is V over its scale.
+        const double v_scale = value_scale(static_cast<int64_t>(i), head);
+        largest = std::fmax(largest, x[i] / total * v_scale);
+        levels += v_scale > 0 ? std::fabs(row(v, static_cast<int64_t>(i), head)[d]) / v_scale : 0.0;
       }
       // Both sums over the context, and eight roundings more: of p, its scale, joins, the division.
       const double bound = moved + shift * magnitude +
-                           2 * fp32_sum_bound(static_cast<double>(x.size()) + 8, magnitude) + 1e-37;
+                           2 * fp32_sum_bound(static_cast<double>(x.size()) + 8, magnitude) +
+                           1e-37 + (rounded ? std::ldexp(largest * levels, -15) : 0.0);
       if (!(std::fabs(y[d] - sum) <= bound)) {
         fail(__FILE__, __LINE__,
              concat("y[", position, ",", head, ",", d, "] is ", y[d], ", expected ", sum,

@@ -40,6 +40,12 @@ class Pages:
         k = read_rows(self.k, self.k_scales, self.table, positions)
         return k.double(), read_rows(self.v, self.v_scales, self.table, positions).double()
 
+    def value_scales(self, positions: int) -> torch.Tensor | None:
+        """float64 [positions, H], of int8 pages."""
+        if self.v_scales is None:
+            return None
+        return read_rows(self.v_scales[..., None], None, self.table, positions)[..., 0].double()
+
 
 def poisoned(dtype: torch.dtype, heads: int, head_dim: int, positions: int) -> Pages:
     """NaN in every slot (int8: in every scale), and pages that no table names; the table runs backwards."""
@@ -76,21 +82,28 @@ def expected_attention(
 
     A score x is a sum of D products and four roundings; its error e moves its weight w by a factor of 1 ± e, and all
     errors together the divisor by Σ e·w. Both sums over n positions and eight roundings more (2^x, the scale of V,
-    joins of cuts, the division) stand for (2n + 8) units of Σ w|v|.
+    joins of cuts, the division) stand for (2n + 8) units of Σ w|v|. Over int8 pages q is rounded to max|q|·2^-15 and a
+    weight times its scale s of V to max(w s)·2^-15 (each half a step of at most 2^-14), v/s being what it meets.
     """
     tokens, _, head_dim = q.shape
     k, v = pages.rows(first_position + tokens)
+    v_scales = pages.value_scales(first_position + tokens)
     out, bound = torch.empty(q.shape, dtype=torch.float64), torch.empty(q.shape, dtype=torch.float64)
     for t in range(tokens):
         n = first_position + t + 1
         x = torch.einsum("hd,ihd->hi", q[t].double(), k[:n]) * scale
         magnitude = torch.einsum("hd,ihd->hi", q[t].double().abs(), k[:n].abs()) * abs(scale)
         error = 2 * EPS * ((head_dim + 2) * magnitude + 4 * x.abs())
+        if v_scales is not None:
+            error += 2.0**-15 * q[t].double().abs().amax(-1, keepdim=True) * k[:n].abs().sum(-1).T * abs(scale)
         w = x.softmax(-1)
         size = torch.einsum("hi,ihd->hd", w, v[:n].abs())
         moved = torch.einsum("hi,ihd->hd", w * error, v[:n].abs()) + (w * error).sum(-1, keepdim=True) * size
         out[t] = torch.einsum("hi,ihd->hd", w, v[:n])
         bound[t] = moved + 2 * EPS * (2 * n + 8) * size + 2.0**-120  # weights below 2^-126 count as 0
+        if v_scales is not None:
+            largest = (w * v_scales[:n].T).amax(-1, keepdim=True)
+            bound[t] += 2.0**-15 * largest * (v[:n].abs() / v_scales[:n, :, None]).nan_to_num().sum(0)
     return out, bound
 
 

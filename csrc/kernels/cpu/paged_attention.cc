@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "base/errors.h"
-#include "kernels/cpu/lanes16_portable.h"
 #include "kernels/cpu/overlap.h"
 #include "kernels/cpu/paged_attention_isa.h"
+#include "kernels/cpu/pairs16_portable.h"
 // after the vectors it is written over
 #include "kernels/cpu/paged_attention_body.h"
 
@@ -18,10 +18,11 @@ constexpr int64_t kFewestHeads = 4;    // of a piece for one token: keeps its ru
 constexpr int64_t kFewestTokens = 64;  // of a piece of a prompt: what pays for a conversion
 constexpr int64_t kShares = 4;         // pieces per worker, so that all end together
 
-PagedAttentionBody* body_of(Isa isa) {
+PagedAttentionBody* body_of(Isa isa, KvKind kind) {
 #if defined(__x86_64__)
   switch (isa) {
     case Isa::kAvx512Vnni:
+      return kind == KvKind::kI8 ? paged_attention_avx512vnni : paged_attention_avx512;
     case Isa::kAvx512:
       return paged_attention_avx512;
     case Isa::kAvxVnni:
@@ -32,6 +33,7 @@ PagedAttentionBody* body_of(Isa isa) {
   }
 #endif
   (void)isa;
+  (void)kind;
   return paged_attention_portable;
 }
 
@@ -83,7 +85,8 @@ int64_t paged_attention_bytes(const PagedAttentionParams& p) {
 size_t paged_attention_scratch_bytes(int64_t head_dim) {
   const int64_t padded = (head_dim + 15) / 16 * 16;
   const int64_t few = kFewRows * (3 * padded + kCutTokens);
-  const int64_t many = 2 * kCutTokens * (padded + 1) + kBlockTokens * (2 * padded + kCutTokens);
+  const int64_t many = 2 * kCutTokens * (padded + 1) + 2 * kManyTokens * padded +
+                       kBlockTokens * (padded + kCutTokens);
   return static_cast<size_t>(std::max(few, many)) * sizeof(float);
 }
 
@@ -105,7 +108,7 @@ PagedAttentionPieces paged_attention_pieces(const PagedAttentionParams& p, int w
 
 void paged_attention(const PagedAttentionParams& params, int64_t head_begin, int64_t head_end,
                      int64_t token_begin, int64_t token_end, void* scratch, Isa isa) {
-  body_of(isa)(params, {head_begin, head_end, token_begin, token_end}, scratch);
+  body_of(isa, params.pages.kind)(params, {head_begin, head_end, token_begin, token_end}, scratch);
 }
 
 void paged_attention(const PagedAttentionParams& params, const PagedAttentionPieces& pieces,

@@ -81,26 +81,37 @@ TGV_INLINE Softmax weigh(float* scores, int64_t count) {
   return {m, sum(l)};
 }
 
-// The next cut, {cut, cut_o}, joins {all, o}; o and cut_o are [vectors of 16 up to `count`].
-TGV_INLINE void join(Softmax& all, float* o, const Softmax& cut, const float* cut_o,
-                     int64_t count) {
-  const float m = cut.m > all.m ? cut.m : all.m;
-  alignas(64) float steps[16] = {all.m - m, cut.m - m};
-  store(steps, exp2(load(steps)));
-  const Lanes a = splat(steps[0]), b = splat(steps[1]);
-  all.l = __builtin_fmaf(all.l, steps[0], cut.l * steps[1]);
-  all.m = m;
-  for (int64_t d = 0; d < count; d += 16) {
-    const int64_t n = count - d;
-    if (n >= 16) {
-      store(o + d, fma(load(o + d), a, multiply(load(cut_o + d), b)));
-    } else {
-      store_some(o + d, fma(load_some(o + d, n), a, multiply(load(cut_o + d), b)), n);
-    }
+// What joins a cut to all cuts before it: o = o a + cut_o b, l likewise.
+struct Factors {
+  float a, b;
+};
+
+// The next cuts of up to 16 rows join all before them.
+TGV_INLINE void join(Softmax* all, const Softmax* cut, Factors* by, int64_t rows) {
+  alignas(64) float m[16] = {}, cut_m[16] = {}, l[16] = {}, cut_l[16] = {};
+  for (int64_t i = 0; i < rows; ++i) {
+    m[i] = all[i].m, l[i] = all[i].l, cut_m[i] = cut[i].m, cut_l[i] = cut[i].l;
+  }
+  const Lanes top = larger(load(cut_m), load(m));
+  const Lanes a = exp2(subtract(load(m), top)), b = exp2(subtract(load(cut_m), top));
+  store(l, fma(load(l), a, multiply(load(cut_l), b)));
+  store(m, top);
+  store(cut_m, a);
+  store(cut_l, b);
+  for (int64_t i = 0; i < rows; ++i) {
+    all[i] = {m[i], l[i]};
+    by[i] = {cut_m[i], cut_l[i]};
   }
 }
 
-// y = o / l; y and o may be the same.
+TGV_INLINE void join_outputs(float* o, const float* cut_o, const Factors& by, int64_t width) {
+  const Lanes a = splat(by.a), b = splat(by.b);
+  for (int64_t d = 0; d < width; d += 16) {
+    store(o + d, fma(load(o + d), a, multiply(load(cut_o + d), b)));
+  }
+}
+
+// y = o / l.
 TGV_INLINE void finish(float* y, const float* o, float l, int64_t head_dim) {
   const Lanes divisor = splat(l);
   for (int64_t d = 0; d < head_dim; d += 16) {
@@ -118,13 +129,6 @@ TGV_INLINE void pad_row(float* to, const float* from, int64_t head_dim) {
   for (int64_t d = 0; d < head_dim; d += 16) {
     const int64_t n = head_dim - d;
     store(to + d, n >= 16 ? load(from + d) : load_some(from + d, n));
-  }
-}
-
-TGV_INLINE void unpad_row(float* to, const float* from, int64_t head_dim) {
-  for (int64_t d = 0; d < head_dim; d += 16) {
-    const int64_t n = head_dim - d;
-    n >= 16 ? store(to + d, load(from + d)) : store_some(to + d, load(from + d), n);
   }
 }
 
@@ -150,16 +154,18 @@ struct Pages {
     return reinterpret_cast<const uint8_t*>(scales) + p.block_table[page] * p.pages.scale_stride +
            head * 32;
   }
+  TGV_INLINE void prefetch(int64_t page, int64_t head) const {
+    const uint8_t *keys = k(page, head), *values = v(page, head);
+    for (int64_t i = 0; i < head_bytes(); i += 64) {
+      __builtin_prefetch(keys + i);
+      __builtin_prefetch(values + i);
+    }
+  }
   // What 16 dot products with K are multiplied by.
   TGV_INLINE Lanes k_factors(int64_t page, int64_t head) const {
     const Lanes c = splat(p.scale * kLog2e);
     if constexpr (kKind != KvKind::kI8) return c;
     return multiply(from_half(scale_row(p.pages.k_scales, page, head)), c);
-  }
-  // 16 weights ready to be multiplied by V.
-  TGV_INLINE Lanes v_weights(const float* weights, int64_t page, int64_t head) const {
-    if constexpr (kKind != KvKind::kI8) return load(weights);
-    return multiply(load(weights), from_half(scale_row(p.pages.v_scales, page, head)));
   }
 };
 
@@ -167,33 +173,54 @@ struct Pages {
 }  // namespace tgv::cpu
 
 #include "kernels/cpu/paged_attention_few.h"
+#include "kernels/cpu/paged_attention_few_int8.h"
 #include "kernels/cpu/paged_attention_many.h"
+#include "kernels/cpu/paged_attention_many_int8.h"
 
 namespace tgv::cpu {
 namespace {
 
-template <KvKind kKind>
-void attend_kind(const PagedAttentionParams& p, const PagedAttentionRange& r, void* scratch) {
+template <class Rows, class Cut>
+void attend_with(const PagedAttentionParams& p, const PagedAttentionRange& r, void* scratch) {
   float* const memory = static_cast<float*>(scratch);
   const bool few = r.token_end - r.token_begin <= kFewTokens;
+  few ? few_tokens<Rows>(p, r, memory) : many_tokens<Cut>(p, r, memory);
+}
+
+TGV_INLINE bool empty(const PagedAttentionRange& r) {
+  return r.head_begin >= r.head_end || r.token_begin >= r.token_end;
+}
+
+template <KvKind kKind>
+void attend_floats(const PagedAttentionParams& p, const PagedAttentionRange& r, void* scratch) {
   if (p.head_dim == 80) {
-    few ? few_tokens<kKind, 5>(p, r, memory) : many_tokens<kKind, 5>(p, r, memory);
+    attend_with<FloatRows<kKind, 5>, FloatCut<kKind, 5>>(p, r, scratch);
   } else {
-    few ? few_tokens<kKind, 0>(p, r, memory) : many_tokens<kKind, 0>(p, r, memory);
+    attend_with<FloatRows<kKind, 0>, FloatCut<kKind, 0>>(p, r, scratch);
+  }
+}
+
+TGV_INLINE void attend_int8(const PagedAttentionParams& p, const PagedAttentionRange& r,
+                            void* scratch) {
+  if (empty(r)) return;
+  if (p.head_dim == 80) {
+    attend_with<Int8Rows<5>, Int8Cut<5>>(p, r, scratch);
+  } else {
+    attend_with<Int8Rows<0>, Int8Cut<0>>(p, r, scratch);
   }
 }
 
 TGV_INLINE void attend(const PagedAttentionParams& p, const PagedAttentionRange& r, void* scratch) {
-  if (r.head_begin >= r.head_end || r.token_begin >= r.token_end) return;
+  if (empty(r)) return;
   switch (p.pages.kind) {
     case KvKind::kF32:
-      return attend_kind<KvKind::kF32>(p, r, scratch);
+      return attend_floats<KvKind::kF32>(p, r, scratch);
     case KvKind::kF16:
-      return attend_kind<KvKind::kF16>(p, r, scratch);
+      return attend_floats<KvKind::kF16>(p, r, scratch);
     case KvKind::kBF16:
-      return attend_kind<KvKind::kBF16>(p, r, scratch);
+      return attend_floats<KvKind::kBF16>(p, r, scratch);
     case KvKind::kI8:
-      return attend_kind<KvKind::kI8>(p, r, scratch);
+      return attend_int8(p, r, scratch);
   }
 }
 

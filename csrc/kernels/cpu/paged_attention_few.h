@@ -40,8 +40,9 @@ struct Ahead {
     const uint8_t* p = values ? pages.v(page, head) : pages.k(page, head);
     for (int64_t i = 0; i < pages.head_bytes(); i += 64) __builtin_prefetch(p + i);
     if constexpr (kKind == KvKind::kI8) {
-      const KvPages& layer = pages.p.pages;
-      __builtin_prefetch(pages.scale_row(values ? layer.v_scales : layer.k_scales, page, head));
+      if (values) return step();  // its scales were needed with the weights
+      __builtin_prefetch(pages.scale_row(pages.p.pages.k_scales, page, head));
+      __builtin_prefetch(pages.scale_row(pages.p.pages.v_scales, page, head));
     }
     step();
   }
@@ -92,34 +93,59 @@ TGV_INLINE void add_page(float* o, const float* weights, const uint8_t* v, int64
   }
 }
 
-// Rows in work: token t of head h is row (h - head_begin) * tokens + t.
-struct FewRows {
-  int64_t padded;                 // D in whole vectors
-  float *q, *o, *cut_o, *scores;  // [rows][padded] three times, [rows][kCutTokens]
-  Softmax state[kFewRows];
+// What Few asks of a kind: rows (token t of head h is row (h - head_begin) * tokens + t) of q, and
+// of each cut their scores against a page, weights, and sums of V.
+template <KvKind kKind, int kChunks>
+struct FloatRows {
+  static constexpr KvKind kKvKind = kKind;
 
-  FewRows(float* memory, int64_t width)
-      : padded(width),
+  const Pages<kKind> pages;
+  const int64_t head_dim, padded;  // D in whole vectors
+  float* const q;                  // [kFewRows][padded]
+  float *o, *cut_o;                // [kFewRows][padded] of all cuts and of this one
+  float* const scores;             // [kFewRows][kCutTokens]
+
+  FloatRows(const PagedAttentionParams& p, float* memory)
+      : pages{p},
+        head_dim(p.head_dim),
+        padded((p.head_dim + 15) / 16 * 16),
         q(memory),
-        o(q + kFewRows * width),
-        cut_o(o + kFewRows * width),
-        scores(cut_o + kFewRows * width) {}
+        o(q + kFewRows * padded),
+        cut_o(o + kFewRows * padded),
+        scores(cut_o + kFewRows * padded) {}
+
+  void set_query(int64_t row, const float* from) { pad_row(q + row * padded, from, head_dim); }
+
+  // Page `i` of the cut for one row.
+  TGV_INLINE void score(int64_t row, int64_t i, const uint8_t* k, Lanes factors) {
+    score_page<kKind, kChunks>(scores + row * kCutTokens + 16 * i, q + row * padded, k, factors,
+                               head_dim);
+  }
+
+  void begin_weights(int64_t, int64_t, int64_t) {}
+  Softmax weigh_row(int64_t row, int64_t seen) { return weigh(scores + row * kCutTokens, seen); }
+
+  TGV_INLINE void add(int64_t row, int64_t i, const uint8_t* v, int64_t count) {
+    add_page<kKind, kChunks>(cut_o + row * padded, scores + row * kCutTokens + 16 * i, v, count,
+                             head_dim);
+  }
+  void end_cut(int64_t) {}
 };
 
-template <KvKind kKind, int kChunks>
+template <class Rows>
 struct Few {
   const PagedAttentionParams& p;
   const PagedAttentionRange& r;  // at most kFewRows rows
-  const Pages<kKind> pages{p};
   const int64_t tokens = r.token_end - r.token_begin;
-  FewRows rows;
-  Ahead<kKind> ahead;
+  Rows rows;
+  Ahead<Rows::kKvKind> ahead;
+  Softmax state[kFewRows];
 
   Few(const PagedAttentionParams& params, const PagedAttentionRange& range, float* memory)
       : p(params),
         r(range),
-        rows(memory, (params.head_dim + 15) / 16 * 16),
-        ahead{pages,
+        rows(params, memory),
+        ahead{rows.pages,
               range.head_begin,
               range.head_end,
               (params.first_position + range.token_end + 15) / 16,
@@ -137,30 +163,34 @@ struct Few {
     for (int64_t page = first_page; page < end_page; ++page) {
       for (int64_t head = r.head_begin; head < r.head_end; ++head) {
         ahead.fetch();
-        const uint8_t* k = pages.k(page, head);
-        const Lanes factors = pages.k_factors(page, head);
+        const uint8_t* k = rows.pages.k(page, head);
+        const Lanes factors = rows.pages.k_factors(page, head);
         for (int64_t t = 0; t < tokens; ++t) {
-          if (limit(t) <= 16 * page) continue;
-          const int64_t row = row_of(head, t);
-          score_page<kKind, kChunks>(rows.scores + row * kCutTokens + 16 * (page - first_page),
-                                     rows.q + row * rows.padded, k, factors, p.head_dim);
+          if (limit(t) > 16 * page) rows.score(row_of(head, t), page - first_page, k, factors);
         }
       }
     }
   }
 
+  void weigh_cut(Softmax* of_cut, int64_t cut, int64_t first_page, int64_t end_page) {
+    for (int64_t head = r.head_begin; head < r.head_end; ++head) {
+      rows.begin_weights(head, first_page, end_page);
+      for (int64_t t = 0; t < tokens; ++t) {
+        const int64_t row = row_of(head, t), seen = at_most(limit(t) - cut, kCutTokens);
+        clear((cut ? rows.cut_o : rows.o) + row * rows.padded);
+        if (seen > 0) of_cut[row] = rows.weigh_row(row, seen);
+      }
+    }
+  }
+
   TGV_INLINE void add_cut(int64_t first_page, int64_t end_page) {
-    alignas(64) float weights[16];
     for (int64_t page = first_page; page < end_page; ++page) {
       for (int64_t head = r.head_begin; head < r.head_end; ++head) {
         ahead.fetch();
-        const uint8_t* v = pages.v(page, head);
+        const uint8_t* v = rows.pages.v(page, head);
         for (int64_t t = 0; t < tokens; ++t) {
-          const int64_t count = at_most(limit(t) - 16 * page, 16), row = row_of(head, t);
-          if (count <= 0) continue;
-          const float* from = rows.scores + row * kCutTokens + 16 * (page - first_page);
-          store(weights, pages.v_weights(from, page, head));
-          add_page<kKind, kChunks>(rows.cut_o + row * rows.padded, weights, v, count, p.head_dim);
+          const int64_t count = at_most(limit(t) - 16 * page, 16);
+          if (count > 0) rows.add(row_of(head, t), page - first_page, v, count);
         }
       }
     }
@@ -173,17 +203,16 @@ struct Few {
   void run() {
     for (int64_t head = r.head_begin; head < r.head_end; ++head) {
       for (int64_t t = 0; t < tokens; ++t) {
-        const float* q = p.q + ((r.token_begin + t) * p.heads + head) * p.head_dim;
-        pad_row(rows.q + row_of(head, t) * rows.padded, q, p.head_dim);
+        rows.set_query(row_of(head, t), p.q + ((r.token_begin + t) * p.heads + head) * p.head_dim);
       }
     }
-    for (int64_t i = 0; i < kAheadBytes; i += pages.head_bytes()) ahead.fetch();
+    for (int64_t i = 0; i < kAheadBytes; i += rows.pages.head_bytes()) ahead.fetch();
     const int64_t last = limit(tokens - 1), end_page = (last + 15) / 16;
     for (int64_t cut = 0; cut < last; cut += kCutTokens) cut_of(cut, end_page);
     for (int64_t head = r.head_begin; head < r.head_end; ++head) {
       for (int64_t t = 0; t < tokens; ++t) {
         const int64_t row = row_of(head, t);
-        finish(y_row(head, t), rows.o + row * rows.padded, rows.state[row].l, p.head_dim);
+        finish(y_row(head, t), rows.o + row * rows.padded, state[row].l, p.head_dim);
       }
     }
   }
@@ -193,22 +222,20 @@ struct Few {
     const int64_t count = (r.head_end - r.head_begin) * tokens;
     score_cut(first_page, end);
     Softmax of_cut[kFewRows];
-    for (int64_t row = 0; row < count; ++row) {
-      const int64_t seen = at_most(limit(row % tokens) - cut, kCutTokens);
-      clear((cut ? rows.cut_o : rows.o) + row * rows.padded);
-      if (seen > 0) of_cut[row] = weigh(rows.scores + row * kCutTokens, seen);
-    }
+    weigh_cut(of_cut, cut, first_page, end);
     if (!cut) swap_outputs();
     add_cut(first_page, end);
+    rows.end_cut(count);
     if (!cut) swap_outputs();
     for (int64_t row = 0; row < count; ++row) {
       if (limit(row % tokens) <= cut) continue;
       if (!cut) {
-        rows.state[row] = of_cut[row];
-      } else {
-        join(rows.state[row], rows.o + row * rows.padded, of_cut[row],
-             rows.cut_o + row * rows.padded, rows.padded);
+        state[row] = of_cut[row];
+        continue;
       }
+      Factors by;
+      join(&state[row], &of_cut[row], &by, 1);
+      join_outputs(rows.o + row * rows.padded, rows.cut_o + row * rows.padded, by, rows.padded);
     }
   }
 
@@ -220,14 +247,14 @@ struct Few {
   }
 };
 
-template <KvKind kKind, int kChunks>
+template <class Rows>
 void few_tokens(const PagedAttentionParams& p, const PagedAttentionRange& r, float* memory) {
   const int64_t tokens = r.token_end - r.token_begin;
   const int64_t heads = at_most(kFewHeads, kFewRows / tokens);
   for (int64_t head = r.head_begin; head < r.head_end; head += heads) {
     const PagedAttentionRange part{head, at_most(head + heads, r.head_end), r.token_begin,
                                    r.token_end};
-    Few<kKind, kChunks>(p, part, memory).run();
+    Few<Rows>(p, part, memory).run();
   }
 }
 

@@ -22,6 +22,7 @@ struct PagedAttentionRange {
 using PagedAttentionBody = void(const PagedAttentionParams& params,
                                 const PagedAttentionRange& range, void* scratch);
 
-PagedAttentionBody paged_attention_portable, paged_attention_avx2, paged_attention_avx512;
+PagedAttentionBody paged_attention_portable, paged_attention_avx2, paged_attention_avx512,
+    paged_attention_avx512vnni;  // the last of int8 pages alone
 
 }  // namespace tgv::cpu

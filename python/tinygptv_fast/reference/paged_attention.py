@@ -1,5 +1,5 @@
-"""Slow twins of ``ops.qkv_append`` and ``ops.paged_attention``: the same rows, the same rounding of K and V, in plain
-torch; attention itself in float64.
+"""Slow twins of ``ops.qkv_append`` and ``ops.paged_attention``: the same rows, the same rounding of K and V, and over
+int8 pages of queries and weights, in plain torch; attention itself in float64.
 
 Knows pages and a block table as tensors, nothing of who owns them.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 PAGE_TOKENS = 16  # PS
+CUT_TOKENS = 256  # positions whose weights are rounded together
 
 
 def round_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -26,6 +27,21 @@ def round_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]
     step = torch.where(good & (scale > 0), scale.float(), torch.inf)
     levels = (rows.nan_to_num() * (torch.ones_like(step) / step)).round().clamp(-127, 127)
     return levels.to(torch.int8), torch.where(good, scale, torch.nan).squeeze(-1)
+
+
+def round_to_int16(rows: Tensor) -> Tensor:
+    """rows [..., N] as float64, rounded as attention over int8 pages rounds its queries and weights.
+
+    Level = x·2^(14 - e) to nearest, ties to even, at most 32767, where 2^e <= max|x| < 2^(e+1); all in a row are NaN if
+    their magnitudes do not add up to less than 2^100, and 0 if max|x| < 2^-100.
+    """
+    size = rows.abs().double()
+    most = size.amax(-1, keepdim=True)
+    exponent = torch.frexp(most.nan_to_num())[1].double() - 1
+    step = torch.exp2(exponent - 14)
+    levels = (rows.double() / step).round().clamp(max=32767.0)
+    kept = torch.where(most.nan_to_num() < 2.0**-100, torch.zeros_like(levels), levels * step)
+    return torch.where(size.sum(-1, keepdim=True) < 2.0**100, kept, torch.nan)
 
 
 def read_rows(pages: Tensor, scales: Tensor | None, block_table: Tensor, positions: int) -> Tensor:
@@ -97,15 +113,41 @@ def paged_attention(
     v_scales: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """Attention of q float32 [T, H, D] as ``ops.paged_attention`` gives it, float32 [T, H, D], computed in float64."""
+    """Attention of q float32 [T, H, D] as ``ops.paged_attention`` gives it, float32 [T, H, D] (see ``attend``)."""
     tokens, _, head_dim = q.shape
     positions = first_position + tokens
     k = read_rows(k_pages, k_scales, block_table, positions).double()
-    v = read_rows(v_pages, v_scales, block_table, positions).double()
+    v = read_rows(v_pages, None, block_table, positions).double()
+    steps = None
+    if v_scales is not None:
+        steps = read_rows(v_scales[..., None], None, block_table, positions)[..., 0].double()
     factor = head_dim**-0.5 if scale is None else scale
     out = torch.empty_like(q)
     for t in range(tokens):  # one by one: a position after a token is not touched, whatever it holds
         seen = first_position + t + 1
-        scores = torch.einsum("hd,ihd->hi", q[t].double(), k[:seen]) * factor
-        out[t] = torch.einsum("hi,ihd->hd", scores.softmax(-1), v[:seen]).float()
+        out[t] = attend(q[t], k[:seen], v[:seen], None if steps is None else steps[:seen], factor)
     return out
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, v_scales: Tensor | None, scale: float) -> Tensor:
+    """One token over all it sees, float32 [H, D], computed in float64.
+
+    q float32 [H, D]; k and v float64 [N, H, D]; v_scales float64 [N, H] of an int8 cache, whose levels v then holds:
+    queries and weights are rounded to int16 there, weights times v_scales and in cuts of 256 positions.
+    """
+    if v_scales is not None:
+        q = round_to_int16(q)
+    scores = torch.einsum("hd,ihd->hi", q.double(), k) * scale
+    if v_scales is None:
+        return torch.einsum("hi,ihd->hd", scores.softmax(-1), v).float()
+    out, divisor = torch.zeros(q.shape, dtype=torch.float64), torch.zeros(q.shape[0], 1, dtype=torch.float64)
+    top = scores.amax(-1, keepdim=True)
+    for begin in range(0, scores.shape[-1], CUT_TOKENS):
+        cut = slice(begin, begin + CUT_TOKENS)
+        most = scores[:, cut].amax(-1, keepdim=True)
+        p = (scores[:, cut] - most).exp()
+        weights = round_to_int16(p * v_scales[cut].T)
+        share = (most - top).exp()
+        out += share * torch.einsum("hi,ihd->hd", weights, v[cut])
+        divisor += share * p.sum(-1, keepdim=True)
+    return (out / divisor).float()

@@ -1,8 +1,9 @@
 """Slow twin of the native decoder step: the backbone on stored weights, rounding where the engine rounds.
 
 Activations of int4 and int8 matrices are rounded to int8 in groups of 32, K and V to the kind of the cache before
-anybody reads them, the token embedding as it is stored. Everything else is float64, rounded to float32 where the
-engine keeps float32 between phases. Knows whole sequences, no cache, no batch.
+anybody reads them (int8: queries and weights of attention to int16), the token embedding as it is stored. Everything
+else is float64, rounded to float32 where the engine keeps float32 between phases. Knows whole sequences, no cache, no
+batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..quantize.int4 import Int4Tensor
 from ..quantize.int8 import Int8Tensor
 from .int4_matmul import int4_matmul
 from .int8_matmul import int8_matmul
-from .paged_attention import round_rows
+from .paged_attention import attend, round_rows
 from .phi import apply_rotary, rotary_tables
 
 Stored = Tensor | Int4Tensor | Int8Tensor
@@ -73,16 +74,19 @@ class _Twin:
             k = self.layer_norm(k, f"{prefix}attn.k_norm", c.norm_eps)
         rotary = rotary_tables(torch.arange(T), c.rotary_dims, c.rope_theta)
         q, k = (apply_rotary(part.transpose(0, 1)[None], *rotary)[0] for part in (q, k))  # [H, T, D]
-        k, v = self.rounded(k), self.rounded(v.transpose(0, 1))
-        scores = q.double() @ k.double().transpose(-2, -1) / c.head_dim**0.5
-        causal = torch.ones(T, T, dtype=torch.bool).tril()
-        weights = scores.masked_fill(~causal, -torch.inf).softmax(-1)
-        return (weights @ v.double()).transpose(0, 1).reshape(T, c.width).float()
+        k, k_scales = round_rows(k.transpose(0, 1), KV_DTYPES[self.kv_kind])  # [T, H, D]
+        v, v_scales = round_rows(v, KV_DTYPES[self.kv_kind])
+        keys = k.double() if k_scales is None else k.double() * k_scales.double()[..., None]
+        steps = None if v_scales is None else v_scales.double()
+        values, queries = v.double(), q.transpose(0, 1)
 
-    def rounded(self, rows: Tensor) -> Tensor:
-        """What a cache gives back for rows [..., D]."""
-        levels, scales = round_rows(rows, KV_DTYPES[self.kv_kind])
-        return levels.float() if scales is None else levels.float() * scales.float()[..., None]
+        def row(t: int) -> Tensor:
+            seen = slice(t + 1)
+            return attend(
+                queries[t], keys[seen], values[seen], None if steps is None else steps[seen], c.head_dim**-0.5
+            )
+
+        return torch.stack([row(t) for t in range(T)]).reshape(T, c.width)
 
     def matmul(self, x: Tensor, name: str, activation: str | None = None) -> Tensor:
         weight, bias = self.tensors[f"{name}.weight"], self.tensor(f"{name}.bias")

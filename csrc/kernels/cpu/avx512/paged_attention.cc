@@ -1,4 +1,4 @@
-#include "kernels/cpu/lanes16_avx512.h"
+#include "kernels/cpu/pairs16_avx512.h"
 // after the vectors it is written over
 #include "kernels/cpu/paged_attention_body.h"
 
