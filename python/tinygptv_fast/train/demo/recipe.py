@@ -13,7 +13,7 @@ from ...data.world_vocabulary import VOCAB_SIZE
 from ...errors import InvalidArgumentError
 from ..phase import Phase
 
-SEEING = ("v1a", "v1b", "v2")
+SEEING = ("v1a", "v1b", "v2", "v3")
 CACHES = ("cache64", "cache128")
 STAGES = ("s1", "s2", "s3", "s4")
 PHASES = (*SEEING, *CACHES, "text", *STAGES, "finish", "report")
@@ -28,6 +28,7 @@ SHOWN = {
     "s3": "instruct",
     "s4": "multitask",
     "finish": "multitask",
+    "v3": "reading",
 }
 #: Which cached pictures each phase learns from. S3 asks new kinds of questions about the pictures of S2.
 CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "multitask", "finish": "multitask"}
@@ -68,7 +69,8 @@ class DemoRecipe:
     v1a: Phase = Phase(steps=1200, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.3)
     v1b: Phase = Phase(steps=5000, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
     v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
-    small_every: int = 4  # of the steps of v2, every fourth is at the small size: the tower must serve both
+    v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
+    small_every: int = 4  # of the steps of v2 and v3, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=2000, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
     s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
     s2: StagePlan = StagePlan(steps=2000, pictures=10, questions=6, lr=1.5e-3)
@@ -104,7 +106,7 @@ class DemoRecipe:
             raise InvalidArgumentError(f"large_size is {self.large_size}, expected twice small_size={self.small_size}")
 
     def phase(self, name: str) -> Phase:
-        """Settings of "v1a", "v1b", "v2", "text" or "finish"."""
+        """Settings of "v1a", "v1b", "v2", "v3", "text" or "finish"."""
         if name not in _PHASE_FIELDS:
             raise InvalidArgumentError(f"phase is {name!r}, expected one of {list(_PHASE_FIELDS)}")
         phase = getattr(self, name)
