@@ -93,6 +93,8 @@ def _rate(r: dict[str, Any]) -> str | None:
 
 
 def _start(r: dict[str, Any]) -> str | None:
+    if "and a picture" in r["name"]:
+        return f"{r['median']:.2f} GB"
     if r["unit"] == "GB":
         share = r["details"]["over_weights_and_kv"]
         return f"{r['median']:.2f} GB, {share:.2f} of packed weights and touched KV"
