@@ -93,7 +93,7 @@ def test_pictures_and_starts_of_a_random_directory(run, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fake_machine")
 def test_a_model_that_sees_is_started_with_a_picture_too(run, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    result = run("--model", "demo", "--quick", "--only", "ttft", "--json", file)
+    result = run("bench", "--model", "demo", "--quick", "--only", "ttft", "--json", file)
     assert result.code == 0, result.err
     text, seen = (row for row in rows_of(file) if row["name"].startswith("resident after"))
     assert (text["details"]["torch"], seen["details"]["torch"]) == (False, True)
