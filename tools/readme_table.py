@@ -93,6 +93,8 @@ def _rate(r: dict[str, Any]) -> str | None:
 
 
 def _start(r: dict[str, Any]) -> str | None:
+    if "and a picture" in r["name"]:
+        return f"{r['median']:.2f} GB"
     if r["unit"] == "GB":
         share = r["details"]["over_weights_and_kv"]
         return f"{r['median']:.2f} GB, {share:.2f} of packed weights and touched KV"
@@ -175,10 +177,11 @@ def agreement_rows() -> list[str]:
     for r in records("agreement.jsonl"):
         v = r["verdict"]
         name = Path(r["int4"]).name
+        boxes = "" if v["mean_iou"] is None else f", boxes' IoU {v['mean_iou']:.3f}"
         out.append(
             f"| {name}: KL that int8 activations and int8 KV add to int4 weights | {v['added_share']:.0%} of "
             f"KL(fp32‖int4) = {v['kl_fp32_int4']:.2g}; other tokens than coordinates {v['agreement_other_tokens']:.1%} "
-            f"the same as {r['base']}, boxes' IoU {v['mean_iou']:.3f} | `results/agreement.jsonl` |"
+            f"the same as {r['base']}{boxes} | `results/agreement.jsonl` |"
         )
     return out
 

@@ -206,16 +206,20 @@ void put_vector(WeightsHandle& handle, const std::string& name, const py::buffer
   handle.filling().put_vector(name, {data_of<float>(v), static_cast<size_t>(sizes["N"])});
 }
 
+model::Weights::Mode load_mode(const std::string& name) {
+  if (name == "read") return model::Weights::Mode::kRead;
+  if (name == "map") return model::Weights::Mode::kMap;
+  if (name == "streamed") return model::Weights::Mode::kReadStreamed;
+  throw InvalidArgument(
+      tgv::concat("mode is '", name.substr(0, 40), "', expected 'read', 'streamed' or 'map'"));
+}
+
 WeightsHandle load(const std::string& path, const std::string& id, const std::string& mode,
                    int threads) {
-  if (mode != "read" && mode != "map") {
-    throw InvalidArgument(
-        tgv::concat("mode is '", mode.substr(0, 40), "', expected 'read' or 'map'"));
-  }
+  const model::Weights::Mode chosen = load_mode(mode);
   py::gil_scoped_release release;
   ThreadPool& pool = caller().pool(threads_or_all(threads));
-  return WeightsHandle(model::Weights::load(
-      path, id, mode == "map" ? model::Weights::Mode::kMap : model::Weights::Mode::kRead, pool));
+  return WeightsHandle(model::Weights::load(path, id, chosen, pool));
 }
 
 void save(WeightsHandle& handle, const std::string& path, int threads) {
@@ -266,10 +270,12 @@ void bind_weights(py::module_& module) {
           py::arg("architecture"), py::arg("forms"), py::arg("id"),
           "architecture: the fields of TextConfig; forms: {'body': (kind, group_size, symmetric),\n"
           "'head': the same, 'embedding': kind}; id: up to 64 characters.")
-      .def_static("load", &load, py::arg("path"), py::arg("id") = "", py::arg("mode") = "read",
-                  py::arg("threads") = 0,
-                  "Read what save() wrote. id: what it must hold, '' takes any. mode: 'read' into\n"
-                  "huge pages or 'map' to share the file.")
+      .def_static(
+          "load", &load, py::arg("path"), py::arg("id") = "", py::arg("mode") = "read",
+          py::arg("threads") = 0,
+          "Read what save() wrote. id: what it must hold, '' takes any. mode: 'read' into\n"
+          "huge pages, 'streamed' the same but for the token embedding, which stays in the\n"
+          "file, or 'map' to share the file. Nobody may change a mapped file in place.")
       .def_static("random", &random, py::arg("architecture"), py::arg("forms"), py::arg("seed") = 0,
                   py::arg("threads") = 0, "Complete random weights of these sizes, for benchmarks.")
       .def("put_int4", &put_int4, py::arg("name"), py::arg("qweight"), py::arg("scales"),

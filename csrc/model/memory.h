@@ -25,6 +25,11 @@ class Memory {
   size_t bytes() const { return bytes_; }
   bool is_mapped() const { return !own_; }
 
+  // Own memory: the whole pages inside `bytes` from `offset` on, which hold what the file holds
+  // from `file_offset` + offset on (a multiple of 4096), go back to the system; who reads there
+  // reads the file's pages, which the system may drop and read again. Throws SystemError.
+  void leave_in_file(size_t offset, size_t bytes, int descriptor, size_t file_offset);
+
  private:
   std::unique_ptr<HugeBuffer> own_;
   const uint8_t* data_ = nullptr;

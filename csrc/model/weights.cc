@@ -72,6 +72,11 @@ std::shared_ptr<const Weights> Weights::load(const std::string& path, std::strin
   if (sum != header.data_sum) {
     throw InvalidArgument(concat(path, " is damaged: its weights do not have their sum"));
   }
+  if (mode == Mode::kReadStreamed) {
+    const Entry& rows = plan.entries()[static_cast<size_t>(plan.find("text.embed"))];
+    memory.leave_in_file(static_cast<size_t>(rows.offset), static_cast<size_t>(rows.bytes),
+                         file.descriptor(), kPackedHeaderBytes);
+  }
   return std::shared_ptr<const Weights>(
       new Weights(plan, checked_id(header.id), std::move(memory)));
 }

@@ -40,10 +40,12 @@ class Weights {
   Weights(const Plan& plan, std::string id);
 
   // Complete, from a file that save() wrote. kRead reads it into huge-page memory with all threads
-  // of the pool, kMap shares the system's copy of the file. expected_id: "" takes any. Every byte
-  // is checked against the sum in the file. Throws InvalidArgument for a file that is not what it
-  // should be (with the reason), SystemError if it cannot be read.
-  enum class Mode : uint8_t { kRead, kMap };
+  // of the pool, kMap shares the system's copy of the file; kReadStreamed reads what every token
+  // reads whole and leaves the token embedding, of which it reads a row, in the file. Nobody may
+  // change a file in place that is mapped, in whole or in part. expected_id: "" takes any. Every
+  // byte is checked against the sum in the file. Throws InvalidArgument for a file that is not what
+  // it should be (with the reason), SystemError if it cannot be read.
+  enum class Mode : uint8_t { kRead, kMap, kReadStreamed };
   static std::shared_ptr<const Weights> load(const std::string& path, std::string_view expected_id,
                                              Mode mode, ThreadPool& pool);
 

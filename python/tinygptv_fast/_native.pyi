@@ -106,7 +106,8 @@ class Weights:
     def load(path: str, id: str = '', mode: str = 'read', threads: typing.SupportsInt | typing.SupportsIndex = 0) -> Weights:
         """
         Read what save() wrote. id: what it must hold, '' takes any. mode: 'read' into
-        huge pages or 'map' to share the file.
+        huge pages, 'streamed' the same but for the token embedding, which stays in the
+        file, or 'map' to share the file. Nobody may change a mapped file in place.
         """
     @staticmethod
     def random(architecture: dict, forms: dict, seed: typing.SupportsInt | typing.SupportsIndex = 0, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> Weights:

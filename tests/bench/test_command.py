@@ -91,6 +91,16 @@ def test_pictures_and_starts_of_a_random_directory(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake_machine")
+def test_a_model_that_sees_is_started_with_a_picture_too(run, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    result = run("bench", "--model", "demo", "--quick", "--only", "ttft", "--json", file)
+    assert result.code == 0, result.err
+    text, seen = (row for row in rows_of(file) if row["name"].startswith("resident after"))
+    assert (text["details"]["torch"], seen["details"]["torch"]) == (False, True)
+    assert "and a picture" in seen["name"] and seen["median"] > text["median"] > 0
+
+
+@pytest.mark.usefixtures("fake_machine")
 def test_the_stream_is_cut_into_windows(run, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     assert run(*TINY, "--only", "jitter", "--json", file).code == 0

@@ -28,7 +28,7 @@ def packed(weights: _native.Weights, tmp_path: Path) -> Path:
     return tmp_path / "w.tgvp"
 
 
-@pytest.mark.parametrize("mode", ["read", "map"])
+@pytest.mark.parametrize("mode", ["read", "streamed", "map"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_file_gives_the_same_model(weights: _native.Weights, packed: Path, mode: str, threads: int) -> None:
     loaded = _native.Weights.load(str(packed), "test", mode, threads)
@@ -37,6 +37,23 @@ def test_a_file_gives_the_same_model(weights: _native.Weights, packed: Path, mod
     tokens = ids(20, CONFIG.vocab_size)
     assert np.array_equal(run(decoder(loaded), tokens, [20]), run(decoder(weights), tokens, [20]))
     assert [p.name for p in packed.parent.iterdir()] == ["w.tgvp"]
+
+
+def test_streamed_leaves_the_embedding_in_the_file(packed: Path) -> None:
+    def bytes_mapped() -> int:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        ends = [line.split()[0].split("-") for line in lines if line.endswith(str(packed))]
+        return sum(int(end, 16) - int(start, 16) for start, end in ends)
+
+    whole = _native.Weights.load(str(packed), mode="read")
+    assert bytes_mapped() == 0
+    streamed = _native.Weights.load(str(packed), mode="streamed")
+    (shape,) = (sizes for name, _, sizes in streamed.entries() if name == "text.embed")
+    assert bytes_mapped() % 4096 == 0 and 0 < bytes_mapped() <= 4 * (shape[0] * shape[1] + shape[0])  # at most f32
+    packed.unlink()  # a mapped file lives on without its name
+    tokens = ids(20, CONFIG.vocab_size)
+    assert np.array_equal(run(decoder(streamed), tokens, [20]), run(decoder(whole), tokens, [20]))
+    del streamed
 
 
 def test_no_byte_can_change_unseen(packed: Path) -> None:

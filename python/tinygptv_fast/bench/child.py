@@ -1,7 +1,8 @@
 """``python -m tinygptv_fast.bench.child '{...}'``: one fresh process's start, measured from inside, as one json line.
 
 Imports what a user of text imports and nothing else: torch is in the figures where the library loads it.
-Argument: directory, kv_dtype, threads, prompt (text), fill (a longer prompt, or null).
+Argument: directory, kv_dtype, threads, prompt (text), fill (a longer prompt, or null), picture (whether it sees one of
+noise before all that, with the vision side loaded).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
 
 def main() -> int:
@@ -24,9 +26,11 @@ def main() -> int:
     imported = time.monotonic()
     rss_imports = resident_bytes()
     model = TinyGPTV.from_pretrained(
-        asked["directory"], vision=False, kv_dtype=asked["kv_dtype"], threads=asked["threads"] or None
+        asked["directory"], vision=asked["picture"], kv_dtype=asked["kv_dtype"], threads=asked["threads"] or None
     )
     loaded = time.monotonic()
+    if asked["picture"]:
+        model.encode_image(_noise())
     first = model.generate(None, asked["prompt"], max_new_tokens=1, template="raw")
     answered = time.monotonic()
     out = {
@@ -47,6 +51,13 @@ def main() -> int:
     model.close()
     print(json.dumps(out), flush=True)
     return 0
+
+
+def _noise() -> Any:
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
 
 
 if __name__ == "__main__":

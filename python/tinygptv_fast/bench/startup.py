@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.directory import open_directory
 from ..errors import TinyGPTVError
 from .row import Row, from_values
 from .session import Session
@@ -64,6 +65,9 @@ def ttft(session: Session) -> Iterator[Row]:
             _warm(cache)
             fill = _prompt(directory, positions - 1) if count == session.options.few_blocks - 1 else None
             starts.append(_start(session, directory, cache, prompt, fill, "second start"))
+        seen = None
+        if open_directory(directory).config.vision is not None:
+            seen = _start(session, directory, cache, prompt, fill, "second start with a picture", picture=True)
     details = {"prompt_tokens": starts[0]["prompt_tokens"]}
     loads = [one["loaded"] - one["imported"] for one in starts]
     yield from_values("ttft", "second start, from_pretrained", "s", loads, **details)
@@ -71,15 +75,17 @@ def ttft(session: Session) -> Iterator[Row]:
     yield from_values("ttft", "second start, from_pretrained to first token", "s", firsts, **details)
     whole = [one["answered"] - one["spawned"] for one in starts]
     yield from_values("ttft", "second start, whole process to first token", "s", whole, **details)
-    yield _resident(session, starts[-1])
+    yield _resident(session, starts[-1], "")
+    if seen is not None:
+        yield _resident(session, seen, " and a picture")
 
 
-def _resident(session: Session, start: dict[str, Any]) -> Row:
+def _resident(session: Session, start: dict[str, Any], what: str) -> Row:
     subject = session.subject
     needed = subject.weights.bytes + start["filled_tokens"] * subject.kv_bytes
     used = start["high_water"] - start["rss_after_import"]
     return from_values(
-        "ttft", f"resident after {start['filled_tokens']} tokens, above import", "GB", [used / 1e9],
+        "ttft", f"resident after {start['filled_tokens']} tokens{what}, above import", "GB", [used / 1e9],
         weights_and_kv_bytes=needed, over_weights_and_kv=used / needed, high_water=start["high_water"],
         rss_after_import=start["rss_after_import"], rss_after_imports=start["rss_after_imports"],
         over_weights_and_kv_above_imports=(start["high_water"] - start["rss_after_imports"]) / needed,
@@ -128,13 +134,15 @@ def _warm(cache: Path) -> None:
                 pass
 
 
-def _start(session: Session, directory: Path, cache: Path, prompt: str, fill: str | None, what: str) -> dict[str, Any]:
+def _start(
+    session: Session, directory: Path, cache: Path, prompt: str, fill: str | None, what: str, *, picture: bool = False
+) -> dict[str, Any]:
     """One fresh process; raises TinyGPTVError with the last line of what it said if it fails."""
     options = session.options
     session.note(f"ttft, {what}")
     asked = {
         "directory": str(directory), "kv_dtype": options.kv_dtype, "threads": options.threads, "prompt": prompt,
-        "fill": fill,
+        "fill": fill, "picture": picture,
     }  # fmt: skip
     environment = {**os.environ, "TINYGPTV_CACHE_DIR": str(cache)}
     if options.isa:

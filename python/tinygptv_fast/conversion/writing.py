@@ -25,13 +25,13 @@ from ..checkpoint.recipe import Recipe
 from ..checkpoint.writer import SafetensorsWriter
 from ..config import ModelConfig, QuantizationConfig
 from ..errors import CheckpointError, ConfigError, InvalidArgumentError
+from ..heap import HeapTrimmer
 from ..processing.templates import TEMPLATES, Template, get_template
 from ..processing.tokenizer import Tokenizer
 from ..quantize.int4 import quantize_int4
 from ..quantize.int8 import quantize_int8
 from ..quantize.measure import ErrorSums, measure
 from ..quantize.receipt import Receipt, TensorRecord, write_receipt
-from .heap import HeapTrimmer
 
 Progress = Callable[[int, int, str], None]
 """``progress(done_bytes, total_bytes, tensor_name)``, called after each block of the output is written."""

@@ -53,7 +53,7 @@ def load_weights(
         if mapped:
             _log.warning("load='mmap' needs the packed cache, which is switched off: weights are packed in memory")
         return Loaded(pack(directory, forms, key), "packed")
-    mode = "map" if mapped else "read"
+    mode = "map" if mapped else "streamed"
     found = cache.load(key, mode, threads)
     if found is None:
         with cache.lock(key) as ours:

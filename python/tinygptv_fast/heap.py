@@ -1,7 +1,8 @@
 """Hands freed memory back to the system.
 
 glibc keeps freed blocks of up to 32 MB in its heap, where the survivors between them stop it from shrinking: a
-conversion that never holds more than a few blocks was seen to grow to 3.6 GB. Trimming now and then keeps it flat.
+conversion that never holds more than a few blocks was seen to grow to 3.6 GB, and a picture of 448 pixels leaves 0.3 GB
+behind. Trimming now and then keeps it flat. Other C libraries have other habits; there nothing is done.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ def _find_trim() -> Callable[[int], int] | None:
     try:
         trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
         return trim
-    except (OSError, AttributeError):  # another C library, which has other habits
+    except (OSError, AttributeError):  # another C library
         return None
 
 
 _trim = _find_trim()
+
+
+def trim_heap() -> None:
+    """Give all free pages of the heap back. Milliseconds; the next user of such a page waits for a new one."""
+    if _trim is not None:
+        _trim(0)
 
 
 class HeapTrimmer:
@@ -33,6 +40,6 @@ class HeapTrimmer:
 
     def used(self, count: int) -> None:
         self._since += count
-        if self._since >= self._period and _trim is not None:
+        if self._since >= self._period:
             self._since = 0
-            _trim(0)
+            trim_heap()
