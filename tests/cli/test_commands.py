@@ -242,5 +242,5 @@ def test_demo_without_a_seed_draws_another_picture_each_time(run, tmp_path: Path
 
 
 def test_demo_on_your_own_picture(run, picture: Path, tmp_path: Path) -> None:
-    result = run("demo", "--image", picture, "--question", "How many objects are there?", "--out", tmp_path, "--json")
+    result = run("demo", "--image", picture, "--question", "How many things are there?", "--out", tmp_path, "--json")
     assert [one["right"] for one in json.loads(result.out)["questions"]] == [None]

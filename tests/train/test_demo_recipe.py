@@ -58,7 +58,11 @@ def test_every_phase_runs_and_the_model_answers(tmp_path: Path, capsys: pytest.C
     assert {"float32", "grey picture", "other picture", "held-out pairs", "agreement", "bytes"} <= set(figures)
     assert directory.quality.agreement is not None
     log = json.loads((out / "demo" / "training_log.json").read_text())
-    assert set(log["phases"]) == set(PHASES[:-1]) and log["figures"]["agreement"] == figures["agreement"]
+    assert (
+        set(log["phases"]) == set(PHASES[:-1])
+        and log["seconds"] > 0
+        and log["figures"]["agreement"] == figures["agreement"]
+    )
     assert DemoRecipe.from_dict(log["recipe"]) == SMALLEST and {line["phase"] for line in log["log"]} >= {"v3", "s4"}
     exams = [json.loads(line) for line in (out / "text" / "log.jsonl").read_text().splitlines()]
     assert exams[-1]["step"] == 3 and "mean" in exams[-1]["exam"]

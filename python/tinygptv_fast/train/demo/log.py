@@ -23,9 +23,11 @@ _EVERY = 100  # steps between the lines that are kept; exams are all kept
 
 def write_log(session: Session, directory: Path, figures: Mapping[str, Any]) -> None:
     """Leave the log of the run in ``directory``, by way of a temporary beside it."""
+    phases = {phase: session.done(phase) or {} for phase in PHASES[:-1]}
     record = {
         "recipe": session.recipe.to_dict(),
-        "phases": {phase: session.done(phase) for phase in PHASES[:-1]},
+        "phases": phases,
+        "seconds": round(sum(done["seconds"] for done in phases.values()), 1),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "torch": torch.__version__,

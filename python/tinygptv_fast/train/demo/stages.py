@@ -7,6 +7,7 @@ model answers in, without BOS; rows weigh 1/sqrt of their length and coordinates
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,16 +198,25 @@ class ExamListener:
     def __init__(self, session: Session, phase: str, exam: SmallExam, bar: Bar) -> None:
         self._log, self._exam, self._bar = session.path(phase, "exams.jsonl"), exam, bar
         self.last: dict[str, float] = {}
+        self.seconds = _seconds_so_far(self._log)  # of steps, to the last exam where a stage was stopped
 
     def __call__(self, done: int, total: int, figures: Figures, seconds: float) -> None:
         self._bar.step(done, {"loss": figures.loss}, seconds)
+        self.seconds += seconds
         if done % LOG_EVERY == 0:
             line = {"step": done, "loss": round(figures.loss, 4), "lr": figures.lr, "seconds": round(seconds, 3)}
             self._bar.line(line)
         if done % max(1, total // _EXAMS) == 0 or done == total:
             self.last = self._exam.take()
-            append_line(self._log, {"step": done, "exam": self.last})
+            append_line(self._log, {"step": done, "seconds": round(self.seconds, 1), "exam": self.last})
             self._bar.line({"step": done, "exam": self.last})
+
+
+def _seconds_so_far(log: Path) -> float:
+    if not log.is_file():
+        return 0.0
+    lines = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines() if text.endswith("}")]
+    return max((float(line["seconds"]) for line in lines), default=0.0)
 
 
 @torch.no_grad()
@@ -251,7 +261,8 @@ def run_stage(session: Session, phase: str) -> None:
         bar.close()
     learnt = hashlib.sha256((folder / ADAPTER / "adapter_model.safetensors").read_bytes()).hexdigest()
     session.hand_on(phase, {"base": start.identity, "adapter": learnt})
-    session.finish(phase, {"steps": config.steps, "exam": told.last or exam.take(), "recipe": recipe.digest})
+    record = {"steps": config.steps, "seconds": round(told.seconds, 1), "exam": told.last or exam.take()}
+    session.finish(phase, {**record, "recipe": recipe.digest})
 
 
 def stage_conversations(batches: CachedQuestions, step: int) -> tuple[list[Conversation], torch.Tensor]:
