@@ -219,8 +219,9 @@ def agreement(first: Path, second: Path, items: Sequence[ExamItem], batch: int =
         for model in models:
             seen = model.qformer(model.ln_vision(model.vision(pixels)))
             said.append(answer_logits(model.text, model.projector, seen, rows))
-        every.update(*said)
-        words.update(*said, ~rows.coordinate[rows.labels != IGNORE])
+        plain, rounded = said
+        every.update(plain, rounded)
+        words.update(plain, rounded, ~rows.coordinate[rows.labels != IGNORE])
     return Agreement(words, every)
 
 
