@@ -38,8 +38,8 @@ def demo_row() -> list[str]:
     size = sum(file.stat().st_size for file in DEMO_LOG.parent.iterdir())
     return [
         f"| demo model at int4, vision int8: {size / 1e6:.1f} MB, {log['seconds'] / 60:.0f} minutes of training steps "
-        f"on {log['threads']} cores | {all_of['share']:.1%} of {all_of['asked']:,} questions about pictures of their own "
-        "right | `assets/demo/training_log.json` |"
+        f"on {log['threads']} cores | {all_of['share']:.1%} of {all_of['asked']:,} questions about pictures of "
+        "their own right | `assets/demo/training_log.json` |"
     ]
 
 
