@@ -21,4 +21,8 @@ template __global__ void paged_attention_cuts<80>(const PagedAttentionParams, in
 template __global__ void paged_attention_merge<64>(const PagedAttentionParams, int);
 template __global__ void paged_attention_merge<80>(const PagedAttentionParams, int);
 
+template __global__ void norm_rows<256, 1>(const NormParams);
+template __global__ void norm_rows<256, 3>(const NormParams);
+template __global__ void norm_rows<512, 4>(const NormParams);
+
 }  // namespace tgv::cuda

@@ -4,6 +4,7 @@
 
 #include "base/errors.h"
 #include "kernels/cuda/int4_gemv.cuh"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/paged_attention.cuh"
 
 namespace tgv::cuda {
@@ -71,6 +72,15 @@ inline void launch_paged_attention(const PagedAttentionParams& p, const Launch& 
   const auto merge = p.head_dim == 80 ? paged_attention_merge<80> : paged_attention_merge<64>;
   start(cuts, blocks(heads * max_cuts), kAttentionWarps * 32, 0, launch, p, max_cuts);
   start(merge, blocks(heads), kAttentionWarps * 32, 0, launch, p, max_cuts);
+}
+
+// --- between the products: norms, the cache, the embedding -------------------------------------
+inline void launch_norm(const NormParams& p, const Launch& launch) {
+  const std::string why_not = norm_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("norm: ", why_not));
+  if (p.width <= 1024) return start(norm_rows<256, 1>, p.rows, 256, 0, launch, p);
+  if (p.width <= 3072) return start(norm_rows<256, 3>, p.rows, 256, 0, launch, p);
+  start(norm_rows<512, 4>, p.rows, 512, 0, launch, p);
 }
 
 }  // namespace tgv::cuda
