@@ -24,6 +24,7 @@ EXECUTABLES = (
     "int4_gemv_test",
     "paged_attention_test",
     "cuda_norm_test",
+    "cuda_qkv_append_test",
 )
 
 

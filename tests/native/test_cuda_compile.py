@@ -50,7 +50,7 @@ def test_every_instance_compiles_without_spills(repository: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "name",
     ["int4_gemv", "paged_attention"]
-    + ["cuda_norm"],  # the prefix sets these tests apart from those of the CPU's ops
+    + ["cuda_norm", "cuda_qkv_append"],  # the prefix sets these tests apart from those of the CPU's ops
 )
 def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:
     """The executables that benchmarks/gpu_check.sh runs on a GPU, from the same sources as the emulation's."""

@@ -25,4 +25,15 @@ template __global__ void norm_rows<256, 1>(const NormParams);
 template __global__ void norm_rows<256, 3>(const NormParams);
 template __global__ void norm_rows<512, 4>(const NormParams);
 
+template __global__ void qkv_append<KvKind::kF32, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kF16, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kBF16, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kI8, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kE4M3, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kF32, 2>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kF16, 2>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kBF16, 2>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kI8, 2>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kE4M3, 2>(const QkvAppendParams);
+
 }  // namespace tgv::cuda

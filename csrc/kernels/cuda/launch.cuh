@@ -6,6 +6,7 @@
 #include "kernels/cuda/int4_gemv.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/paged_attention.cuh"
+#include "kernels/cuda/qkv_append.cuh"
 
 namespace tgv::cuda {
 
@@ -81,6 +82,32 @@ inline void launch_norm(const NormParams& p, const Launch& launch) {
   if (p.width <= 1024) return start(norm_rows<256, 1>, p.rows, 256, 0, launch, p);
   if (p.width <= 3072) return start(norm_rows<256, 3>, p.rows, 256, 0, launch, p);
   start(norm_rows<512, 4>, p.rows, 512, 0, launch, p);
+}
+
+template <int kVectors>
+void (*choose_qkv_append(KvKind kind))(QkvAppendParams) {
+  switch (kind) {
+    case KvKind::kF32:
+      return qkv_append<KvKind::kF32, kVectors>;
+    case KvKind::kF16:
+      return qkv_append<KvKind::kF16, kVectors>;
+    case KvKind::kBF16:
+      return qkv_append<KvKind::kBF16, kVectors>;
+    case KvKind::kI8:
+      return qkv_append<KvKind::kI8, kVectors>;
+    case KvKind::kE4M3:
+      return qkv_append<KvKind::kE4M3, kVectors>;
+  }
+  return nullptr;
+}
+
+inline void launch_qkv_append(const QkvAppendParams& p, const Launch& launch) {
+  const std::string why_not = qkv_append_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("qkv_append: ", why_not));
+  const int64_t rows = int64_t{p.tokens} * p.heads * 3;
+  const auto kernel =
+      p.head_dim <= 128 ? choose_qkv_append<1>(p.kind) : choose_qkv_append<2>(p.kind);
+  start(kernel, (rows + kQkvAppendWarps - 1) / kQkvAppendWarps, kQkvAppendWarps * 32, 0, launch, p);
 }
 
 }  // namespace tgv::cuda
