@@ -25,6 +25,8 @@ EXECUTABLES = (
     "paged_attention_test",
     "cuda_norm_test",
     "cuda_qkv_append_test",
+    "cuda_page_copy_test",
+    "cuda_embedding_test",
 )
 
 

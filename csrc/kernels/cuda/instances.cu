@@ -36,4 +36,11 @@ template __global__ void qkv_append<KvKind::kBF16, 2>(const QkvAppendParams);
 template __global__ void qkv_append<KvKind::kI8, 2>(const QkvAppendParams);
 template __global__ void qkv_append<KvKind::kE4M3, 2>(const QkvAppendParams);
 
+template __global__ void page_copy<4>(const PageCopyParams, int64_t);
+
+template __global__ void embedding_rows<EmbeddingKind::kF32>(const EmbeddingParams, int);
+template __global__ void embedding_rows<EmbeddingKind::kF16>(const EmbeddingParams, int);
+template __global__ void embedding_rows<EmbeddingKind::kBF16>(const EmbeddingParams, int);
+template __global__ void embedding_rows<EmbeddingKind::kI8>(const EmbeddingParams, int);
+
 }  // namespace tgv::cuda

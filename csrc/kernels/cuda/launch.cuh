@@ -3,8 +3,10 @@
 #pragma once
 
 #include "base/errors.h"
+#include "kernels/cuda/embedding.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
 #include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/page_copy.cuh"
 #include "kernels/cuda/paged_attention.cuh"
 #include "kernels/cuda/qkv_append.cuh"
 
@@ -108,6 +110,25 @@ inline void launch_qkv_append(const QkvAppendParams& p, const Launch& launch) {
   const auto kernel =
       p.head_dim <= 128 ? choose_qkv_append<1>(p.kind) : choose_qkv_append<2>(p.kind);
   start(kernel, (rows + kQkvAppendWarps - 1) / kQkvAppendWarps, kQkvAppendWarps * 32, 0, launch, p);
+}
+
+inline void launch_page_copy(const PageCopyParams& p, const Launch& launch) {
+  const std::string why_not = page_copy_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("page_copy: ", why_not));
+  const int64_t blocks = page_copy_blocks(p);
+  start(page_copy<4>, blocks, kPageCopyThreads, 0, launch, p, blocks / p.layers / p.pairs);
+}
+
+inline void launch_embedding(const EmbeddingParams& p, const Launch& launch) {
+  const std::string why_not = embedding_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("embedding: ", why_not));
+  const auto kernel = p.kind == EmbeddingKind::kF32    ? embedding_rows<EmbeddingKind::kF32>
+                      : p.kind == EmbeddingKind::kF16  ? embedding_rows<EmbeddingKind::kF16>
+                      : p.kind == EmbeddingKind::kBF16 ? embedding_rows<EmbeddingKind::kBF16>
+                                                       : embedding_rows<EmbeddingKind::kI8>;
+  const int64_t row_blocks = embedding_row_blocks(p);
+  start(kernel, p.tokens * row_blocks, kEmbeddingThreads, 0, launch, p,
+        static_cast<int>(row_blocks));
 }
 
 }  // namespace tgv::cuda

@@ -1,4 +1,5 @@
-// Rounding of float to the small kinds: to nearest, ties to even, subnormals kept, NaN stays NaN.
+// Rounding of float to the small kinds, and bfloat16 back: to nearest, ties to even, subnormals
+// kept, NaN stays NaN.
 #pragma once
 
 #if defined(TGV_SIMT)
@@ -17,6 +18,16 @@ __device__ __forceinline__ uint32_t bits_of(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   return bits;
+#endif
+}
+
+// The two bfloat16 of a word, exactly: .x the low one.
+__device__ __forceinline__ float2 widen_bfloat2(uint32_t word) {
+#if defined(__CUDACC__)
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+#else
+  return make_float2(simt::bfloat16_to_float(static_cast<uint16_t>(word)),
+                     simt::bfloat16_to_float(static_cast<uint16_t>(word >> 16)));
 #endif
 }
 
