@@ -9,6 +9,7 @@
 #include "kernels/cuda/device/copy_async.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/device/round.cuh"
 #include "kernels/cuda/device/sync.cuh"
 #include "tests/check.h"
 #include "tests/schedules.h"
@@ -378,6 +379,36 @@ TEST(bit_tricks) {
   CHECK_EQ(cuda::lop3<0x96>(5u, 3u, 9u), 5u ^ 3u ^ 9u);
   CHECK_EQ(cuda::rotate_right_8(0x11223344u), 0x44112233u);
   CHECK_EQ(cuda::half2_subtract(0x5C3C5C04u, 0x5C005C00u), 0x4B803C00u);  // 271 - 256, 257 - 256
+}
+
+// --- rounding
+TEST(pairs_are_rounded_low_first) {
+  CHECK_EQ(cuda::round_to_half2(1.0f, -2.0f), 0xc0003c00u);
+  CHECK_EQ(cuda::round_to_half(70000.0f).bits, uint16_t{0x7c00});
+  CHECK_EQ(cuda::round_to_bfloat2(1.0f, -2.0f), 0xc0003f80u);
+  CHECK_EQ(cuda::round_to_e4m3x2(1.0f, -1000.0f), 0xfe38u);
+  CHECK_EQ(cuda::widen_bfloat2(0xc0003f80u).x, 1.0f);
+  CHECK_EQ(cuda::widen_bfloat2(0xc0003f80u).y, -2.0f);
+}
+
+// What GPUs without the instruction compute, against the rounding routine: every code, both sides
+// of every boundary between codes, and what is not finite.
+TEST(e4m3_in_integers) {
+  const auto check = [](float x) {
+    for (float value : {x, -x}) {
+      CHECK_EQ(cuda::round_to_e4m3_in_integers(value), simt::encode(simt::kE4M3, value));
+    }
+  };
+  for (uint32_t code = 0; code < 0x7e; ++code) {
+    const float below = simt::decode(simt::kE4M3, code),
+                above = simt::decode(simt::kE4M3, code + 1);
+    const float middle = (below + above) / 2;
+    check(below);
+    check(middle);
+    check(std::nextafter(middle, below));
+    check(std::nextafter(middle, above));
+  }
+  for (float x : {448.0f, 463.9f, 464.0f, 465.0f, 1e30f, 1e-30f, INFINITY, NAN}) check(x);
 }
 
 }  // namespace

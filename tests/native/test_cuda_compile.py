@@ -47,10 +47,15 @@ def test_every_instance_compiles_without_spills(repository: Path, tmp_path: Path
     assert max(registers) <= MAX_REGISTERS
 
 
-@pytest.mark.parametrize("name", ["int4_gemv", "paged_attention"])
+@pytest.mark.parametrize(
+    "name",
+    ["int4_gemv", "paged_attention"]
+    + ["cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding"],  # the prefix sets these tests apart from those of the CPU's ops
+)
 def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:
     """The executables that benchmarks/gpu_check.sh runs on a GPU, from the same sources as the emulation's."""
-    test, host = repository / f"csrc/tests/{name}_test.cc", repository / f"csrc/kernels/cuda/{name}.cc"
+    test = repository / f"csrc/tests/{name}_test.cc"
+    host = repository / f"csrc/kernels/cuda/{name.removeprefix('cuda_')}.cc"
     nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", test, "-o", tmp_path / "test.o")
     nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", host, "-o", tmp_path / "host.o")
 
@@ -88,6 +93,9 @@ __global__ void use(unsigned* counter, const uint4* in, float* out) {
   mma_s8(i, a, b[0], b[1], i);
   grid_barrier(counter, 1);
   out[threadIdx.x] = c[0] + exp2_fast(c[1]) + i[0];
+  counter[1 + threadIdx.x] = round_to_half2(c[0], c[1]) + round_to_half(c[2]).bits + round_to_bfloat2(c[0], c[1]) +
+                             round_to_e4m3x2(c[2], c[3]) + bits_of(c[3]);
+  out[32 + threadIdx.x] = widen_bfloat2(a[0]).x;
 }
 """,
         encoding="utf-8",

@@ -21,4 +21,26 @@ template __global__ void paged_attention_cuts<80>(const PagedAttentionParams, in
 template __global__ void paged_attention_merge<64>(const PagedAttentionParams, int);
 template __global__ void paged_attention_merge<80>(const PagedAttentionParams, int);
 
+template __global__ void norm_rows<256, 1>(const NormParams);
+template __global__ void norm_rows<256, 3>(const NormParams);
+template __global__ void norm_rows<512, 4>(const NormParams);
+
+template __global__ void qkv_append<KvKind::kF32, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kF16, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kBF16, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kI8, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kE4M3, 1>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kF32, 2>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kF16, 2>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kBF16, 2>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kI8, 2>(const QkvAppendParams);
+template __global__ void qkv_append<KvKind::kE4M3, 2>(const QkvAppendParams);
+
+template __global__ void page_copy<4>(const PageCopyParams, int64_t);
+
+template __global__ void embedding_rows<EmbeddingKind::kF32>(const EmbeddingParams, int);
+template __global__ void embedding_rows<EmbeddingKind::kF16>(const EmbeddingParams, int);
+template __global__ void embedding_rows<EmbeddingKind::kBF16>(const EmbeddingParams, int);
+template __global__ void embedding_rows<EmbeddingKind::kI8>(const EmbeddingParams, int);
+
 }  // namespace tgv::cuda

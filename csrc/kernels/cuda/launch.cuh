@@ -3,8 +3,12 @@
 #pragma once
 
 #include "base/errors.h"
+#include "kernels/cuda/embedding.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
+#include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/page_copy.cuh"
 #include "kernels/cuda/paged_attention.cuh"
+#include "kernels/cuda/qkv_append.cuh"
 
 namespace tgv::cuda {
 
@@ -71,6 +75,60 @@ inline void launch_paged_attention(const PagedAttentionParams& p, const Launch& 
   const auto merge = p.head_dim == 80 ? paged_attention_merge<80> : paged_attention_merge<64>;
   start(cuts, blocks(heads * max_cuts), kAttentionWarps * 32, 0, launch, p, max_cuts);
   start(merge, blocks(heads), kAttentionWarps * 32, 0, launch, p, max_cuts);
+}
+
+// --- between the products: norms, the cache, the embedding -------------------------------------
+inline void launch_norm(const NormParams& p, const Launch& launch) {
+  const std::string why_not = norm_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("norm: ", why_not));
+  if (p.width <= 1024) return start(norm_rows<256, 1>, p.rows, 256, 0, launch, p);
+  if (p.width <= 3072) return start(norm_rows<256, 3>, p.rows, 256, 0, launch, p);
+  start(norm_rows<512, 4>, p.rows, 512, 0, launch, p);
+}
+
+template <int kVectors>
+void (*choose_qkv_append(KvKind kind))(QkvAppendParams) {
+  switch (kind) {
+    case KvKind::kF32:
+      return qkv_append<KvKind::kF32, kVectors>;
+    case KvKind::kF16:
+      return qkv_append<KvKind::kF16, kVectors>;
+    case KvKind::kBF16:
+      return qkv_append<KvKind::kBF16, kVectors>;
+    case KvKind::kI8:
+      return qkv_append<KvKind::kI8, kVectors>;
+    case KvKind::kE4M3:
+      return qkv_append<KvKind::kE4M3, kVectors>;
+  }
+  return nullptr;
+}
+
+inline void launch_qkv_append(const QkvAppendParams& p, const Launch& launch) {
+  const std::string why_not = qkv_append_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("qkv_append: ", why_not));
+  const int64_t rows = int64_t{p.tokens} * p.heads * 3;
+  const auto kernel =
+      p.head_dim <= 128 ? choose_qkv_append<1>(p.kind) : choose_qkv_append<2>(p.kind);
+  start(kernel, (rows + kQkvAppendWarps - 1) / kQkvAppendWarps, kQkvAppendWarps * 32, 0, launch, p);
+}
+
+inline void launch_page_copy(const PageCopyParams& p, const Launch& launch) {
+  const std::string why_not = page_copy_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("page_copy: ", why_not));
+  const int64_t blocks = page_copy_blocks(p);
+  start(page_copy<4>, blocks, kPageCopyThreads, 0, launch, p, blocks / p.layers / p.pairs);
+}
+
+inline void launch_embedding(const EmbeddingParams& p, const Launch& launch) {
+  const std::string why_not = embedding_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("embedding: ", why_not));
+  const auto kernel = p.kind == EmbeddingKind::kF32    ? embedding_rows<EmbeddingKind::kF32>
+                      : p.kind == EmbeddingKind::kF16  ? embedding_rows<EmbeddingKind::kF16>
+                      : p.kind == EmbeddingKind::kBF16 ? embedding_rows<EmbeddingKind::kBF16>
+                                                       : embedding_rows<EmbeddingKind::kI8>;
+  const int64_t row_blocks = embedding_row_blocks(p);
+  start(kernel, p.tokens * row_blocks, kEmbeddingThreads, 0, launch, p,
+        static_cast<int>(row_blocks));
 }
 
 }  // namespace tgv::cuda

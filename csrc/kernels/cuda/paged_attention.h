@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/cuda/kv_pages.h"
 #include "kernels/cuda/numbers.h"
 
 namespace tgv::cuda {
 
-inline constexpr int kPagePositions = 16;  // PS
 // The context is cut at fixed absolute positions, so that a result never depends on how the work
 // was split.
 inline constexpr int kCutPositions = 64;
