@@ -25,7 +25,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUILD = REPOSITORY / "build" / "gpu"
-DEVICE_TESTS = ("int4_gemv_device", "paged_attention_device")
+DEVICE_TESTS = ("int4_gemv_device", "paged_attention_device", "prefill_attention_device")
 TOTAL_S = 570.0
 TAIL = 4000  # characters of output kept of a step that failed
 

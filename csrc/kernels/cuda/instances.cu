@@ -29,4 +29,13 @@ template __global__ void paged_attention_cuts<KvKind::kE4M3, 80>(const PagedAtte
 template __global__ void paged_attention_merge<64>(const PagedAttentionParams, int);
 template __global__ void paged_attention_merge<80>(const PagedAttentionParams, int);
 
+template __global__ void prefill_attention<KvKind::kF16, 64>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kF16, 80>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kBF16, 64>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kBF16, 80>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kI8, 64>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kI8, 80>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kE4M3, 64>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kE4M3, 80>(const PrefillAttentionParams, int);
+
 }  // namespace tgv::cuda

@@ -5,6 +5,7 @@
 #include "base/errors.h"
 #include "kernels/cuda/int4_gemv.cuh"
 #include "kernels/cuda/paged_attention.cuh"
+#include "kernels/cuda/prefill_attention.cuh"
 
 namespace tgv::cuda {
 
@@ -91,6 +92,38 @@ inline void launch_paged_attention(const PagedAttentionParams& p, const Launch& 
   const auto merge = p.head_dim == 80 ? paged_attention_merge<80> : paged_attention_merge<64>;
   start(cuts, blocks(heads * max_cuts), kAttentionWarps * 32, 0, launch, p, max_cuts);
   start(merge, blocks(heads), kAttentionWarps * 32, 0, launch, p, max_cuts);
+}
+
+template <KvKind kKind, int D>
+void start_prefill_attention(const PrefillAttentionParams& p, const Launch& launch) {
+  constexpr int kShared = PrefillShared<kKind, D>::kBytes;
+  static_assert(kShared <= 48 * 1024, "every device has this much");
+  const int tiles = (p.max_tokens + kPrefillQueries - 1) / kPrefillQueries;
+  start(prefill_attention<kKind, D>, int64_t{tiles} * p.sequences * p.heads, kPrefillThreads,
+        kShared, launch, p, tiles);
+}
+
+template <int D>
+void choose_prefill_attention(const PrefillAttentionParams& p, const Launch& launch) {
+  switch (p.kind) {
+    case KvKind::kF16:
+      return start_prefill_attention<KvKind::kF16, D>(p, launch);
+    case KvKind::kBF16:
+      return start_prefill_attention<KvKind::kBF16, D>(p, launch);
+    case KvKind::kI8:
+      return start_prefill_attention<KvKind::kI8, D>(p, launch);
+    case KvKind::kE4M3:
+      return start_prefill_attention<KvKind::kE4M3, D>(p, launch);
+    case KvKind::kF32:
+      return;  // why_not has refused it
+  }
+}
+
+inline void launch_prefill_attention(const PrefillAttentionParams& p, const Launch& launch) {
+  const std::string why_not = prefill_attention_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("prefill_attention: ", why_not));
+  p.head_dim == 80 ? choose_prefill_attention<80>(p, launch)
+                   : choose_prefill_attention<64>(p, launch);
 }
 
 }  // namespace tgv::cuda

@@ -32,9 +32,8 @@
 #pragma once
 
 #include "kernels/cuda/device/bits.cuh"
-#include "kernels/cuda/device/convert.cuh"
 #include "kernels/cuda/device/load.cuh"
-#include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/kv_pages.cuh"
 #include "kernels/cuda/paged_attention.h"
 
 namespace tgv::cuda {
@@ -93,33 +92,6 @@ __device__ __forceinline__ KvRows<kKind, D> load_page(const void* pages, int64_t
   return rows;
 }
 
-// Four elements as two words of the tensor core's type.
-template <KvKind kKind>
-__device__ __forceinline__ uint2 product_words(const uint32_t* words) {
-  if constexpr (kKind == KvKind::kI8) {
-    return int8x4_to_half4(words[0]);
-  } else if constexpr (kKind == KvKind::kE4M3) {
-    return e4m3x4_to_half4(words[0]);
-  } else {
-    return uint2{words[0], words[1]};
-  }
-}
-
-// Four elements as floats, without their scale.
-template <KvKind kKind>
-__device__ __forceinline__ float4 to_floats(const uint32_t* words) {
-  if constexpr (kKind == KvKind::kF32) {
-    return float4{bits_to_float(words[0]), bits_to_float(words[1]), bits_to_float(words[2]),
-                  bits_to_float(words[3])};
-  } else {
-    const uint2 pairs = product_words<kKind>(words);
-    constexpr bool kBFloat = kKind == KvKind::kBF16;
-    const float2 a = kBFloat ? bfloat2_to_float2(pairs.x) : half2_to_float2(pairs.x);
-    const float2 b = kBFloat ? bfloat2_to_float2(pairs.y) : half2_to_float2(pairs.y);
-    return float4{a.x, a.y, b.x, b.y};
-  }
-}
-
 // The query in the same columns: kKvQueryBytes words of four elements per step.
 template <KvKind kKind, int D>
 __device__ __forceinline__ void load_query(uint32_t (&q)[D / 16 * kKvQueryBytes<kKind>],
@@ -165,11 +137,7 @@ __device__ __forceinline__ float2 page_scores(const uint32_t (&q)[D / 16 * kKvQu
       const uint2 low = product_words<kKind>(k.low + j * kWords);
       const uint2 high = product_words<kKind>(k.high + j * kWords);
       const uint32_t a[4] = {low.x, high.x, low.y, high.y};
-      if constexpr (kKind == KvKind::kBF16) {
-        mma_bf16(s, a, q[2 * j], q[2 * j + 1], s);
-      } else {
-        mma_f16(s, a, q[2 * j], q[2 * j + 1], s);
-      }
+      add_product<kKind>(s, a, q[2 * j], q[2 * j + 1]);
     }
     return make_float2(s[0], s[2]);
   }
