@@ -1,4 +1,5 @@
 // The emulation itself: what it computes, and that it catches what it exists to catch.
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -409,6 +410,42 @@ TEST(e4m3_in_integers) {
     check(std::nextafter(middle, above));
   }
   for (float x : {448.0f, 463.9f, 464.0f, 465.0f, 1e30f, 1e-30f, INFINITY, NAN}) check(x);
+}
+
+TEST(packed_conversions) {
+  CHECK_EQ(cuda::pick_bytes<0x7160>(0x33221100u, 0x77665544u), 0x77116600u);
+  CHECK_EQ(cuda::bits_to_float(0xc0400000u), -3.0f);
+  CHECK_EQ(cuda::floats_to_half2(1.0f, -2.0f), 0xc0003c00u);
+  CHECK_EQ(cuda::floats_to_half2(1.0f + 0x1p-11f, 1.0f + 3 * 0x1p-11f), 0x3c023c00u);  // ties: even
+  CHECK_EQ(cuda::floats_to_bfloat2(1.0f, -2.0f), 0xc0003f80u);
+  CHECK_EQ(cuda::bfloat2_to_float2(0xc0003f80u).x, 1.0f);
+  CHECK_EQ(cuda::bfloat2_to_float2(0xc0003f80u).y, -2.0f);
+  CHECK_EQ(cuda::half2_multiply(0x3e00c000u, 0x3e003c00u), 0x4080c000u);  // 1.5 * 1.5, -2 * 1
+  const uint32_t word = 0x12345678u;
+  CHECK_EQ(cuda::load_once_4(&word), word);
+}
+
+// Every code in every place of a word, against the emulation's own decoder.
+TEST(eight_bit_elements_become_halves_exactly) {
+  for (unsigned code = 0; code < 256; ++code) {
+    for (int place = 0; place < 4; ++place) {
+      const uint32_t word = 0x01010101u * (code ^ 0x5au);
+      const uint32_t with = (word & ~(0xffu << 8 * place)) | code << 8 * place;
+      const uint2 levels = cuda::int8x4_to_half4(with), floats = cuda::e4m3x4_to_half4(with);
+      const auto half_at = [&](uint2 pair) {
+        const uint32_t two = place < 2 ? pair.x : pair.y;
+        return simt::half_to_float(static_cast<uint16_t>(two >> 16 * (place % 2)));
+      };
+      CHECK_EQ(half_at(levels), static_cast<float>(static_cast<int8_t>(code)));
+      const float expected = simt::decode(simt::kE4M3, code);
+      if (std::isnan(expected)) {
+        CHECK(std::isnan(half_at(floats)));
+      } else {
+        CHECK_EQ(half_at(floats), expected);
+        CHECK_EQ(std::signbit(half_at(floats)), std::signbit(expected));
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -16,8 +16,16 @@ template __global__ void int4_gemv<128, true, false>(const Int4GemvParams);
 template __global__ void int4_gemv<128, false, true>(const Int4GemvParams);
 template __global__ void int4_gemv<128, false, false>(const Int4GemvParams);
 
-template __global__ void paged_attention_cuts<64>(const PagedAttentionParams, int);
-template __global__ void paged_attention_cuts<80>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kF32, 64>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kF32, 80>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kF16, 64>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kF16, 80>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kBF16, 64>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kBF16, 80>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kI8, 64>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kI8, 80>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kE4M3, 64>(const PagedAttentionParams, int);
+template __global__ void paged_attention_cuts<KvKind::kE4M3, 80>(const PagedAttentionParams, int);
 template __global__ void paged_attention_merge<64>(const PagedAttentionParams, int);
 template __global__ void paged_attention_merge<80>(const PagedAttentionParams, int);
 
@@ -42,5 +50,13 @@ template __global__ void embedding_rows<EmbeddingKind::kF32>(const EmbeddingPara
 template __global__ void embedding_rows<EmbeddingKind::kF16>(const EmbeddingParams, int);
 template __global__ void embedding_rows<EmbeddingKind::kBF16>(const EmbeddingParams, int);
 template __global__ void embedding_rows<EmbeddingKind::kI8>(const EmbeddingParams, int);
+template __global__ void prefill_attention<KvKind::kF16, 64>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kF16, 80>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kBF16, 64>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kBF16, 80>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kI8, 64>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kI8, 80>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kE4M3, 64>(const PrefillAttentionParams, int);
+template __global__ void prefill_attention<KvKind::kE4M3, 80>(const PrefillAttentionParams, int);
 
 }  // namespace tgv::cuda

@@ -9,6 +9,7 @@
 #include "kernels/cuda/page_copy.cuh"
 #include "kernels/cuda/paged_attention.cuh"
 #include "kernels/cuda/qkv_append.cuh"
+#include "kernels/cuda/prefill_attention.cuh"
 
 namespace tgv::cuda {
 
@@ -65,13 +66,33 @@ inline void launch_int4_gemv(const Int4GemvParams& p, const Launch& launch) {
         int4_gemv_shared_bytes(p), launch, p);
 }
 
+using PagedAttentionKernel = void (*)(PagedAttentionParams, int);
+
+template <int D>
+PagedAttentionKernel choose_paged_attention(KvKind kind) {
+  switch (kind) {
+    case KvKind::kF32:
+      return paged_attention_cuts<KvKind::kF32, D>;
+    case KvKind::kF16:
+      return paged_attention_cuts<KvKind::kF16, D>;
+    case KvKind::kBF16:
+      return paged_attention_cuts<KvKind::kBF16, D>;
+    case KvKind::kI8:
+      return paged_attention_cuts<KvKind::kI8, D>;
+    case KvKind::kE4M3:
+      return paged_attention_cuts<KvKind::kE4M3, D>;
+  }
+  return nullptr;  // why_not has refused it
+}
+
 inline void launch_paged_attention(const PagedAttentionParams& p, const Launch& launch) {
   const std::string why_not = paged_attention_why_not(p);
   if (!why_not.empty()) throw InvalidArgument(concat("paged_attention: ", why_not));
   const int max_cuts = paged_attention_max_cuts(p);
   const int64_t heads = int64_t{p.sequences} * p.heads;
   const auto blocks = [](int64_t warps) { return (warps + kAttentionWarps - 1) / kAttentionWarps; };
-  const auto cuts = p.head_dim == 80 ? paged_attention_cuts<80> : paged_attention_cuts<64>;
+  const auto cuts =
+      p.head_dim == 80 ? choose_paged_attention<80>(p.kind) : choose_paged_attention<64>(p.kind);
   const auto merge = p.head_dim == 80 ? paged_attention_merge<80> : paged_attention_merge<64>;
   start(cuts, blocks(heads * max_cuts), kAttentionWarps * 32, 0, launch, p, max_cuts);
   start(merge, blocks(heads), kAttentionWarps * 32, 0, launch, p, max_cuts);
@@ -129,6 +150,38 @@ inline void launch_embedding(const EmbeddingParams& p, const Launch& launch) {
   const int64_t row_blocks = embedding_row_blocks(p);
   start(kernel, p.tokens * row_blocks, kEmbeddingThreads, 0, launch, p,
         static_cast<int>(row_blocks));
+}
+
+template <KvKind kKind, int D>
+void start_prefill_attention(const PrefillAttentionParams& p, const Launch& launch) {
+  constexpr int kShared = PrefillShared<kKind, D>::kBytes;
+  static_assert(kShared <= 48 * 1024, "every device has this much");
+  const int tiles = (p.max_tokens + kPrefillQueries - 1) / kPrefillQueries;
+  start(prefill_attention<kKind, D>, int64_t{tiles} * p.sequences * p.heads, kPrefillThreads,
+        kShared, launch, p, tiles);
+}
+
+template <int D>
+void choose_prefill_attention(const PrefillAttentionParams& p, const Launch& launch) {
+  switch (p.kind) {
+    case KvKind::kF16:
+      return start_prefill_attention<KvKind::kF16, D>(p, launch);
+    case KvKind::kBF16:
+      return start_prefill_attention<KvKind::kBF16, D>(p, launch);
+    case KvKind::kI8:
+      return start_prefill_attention<KvKind::kI8, D>(p, launch);
+    case KvKind::kE4M3:
+      return start_prefill_attention<KvKind::kE4M3, D>(p, launch);
+    case KvKind::kF32:
+      return;  // why_not has refused it
+  }
+}
+
+inline void launch_prefill_attention(const PrefillAttentionParams& p, const Launch& launch) {
+  const std::string why_not = prefill_attention_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("prefill_attention: ", why_not));
+  p.head_dim == 80 ? choose_prefill_attention<80>(p, launch)
+                   : choose_prefill_attention<64>(p, launch);
 }
 
 }  // namespace tgv::cuda
