@@ -23,6 +23,7 @@ EXECUTABLES = (
     "simt_test",
     "int4_gemv_test",
     "paged_attention_test",
+    "int4_gemm_test",
 )
 
 

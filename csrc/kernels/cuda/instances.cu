@@ -21,4 +21,17 @@ template __global__ void paged_attention_cuts<80>(const PagedAttentionParams, in
 template __global__ void paged_attention_merge<64>(const PagedAttentionParams, int);
 template __global__ void paged_attention_merge<80>(const PagedAttentionParams, int);
 
+template __global__ void int4_gemm<32, 64, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<32, 64, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<32, 128, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<32, 128, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<64, 64, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<64, 64, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<64, 128, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<64, 128, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<128, 64, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<128, 64, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<128, 128, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<128, 128, false>(const Int4GemmParams, const GemmWork);
+
 }  // namespace tgv::cuda

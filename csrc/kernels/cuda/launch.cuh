@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/errors.h"
+#include "kernels/cuda/int4_gemm.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
 #include "kernels/cuda/paged_attention.cuh"
 
@@ -71,6 +72,24 @@ inline void launch_paged_attention(const PagedAttentionParams& p, const Launch& 
   const auto merge = p.head_dim == 80 ? paged_attention_merge<80> : paged_attention_merge<64>;
   start(cuts, blocks(heads * max_cuts), kAttentionWarps * 32, 0, launch, p, max_cuts);
   start(merge, blocks(heads), kAttentionWarps * 32, 0, launch, p, max_cuts);
+}
+
+// --- matrix products (gemm.cuh) ---
+
+template <int kGroup>
+void (*choose_int4_gemm(const Int4GemmParams& p, int tokens))(Int4GemmParams, GemmWork) {
+  if (tokens == 64) return p.zeros ? int4_gemm<kGroup, 64, true> : int4_gemm<kGroup, 64, false>;
+  return p.zeros ? int4_gemm<kGroup, 128, true> : int4_gemm<kGroup, 128, false>;
+}
+
+inline void launch_int4_gemm(const Int4GemmParams& p, const Launch& launch) {
+  const std::string why_not = int4_gemm_why_not(p, launch.shared_bytes_per_block, launch.blocks);
+  if (!why_not.empty()) throw InvalidArgument(concat("int4_gemm: ", why_not));
+  const GemmWork w = int4_gemm_work(p, launch.blocks);
+  const auto kernel = p.group == 32   ? choose_int4_gemm<32>(p, w.tokens_per_tile)
+                      : p.group == 64 ? choose_int4_gemm<64>(p, w.tokens_per_tile)
+                                      : choose_int4_gemm<128>(p, w.tokens_per_tile);
+  start(kernel, w.blocks, kGemmThreads, int4_gemm_shared_bytes(p), launch, p, w);
 }
 
 }  // namespace tgv::cuda
