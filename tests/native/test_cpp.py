@@ -24,6 +24,7 @@ EXECUTABLES = (
     "int4_gemv_test",
     "paged_attention_test",
     "int4_gemm_test",
+    "half_gemm_test",
 )
 
 

@@ -33,5 +33,9 @@ template __global__ void int4_gemm<128, 64, true>(const Int4GemmParams, const Ge
 template __global__ void int4_gemm<128, 64, false>(const Int4GemmParams, const GemmWork);
 template __global__ void int4_gemm<128, 128, true>(const Int4GemmParams, const GemmWork);
 template __global__ void int4_gemm<128, 128, false>(const Int4GemmParams, const GemmWork);
+template __global__ void half_gemm<HalfElement, 64>(const HalfGemmParams, const GemmWork);
+template __global__ void half_gemm<HalfElement, 128>(const HalfGemmParams, const GemmWork);
+template __global__ void half_gemm<BFloat16Element, 64>(const HalfGemmParams, const GemmWork);
+template __global__ void half_gemm<BFloat16Element, 128>(const HalfGemmParams, const GemmWork);
 
 }  // namespace tgv::cuda

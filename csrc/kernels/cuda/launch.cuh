@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/errors.h"
+#include "kernels/cuda/half_gemm.cuh"
 #include "kernels/cuda/int4_gemm.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
 #include "kernels/cuda/paged_attention.cuh"
@@ -90,6 +91,20 @@ inline void launch_int4_gemm(const Int4GemmParams& p, const Launch& launch) {
                       : p.group == 64 ? choose_int4_gemm<64>(p, w.tokens_per_tile)
                                       : choose_int4_gemm<128>(p, w.tokens_per_tile);
   start(kernel, w.blocks, kGemmThreads, int4_gemm_shared_bytes(p), launch, p, w);
+}
+
+template <class Kind>
+void (*choose_half_gemm(int tokens))(HalfGemmParams, GemmWork) {
+  return tokens == 64 ? half_gemm<Kind, 64> : half_gemm<Kind, 128>;
+}
+
+inline void launch_half_gemm(const HalfGemmParams& p, const Launch& launch) {
+  const std::string why_not = half_gemm_why_not(p, launch.shared_bytes_per_block, launch.blocks);
+  if (!why_not.empty()) throw InvalidArgument(concat("half_gemm: ", why_not));
+  const GemmWork w = half_gemm_work(p, launch.blocks);
+  const auto kernel = p.bfloat16 ? choose_half_gemm<BFloat16Element>(w.tokens_per_tile)
+                                 : choose_half_gemm<HalfElement>(w.tokens_per_tile);
+  start(kernel, w.blocks, kGemmThreads, half_gemm_shared_bytes(p), launch, p, w);
 }
 
 }  // namespace tgv::cuda
