@@ -25,6 +25,7 @@ EXECUTABLES = (
     "paged_attention_test",
     "int4_gemm_test",
     "half_gemm_test",
+    "float_gemm_test",
 )
 
 

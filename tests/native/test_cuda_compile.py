@@ -51,7 +51,7 @@ def test_every_instance_compiles_without_spills(repository: Path, tmp_path: Path
         assert used <= (MAX_GEMM_REGISTERS if "_gemm" in kernel else MAX_REGISTERS), kernel
 
 
-@pytest.mark.parametrize("name", ["int4_gemv", "paged_attention", "int4_gemm", "half_gemm"])
+@pytest.mark.parametrize("name", ["int4_gemv", "paged_attention", "int4_gemm", "half_gemm", "float_gemm"])
 def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:
     """The executables that benchmarks/gpu_check.sh runs on a GPU, from the same sources as the emulation's."""
     test, host = repository / f"csrc/tests/{name}_test.cc", repository / f"csrc/kernels/cuda/{name}.cc"

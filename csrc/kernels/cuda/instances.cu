@@ -37,5 +37,7 @@ template __global__ void half_gemm<HalfElement, 64>(const HalfGemmParams, const 
 template __global__ void half_gemm<HalfElement, 128>(const HalfGemmParams, const GemmWork);
 template __global__ void half_gemm<BFloat16Element, 64>(const HalfGemmParams, const GemmWork);
 template __global__ void half_gemm<BFloat16Element, 128>(const HalfGemmParams, const GemmWork);
+template __global__ void float_gemm<16>(const FloatGemmParams, const GemmWork);
+template __global__ void float_gemm<64>(const FloatGemmParams, const GemmWork);
 
 }  // namespace tgv::cuda

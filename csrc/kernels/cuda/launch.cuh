@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/errors.h"
+#include "kernels/cuda/float_gemm.cuh"
 #include "kernels/cuda/half_gemm.cuh"
 #include "kernels/cuda/int4_gemm.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
@@ -105,6 +106,14 @@ inline void launch_half_gemm(const HalfGemmParams& p, const Launch& launch) {
   const auto kernel = p.bfloat16 ? choose_half_gemm<BFloat16Element>(w.tokens_per_tile)
                                  : choose_half_gemm<HalfElement>(w.tokens_per_tile);
   start(kernel, w.blocks, kGemmThreads, half_gemm_shared_bytes(p), launch, p, w);
+}
+
+inline void launch_float_gemm(const FloatGemmParams& p, const Launch& launch) {
+  const std::string why_not = float_gemm_why_not(p, launch.shared_bytes_per_block, launch.blocks);
+  if (!why_not.empty()) throw InvalidArgument(concat("float_gemm: ", why_not));
+  const GemmWork w = float_gemm_work(p, launch.blocks);
+  const auto kernel = w.tokens_per_tile == 16 ? float_gemm<16> : float_gemm<64>;
+  start(kernel, w.blocks, kGemmThreads, float_gemm_shared_bytes(p), launch, p, w);
 }
 
 }  // namespace tgv::cuda
