@@ -8,6 +8,7 @@
 #include "kernels/cuda/device/bits.cuh"
 #include "kernels/cuda/device/convert.cuh"
 #include "kernels/cuda/device/copy_async.cuh"
+#include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/device/mma.cuh"
 #include "kernels/cuda/device/round.cuh"
@@ -446,6 +447,45 @@ TEST(eight_bit_elements_become_halves_exactly) {
       }
     }
   }
+}
+
+TEST(element_kinds) {
+  CHECK_EQ(cuda::half2_multiply(0x42004000u, 0xBC003800u), 0xC2003C00u);  // 3 * -1, 2 * 0.5
+  CHECK_EQ(cuda::half2_multiply(0x3C013C01u, 0x3C013C01u), 0x3C023C02u);  // rounded to nearest
+  uint16_t cell[2] = {};
+  cuda::HalfElement::store(cell, 1, -1.5f);
+  CHECK_EQ(cell[1], 0xBE00);
+  CHECK_EQ(cuda::HalfElement::load(cell, 1), -1.5f);
+  cuda::BFloat16Element::store(cell, 0, 1.0f + 1.0f / 256);  // a tie, to the even code
+  CHECK_EQ(cell[0], 0x3F80);
+  CHECK_EQ(cuda::BFloat16Element::load(cell, 0), 1.0f);
+  float number = 0;
+  cuda::FloatElement::store(&number, 0, 0.1f);
+  CHECK_EQ(cuda::FloatElement::load(&number, 0), 0.1f);
+}
+
+// The last block of each round reads what all wrote before they counted themselves.
+__global__ void last_one_adds(unsigned* counter, float* slots, float* out) {
+  slots[blockIdx.x] = static_cast<float>(blockIdx.x + 1);
+  if (cuda::add_acquire_release(counter, 1) + 1 < gridDim.x) return;
+  *out = 0;
+  for (unsigned b = 0; b < gridDim.x; ++b) *out += slots[b];
+}
+
+TEST(the_last_to_count_sees_what_the_others_wrote) {
+  unsigned counter = 0;
+  float slots[6] = {}, out = -1;
+  simt::launch(last_one_adds, dim3(6), dim3(1), 0, true, &counter, slots, &out);
+  CHECK_EQ(counter, 6u);
+  CHECK_EQ(out, 21.0f);
+}
+
+__global__ void own_numbers(int* out) { out[threadIdx.x] = cuda::thread_read_anew(); }
+
+TEST(a_thread_reads_its_number) {
+  std::vector<int> out(64);
+  simt::launch(own_numbers, dim3(1), dim3(64), 0, false, out.data());
+  for (int i = 0; i < 64; ++i) CHECK_EQ(out[i], i);
 }
 
 }  // namespace

@@ -28,6 +28,9 @@ EXECUTABLES = (
     "cuda_page_copy_test",
     "cuda_embedding_test",
     "prefill_attention_test",
+    "int4_gemm_test",
+    "half_gemm_test",
+    "float_gemm_test",
 )
 
 

@@ -25,9 +25,11 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine")
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
 MAX_REGISTERS = 96  # 256 threads a block, two blocks a multiprocessor and room left
-# By a part of the mangled name; both have 128 threads a block. f32 pages: a row is four registers where f16 has two, and
-# four blocks fit. Prefill attention: queries, scores and outputs of a warp are 92 registers, and three blocks fit.
-MORE_REGISTERS = {"paged_attention_cutsILNS0_6KvKindE0E": 128, "prefill_attention": 168}
+# By a part of the mangled name. f32 pages: a row is four registers where f16 has two, and four blocks of 128 threads fit.
+# Prefill attention: queries, scores and outputs of a warp are 92 registers, and three such blocks fit. Matrix products live
+# on one block of 256 threads a multiprocessor, with all the registers a thread can have: their tiles are sums in registers
+# (up to 128 a thread), and stages in shared memory hide the latency, not other blocks.
+MORE_REGISTERS = {"paged_attention_cutsILNS0_6KvKindE0E": 128, "prefill_attention": 168, "_gemmI": 255}
 
 
 def nvcc(repository: Path, *arguments: str | Path) -> str:
@@ -55,8 +57,11 @@ def test_every_instance_compiles_without_spills(repository: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     "name",
-    ["int4_gemv", "paged_attention", "prefill_attention"]
-    + ["cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding"],  # the prefix sets these tests apart from those of the CPU's ops
+    [
+        *("int4_gemv", "paged_attention", "prefill_attention", "int4_gemm", "half_gemm", "float_gemm"),
+        # the prefix sets these tests apart from those of the CPU's ops
+        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding"),
+    ],
 )
 def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:
     """The executables that benchmarks/gpu_check.sh runs on a GPU, from the same sources as the emulation's."""
@@ -100,6 +105,11 @@ __global__ void use(unsigned* counter, const uint4* in, float* out) {
   const uint2 levels = int8x4_to_half4(load_once_4(in)), floats = e4m3x4_to_half4(a[0]);
   c[2] += bfloat2_to_float2(floats_to_bfloat2(c[0], c[1])).x + half2_to_float2(floats_to_half2(c[2], c[3])).y;
   c[3] += half2_to_float2(half2_multiply(levels.x, floats.y)).x + bits_to_float(pick_bytes<0x4140>(a[1], a[2]));
+  a[0] = half2_multiply(a[0], b[0]) + thread_read_anew();
+  b[0] = add_acquire_release(counter, 1);
+  HalfElement::store(out, a[0] & 31, HalfElement::load(in, 0));
+  BFloat16Element::store(out, b[0] & 31, BFloat16Element::load(in, 0));
+  FloatElement::store(out, 0, FloatElement::load(in, 0));
   grid_barrier(counter, 1);
   out[threadIdx.x] = c[0] + exp2_fast(c[1]) + i[0];
   counter[1 + threadIdx.x] = round_to_half2(c[0], c[1]) + round_to_half(c[2]).bits + round_to_bfloat2(c[0], c[1]) +

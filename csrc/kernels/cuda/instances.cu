@@ -59,4 +59,23 @@ template __global__ void prefill_attention<KvKind::kI8, 80>(const PrefillAttenti
 template __global__ void prefill_attention<KvKind::kE4M3, 64>(const PrefillAttentionParams, int);
 template __global__ void prefill_attention<KvKind::kE4M3, 80>(const PrefillAttentionParams, int);
 
+template __global__ void int4_gemm<32, 64, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<32, 64, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<32, 128, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<32, 128, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<64, 64, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<64, 64, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<64, 128, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<64, 128, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<128, 64, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<128, 64, false>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<128, 128, true>(const Int4GemmParams, const GemmWork);
+template __global__ void int4_gemm<128, 128, false>(const Int4GemmParams, const GemmWork);
+template __global__ void half_gemm<HalfElement, 64>(const HalfGemmParams, const GemmWork);
+template __global__ void half_gemm<HalfElement, 128>(const HalfGemmParams, const GemmWork);
+template __global__ void half_gemm<BFloat16Element, 64>(const HalfGemmParams, const GemmWork);
+template __global__ void half_gemm<BFloat16Element, 128>(const HalfGemmParams, const GemmWork);
+template __global__ void float_gemm<16>(const FloatGemmParams, const GemmWork);
+template __global__ void float_gemm<64>(const FloatGemmParams, const GemmWork);
+
 }  // namespace tgv::cuda

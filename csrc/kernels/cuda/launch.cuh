@@ -4,6 +4,9 @@
 
 #include "base/errors.h"
 #include "kernels/cuda/embedding.cuh"
+#include "kernels/cuda/float_gemm.cuh"
+#include "kernels/cuda/half_gemm.cuh"
+#include "kernels/cuda/int4_gemm.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/page_copy.cuh"
@@ -182,6 +185,46 @@ inline void launch_prefill_attention(const PrefillAttentionParams& p, const Laun
   if (!why_not.empty()) throw InvalidArgument(concat("prefill_attention: ", why_not));
   p.head_dim == 80 ? choose_prefill_attention<80>(p, launch)
                    : choose_prefill_attention<64>(p, launch);
+}
+
+// --- matrix products (gemm.cuh) ---
+
+template <int kGroup>
+void (*choose_int4_gemm(const Int4GemmParams& p, int tokens))(Int4GemmParams, GemmWork) {
+  if (tokens == 64) return p.zeros ? int4_gemm<kGroup, 64, true> : int4_gemm<kGroup, 64, false>;
+  return p.zeros ? int4_gemm<kGroup, 128, true> : int4_gemm<kGroup, 128, false>;
+}
+
+inline void launch_int4_gemm(const Int4GemmParams& p, const Launch& launch) {
+  const std::string why_not = int4_gemm_why_not(p, launch.shared_bytes_per_block, launch.blocks);
+  if (!why_not.empty()) throw InvalidArgument(concat("int4_gemm: ", why_not));
+  const GemmWork w = int4_gemm_work(p, launch.blocks);
+  const auto kernel = p.group == 32   ? choose_int4_gemm<32>(p, w.tokens_per_tile)
+                      : p.group == 64 ? choose_int4_gemm<64>(p, w.tokens_per_tile)
+                                      : choose_int4_gemm<128>(p, w.tokens_per_tile);
+  start(kernel, w.blocks, kGemmThreads, int4_gemm_shared_bytes(p), launch, p, w);
+}
+
+template <class Kind>
+void (*choose_half_gemm(int tokens))(HalfGemmParams, GemmWork) {
+  return tokens == 64 ? half_gemm<Kind, 64> : half_gemm<Kind, 128>;
+}
+
+inline void launch_half_gemm(const HalfGemmParams& p, const Launch& launch) {
+  const std::string why_not = half_gemm_why_not(p, launch.shared_bytes_per_block, launch.blocks);
+  if (!why_not.empty()) throw InvalidArgument(concat("half_gemm: ", why_not));
+  const GemmWork w = half_gemm_work(p, launch.blocks);
+  const auto kernel = p.bfloat16 ? choose_half_gemm<BFloat16Element>(w.tokens_per_tile)
+                                 : choose_half_gemm<HalfElement>(w.tokens_per_tile);
+  start(kernel, w.blocks, kGemmThreads, half_gemm_shared_bytes(p), launch, p, w);
+}
+
+inline void launch_float_gemm(const FloatGemmParams& p, const Launch& launch) {
+  const std::string why_not = float_gemm_why_not(p, launch.shared_bytes_per_block, launch.blocks);
+  if (!why_not.empty()) throw InvalidArgument(concat("float_gemm: ", why_not));
+  const GemmWork w = float_gemm_work(p, launch.blocks);
+  const auto kernel = w.tokens_per_tile == 16 ? float_gemm<16> : float_gemm<64>;
+  start(kernel, w.blocks, kGemmThreads, float_gemm_shared_bytes(p), launch, p, w);
 }
 
 }  // namespace tgv::cuda
