@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine")
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
 MAX_REGISTERS = 96  # 256 threads a block, two blocks a multiprocessor and room left
-# By a part of the mangled name; both have 128 threads a block. f32 pages: a row is four registers where f16 has two, and
-# four blocks fit. Prefill attention: queries, scores and outputs of a warp are 92 registers, and three blocks fit.
+# By a part of the mangled name; both have 128 threads a block. f32 pages: a row is four registers where f16 has two,
+# and four blocks fit. Prefill attention: queries, scores and outputs of a warp are 92 registers, and three blocks fit.
 MORE_REGISTERS = {"paged_attention_cutsILNS0_6KvKindE0E": 128, "prefill_attention": 168}
 
 
