@@ -25,10 +25,10 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc on this machine")
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90")
 MAX_REGISTERS = 96  # 256 threads a block, two blocks a multiprocessor and room left
-# By a part of the mangled name. f32 pages: a row is four registers where f16 has two, and four blocks of 128 threads fit.
-# Prefill attention: queries, scores and outputs of a warp are 92 registers, and three such blocks fit. Matrix products live
-# on one block of 256 threads a multiprocessor, with all the registers a thread can have: their tiles are sums in registers
-# (up to 128 a thread), and stages in shared memory hide the latency, not other blocks.
+# By a part of the mangled name. f32 pages: a row is four registers where f16 has two, and four blocks of 128 threads
+# fit. Prefill attention: queries, scores and outputs of a warp are 92 registers, and three such blocks fit. Matrix
+# products live on one block of 256 threads a multiprocessor, with all the registers a thread can have: their tiles are
+# sums in registers (up to 128 a thread), and stages in shared memory hide the latency, not other blocks.
 MORE_REGISTERS = {"paged_attention_cutsILNS0_6KvKindE0E": 128, "prefill_attention": 168, "_gemmI": 255}
 
 
@@ -112,9 +112,9 @@ __global__ void use(unsigned* counter, const uint4* in, float* out) {
   FloatElement::store(out, 0, FloatElement::load(in, 0));
   grid_barrier(counter, 1);
   out[threadIdx.x] = c[0] + exp2_fast(c[1]) + i[0];
-  counter[1 + threadIdx.x] = round_to_half2(c[0], c[1]) + round_to_half(c[2]).bits + round_to_bfloat2(c[0], c[1]) +
+  counter[1 + threadIdx.x] = floats_to_half2(c[0], c[1]) + round_to_half(c[2]).bits + floats_to_bfloat2(c[0], c[1]) +
                              round_to_e4m3x2(c[2], c[3]) + bits_of(c[3]);
-  out[32 + threadIdx.x] = widen_bfloat2(a[0]).x;
+  out[32 + threadIdx.x] = bfloat2_to_float2(a[0]).x;
   out[threadIdx.x] = c[0] + exp2_fast(c[1]) + c[2] + c[3] + i[0];
 }
 """,

@@ -39,8 +39,8 @@ __device__ __forceinline__ float4 load_embedding(const EmbeddingParams& p, int64
   }
   const uint2 words = load_once_8(static_cast<const uint2*>(p.rows) + at);
   const bool half = kKind == EmbeddingKind::kF16;
-  const float2 low = half ? half2_to_float2(words.x) : widen_bfloat2(words.x);
-  const float2 high = half ? half2_to_float2(words.y) : widen_bfloat2(words.y);
+  const float2 low = half ? half2_to_float2(words.x) : bfloat2_to_float2(words.x);
+  const float2 high = half ? half2_to_float2(words.y) : bfloat2_to_float2(words.y);
   return make_float4(low.x, low.y, high.x, high.y);
 }
 

@@ -11,8 +11,8 @@
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/page_copy.cuh"
 #include "kernels/cuda/paged_attention.cuh"
-#include "kernels/cuda/qkv_append.cuh"
 #include "kernels/cuda/prefill_attention.cuh"
+#include "kernels/cuda/qkv_append.cuh"
 
 namespace tgv::cuda {
 

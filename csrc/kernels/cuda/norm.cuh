@@ -137,9 +137,9 @@ __device__ __forceinline__ void store_normed(Half* row, const NormShare<kThreads
     if (v >= vectors) continue;
     const float4 a = x.of[i], w = weight.of[i], b = bias.of[i];
     const uint32_t low =
-        round_to_half2(fmaf((a.x - mean) * scale, w.x, b.x), fmaf((a.y - mean) * scale, w.y, b.y));
+        floats_to_half2(fmaf((a.x - mean) * scale, w.x, b.x), fmaf((a.y - mean) * scale, w.y, b.y));
     const uint32_t high =
-        round_to_half2(fmaf((a.z - mean) * scale, w.z, b.z), fmaf((a.w - mean) * scale, w.w, b.w));
+        floats_to_half2(fmaf((a.z - mean) * scale, w.z, b.z), fmaf((a.w - mean) * scale, w.w, b.w));
     reinterpret_cast<uint2*>(row)[v] = uint2{low, high};
   }
 }

@@ -179,9 +179,9 @@ __device__ __forceinline__ void store_elements(void* row, int v, float4 a) {
   if (kKind == KvKind::kF32) {
     static_cast<float4*>(row)[v] = a;
   } else if (kKind == KvKind::kF16) {
-    static_cast<uint2*>(row)[v] = uint2{round_to_half2(a.x, a.y), round_to_half2(a.z, a.w)};
+    static_cast<uint2*>(row)[v] = uint2{floats_to_half2(a.x, a.y), floats_to_half2(a.z, a.w)};
   } else if (kKind == KvKind::kBF16) {
-    static_cast<uint2*>(row)[v] = uint2{round_to_bfloat2(a.x, a.y), round_to_bfloat2(a.z, a.w)};
+    static_cast<uint2*>(row)[v] = uint2{floats_to_bfloat2(a.x, a.y), floats_to_bfloat2(a.z, a.w)};
   } else if (kKind == KvKind::kI8) {
     static_cast<uint32_t*>(row)[v] =
         int8_level(a.x) | int8_level(a.y) << 8 | int8_level(a.z) << 16 | int8_level(a.w) << 24;

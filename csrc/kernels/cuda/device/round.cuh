@@ -1,11 +1,12 @@
-// Rounding of float to the small kinds, and bfloat16 back: to nearest, ties to even, subnormals
-// kept, NaN stays NaN.
+// Rounding of float to e4m3 and to one half: to nearest, ties to even, subnormals kept, NaN stays
+// NaN.
 #pragma once
 
 #if defined(TGV_SIMT)
 #include <cstring>
 #endif
 
+#include "kernels/cuda/device/convert.cuh"
 #include "kernels/cuda/device/platform.cuh"
 #include "kernels/cuda/numbers.h"
 
@@ -21,40 +22,8 @@ __device__ __forceinline__ uint32_t bits_of(float x) {
 #endif
 }
 
-// The two bfloat16 of a word, exactly: .x the low one.
-__device__ __forceinline__ float2 widen_bfloat2(uint32_t word) {
-#if defined(__CUDACC__)
-  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
-#else
-  return make_float2(simt::bfloat16_to_float(static_cast<uint16_t>(word)),
-                     simt::bfloat16_to_float(static_cast<uint16_t>(word >> 16)));
-#endif
-}
-
-// Two halves, `low` in the low 16 bits; beyond 65504 infinity.
-__device__ __forceinline__ uint32_t round_to_half2(float low, float high) {
-#if defined(__CUDACC__)
-  uint32_t d;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
-  return d;
-#else
-  return simt::float_to_half(low) | static_cast<uint32_t>(simt::float_to_half(high)) << 16;
-#endif
-}
-
 __device__ __forceinline__ Half round_to_half(float x) {
-  return {static_cast<uint16_t>(round_to_half2(x, 0.0f))};
-}
-
-// Likewise in bfloat16.
-__device__ __forceinline__ uint32_t round_to_bfloat2(float low, float high) {
-#if defined(__CUDACC__)
-  uint32_t d;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
-  return d;
-#else
-  return simt::float_to_bfloat16(low) | static_cast<uint32_t>(simt::float_to_bfloat16(high)) << 16;
-#endif
+  return {static_cast<uint16_t>(floats_to_half2(x, 0.0f))};
 }
 
 // The code of one e4m3 number in integer arithmetic: what GPUs before sm_89 do, and the host.
