@@ -38,7 +38,7 @@ class DeviceArray {
   std::vector<T> download() {
     const std::vector<uint8_t> bytes = all_bytes();
     std::vector<T> values(count_);
-    std::memcpy(values.data(), bytes.data() + kGuardBytes, count_ * sizeof(T));
+    if (count_) std::memcpy(values.data(), bytes.data() + kGuardBytes, count_ * sizeof(T));
     return values;
   }
 

@@ -1,4 +1,5 @@
 // The emulation itself: what it computes, and that it catches what it exists to catch.
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -7,8 +8,10 @@
 #include "kernels/cuda/device/bits.cuh"
 #include "kernels/cuda/device/convert.cuh"
 #include "kernels/cuda/device/copy_async.cuh"
+#include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/device/round.cuh"
 #include "kernels/cuda/device/sync.cuh"
 #include "tests/check.h"
 #include "tests/schedules.h"
@@ -378,6 +381,107 @@ TEST(bit_tricks) {
   CHECK_EQ(cuda::lop3<0x96>(5u, 3u, 9u), 5u ^ 3u ^ 9u);
   CHECK_EQ(cuda::rotate_right_8(0x11223344u), 0x44112233u);
   CHECK_EQ(cuda::half2_subtract(0x5C3C5C04u, 0x5C005C00u), 0x4B803C00u);  // 271 - 256, 257 - 256
+}
+
+// --- rounding
+TEST(pairs_are_rounded_low_first) {
+  CHECK_EQ(cuda::round_to_half(70000.0f).bits, uint16_t{0x7c00});
+  CHECK_EQ(cuda::round_to_e4m3x2(1.0f, -1000.0f), 0xfe38u);
+}
+
+// What GPUs without the instruction compute, against the rounding routine: every code, both sides
+// of every boundary between codes, and what is not finite.
+TEST(e4m3_in_integers) {
+  const auto check = [](float x) {
+    for (float value : {x, -x}) {
+      CHECK_EQ(cuda::round_to_e4m3_in_integers(value), simt::encode(simt::kE4M3, value));
+    }
+  };
+  for (uint32_t code = 0; code < 0x7e; ++code) {
+    const float below = simt::decode(simt::kE4M3, code),
+                above = simt::decode(simt::kE4M3, code + 1);
+    const float middle = (below + above) / 2;
+    check(below);
+    check(middle);
+    check(std::nextafter(middle, below));
+    check(std::nextafter(middle, above));
+  }
+  for (float x : {448.0f, 463.9f, 464.0f, 465.0f, 1e30f, 1e-30f, INFINITY, NAN}) check(x);
+}
+
+TEST(packed_conversions) {
+  CHECK_EQ(cuda::pick_bytes<0x7160>(0x33221100u, 0x77665544u), 0x77116600u);
+  CHECK_EQ(cuda::bits_to_float(0xc0400000u), -3.0f);
+  CHECK_EQ(cuda::floats_to_half2(1.0f, -2.0f), 0xc0003c00u);
+  CHECK_EQ(cuda::floats_to_half2(1.0f + 0x1p-11f, 1.0f + 3 * 0x1p-11f), 0x3c023c00u);  // ties: even
+  CHECK_EQ(cuda::floats_to_bfloat2(1.0f, -2.0f), 0xc0003f80u);
+  CHECK_EQ(cuda::bfloat2_to_float2(0xc0003f80u).x, 1.0f);
+  CHECK_EQ(cuda::bfloat2_to_float2(0xc0003f80u).y, -2.0f);
+  CHECK_EQ(cuda::half2_multiply(0x3e00c000u, 0x3e003c00u), 0x4080c000u);  // 1.5 * 1.5, -2 * 1
+  const uint32_t word = 0x12345678u;
+  CHECK_EQ(cuda::load_once_4(&word), word);
+}
+
+// Every code in every place of a word, against the emulation's own decoder.
+TEST(eight_bit_elements_become_halves_exactly) {
+  for (unsigned code = 0; code < 256; ++code) {
+    for (int place = 0; place < 4; ++place) {
+      const uint32_t word = 0x01010101u * (code ^ 0x5au);
+      const uint32_t with = (word & ~(0xffu << 8 * place)) | code << 8 * place;
+      const uint2 levels = cuda::int8x4_to_half4(with), floats = cuda::e4m3x4_to_half4(with);
+      const auto half_at = [&](uint2 pair) {
+        const uint32_t two = place < 2 ? pair.x : pair.y;
+        return simt::half_to_float(static_cast<uint16_t>(two >> 16 * (place % 2)));
+      };
+      CHECK_EQ(half_at(levels), static_cast<float>(static_cast<int8_t>(code)));
+      const float expected = simt::decode(simt::kE4M3, code);
+      if (std::isnan(expected)) {
+        CHECK(std::isnan(half_at(floats)));
+      } else {
+        CHECK_EQ(half_at(floats), expected);
+        CHECK_EQ(std::signbit(half_at(floats)), std::signbit(expected));
+      }
+    }
+  }
+}
+
+TEST(element_kinds) {
+  CHECK_EQ(cuda::half2_multiply(0x42004000u, 0xBC003800u), 0xC2003C00u);  // 3 * -1, 2 * 0.5
+  CHECK_EQ(cuda::half2_multiply(0x3C013C01u, 0x3C013C01u), 0x3C023C02u);  // rounded to nearest
+  uint16_t cell[2] = {};
+  cuda::HalfElement::store(cell, 1, -1.5f);
+  CHECK_EQ(cell[1], 0xBE00);
+  CHECK_EQ(cuda::HalfElement::load(cell, 1), -1.5f);
+  cuda::BFloat16Element::store(cell, 0, 1.0f + 1.0f / 256);  // a tie, to the even code
+  CHECK_EQ(cell[0], 0x3F80);
+  CHECK_EQ(cuda::BFloat16Element::load(cell, 0), 1.0f);
+  float number = 0;
+  cuda::FloatElement::store(&number, 0, 0.1f);
+  CHECK_EQ(cuda::FloatElement::load(&number, 0), 0.1f);
+}
+
+// The last block of each round reads what all wrote before they counted themselves.
+__global__ void last_one_adds(unsigned* counter, float* slots, float* out) {
+  slots[blockIdx.x] = static_cast<float>(blockIdx.x + 1);
+  if (cuda::add_acquire_release(counter, 1) + 1 < gridDim.x) return;
+  *out = 0;
+  for (unsigned b = 0; b < gridDim.x; ++b) *out += slots[b];
+}
+
+TEST(the_last_to_count_sees_what_the_others_wrote) {
+  unsigned counter = 0;
+  float slots[6] = {}, out = -1;
+  simt::launch(last_one_adds, dim3(6), dim3(1), 0, true, &counter, slots, &out);
+  CHECK_EQ(counter, 6u);
+  CHECK_EQ(out, 21.0f);
+}
+
+__global__ void own_numbers(int* out) { out[threadIdx.x] = cuda::thread_read_anew(); }
+
+TEST(a_thread_reads_its_number) {
+  std::vector<int> out(64);
+  simt::launch(own_numbers, dim3(1), dim3(64), 0, false, out.data());
+  for (int i = 0; i < 64; ++i) CHECK_EQ(out[i], i);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ import torch
 
 import tinygptv_fast as tgv
 from golden_support import GOLDEN
-from tinygptv_fast.engine import NativeBackend
+from tinygptv_fast.engine import NativeBackend, pictures
 
 IMAGES = [str(GOLDEN / "images" / f"img{index}.png") for index in range(2)]
 
@@ -50,6 +50,24 @@ def test_callers_at_once_share_one_encoding(model: tgv.TinyGPTV) -> None:
         thread.join(60)
     assert len({state.embeddings.numpy().tobytes() for state in states}) == 1 and len(states) == 4
     assert images(model)["misses"] == 1
+
+
+def test_the_last_picture_gives_memory_back(model: tgv.TinyGPTV, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for pictures that are on their way together, not at all where the cache answers."""
+    trims: list[None] = []
+    monkeypatch.setattr(pictures, "trim_heap", lambda: trims.append(None))
+    threads = [threading.Thread(target=model.encode_image, args=(image,)) for image in IMAGES]
+    encoder = backend_of(model)._pictures
+    assert encoder is not None
+    with encoder._on_its_way():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert images(model)["misses"] == 2 and not trims
+    assert len(trims) == 1
+    model.encode_image(IMAGES[0])
+    assert images(model)["hits"] == 1 and len(trims) == 1
 
 
 def test_a_deadline_inside_the_tower_keeps_nothing(model: tgv.TinyGPTV) -> None:

@@ -1,4 +1,5 @@
-"""Text on the native engine never imports torch: each program runs in a process of its own, where that is an error.
+"""Text on the native engine never imports torch, whether the model could see or not: each program runs in a process of
+its own, where that is an error.
 
 The rest of the suite imports torch itself, so nothing there would notice.
 """
@@ -31,7 +32,7 @@ from tinygptv_fast.engine import weights
 
 weights.SMALL_BYTES = 0
 for load, source in (("auto", "packed"), ("auto", "cache"), ("mmap", "mapped")):
-    with tinygptv_fast.TinyGPTV.from_pretrained("demo", vision=False, load=load, threads=1) as model:
+    with tinygptv_fast.TinyGPTV.from_pretrained("demo", vision=load == "auto", load=load, threads=1) as model:
         assert model.info["weights_from"] == source, model.info["weights_from"]
         answer = model.generate(None, "What is red?", max_new_tokens=4)
         assert len(answer.token_ids) == 4 or answer.finish_reason == "stop"

@@ -23,6 +23,14 @@ EXECUTABLES = (
     "simt_test",
     "int4_gemv_test",
     "paged_attention_test",
+    "cuda_norm_test",
+    "cuda_qkv_append_test",
+    "cuda_page_copy_test",
+    "cuda_embedding_test",
+    "prefill_attention_test",
+    "int4_gemm_test",
+    "half_gemm_test",
+    "float_gemm_test",
 )
 
 

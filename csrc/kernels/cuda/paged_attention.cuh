@@ -1,101 +1,190 @@
 // What      One query per sequence and head against its cached keys and values: attention of a
-// decode step.
+//           decode step.
 //
-// Math      Flash decoding. Each cut of 64 positions keeps m = max score, l = sum exp(score - m), o
-// = sum exp(...) v;
-//           cuts are merged in ascending order: exp2 throughout, with log2(e) folded into the
-//           scale.
+// Math      Flash decoding. Each cut of 64 positions keeps m = max score, l = sum exp(score - m)
+//           and o = sum exp(score - m) v; cuts are merged in ascending order: exp2 throughout, with
+//           log2(e) folded into the scale. The scales of 8-bit pages go to where one number stands
+//           for a position: that of K into its score, that of V into its weight (of o, not of l).
 //
-// Tensors   PagedAttentionParams (paged_attention.h). A page of a head is 16 x D halves,
-// contiguous.
-//           partial: [S, H, cuts, D + 2]: m, l, o[D].
+// Tensors   PagedAttentionParams (paged_attention.h). A page of a head is 16 x D elements,
+//           contiguous. partial: [S, H, cuts, D + 2]: m, l, o[D].
 //
 // Threads   One warp per (sequence, head, cut). A page is one A operand of the tensor core (16
-// positions x D), the query
-//           the B operand, the same in all eight columns, so every lane of a quad receives the two
-//           scores of positions g and g + 8 without a reduction. k is permuted (lane t owns
-//           elements 16j + 4t ... of step j) so that K and V are read 8 bytes a lane with every
-//           32-byte sector used once. V is multiplied on the same mapping by plain FMA; one shuffle
-//           reduction over g at the end.
+//           positions x D), the query the B operand, the same in all eight columns, so every lane
+//           of a quad receives the two scores of positions g and g + 8 without a reduction. k is
+//           permuted (KvRows::column) so that K and V are read 8 bytes a lane (16 of f32) with
+//           every byte of a sector used; of a row of bytes with an odd number of steps the last is
+//           read 4 bytes a lane. V is multiplied on the same mapping by plain FMA; one shuffle
+//           reduction over g at the end. f32 pages have no tensor core that keeps their bits: their
+//           scores are FMA chains of a lane's own columns, added over the quad.
 //
-// Traffic   K and V once, past L1, plus (D + 2) floats per cut written and read back: 2.5 % at D
-// = 80.
+// Traffic   K and V once, past L1, plus (D + 2) floats per cut written and read back: 3 % of f16
+//           at D = 80, 6 % of the 8-bit kinds.
 //
-// Limits    paged_attention_why_not: D 64 or 80, f16.
+// Limits    paged_attention_why_not: D 64 or 80.
 //
-// Numerics  fp32 scores, sums and output. A result depends on its own sequence alone. Positions
-// beyond the length are
-//           never used, whatever their bits are (NaN included): scores become -inf and values 0.
+// Numerics  fp32 scores, sums and output; 8-bit elements become halves exactly, bf16 is multiplied
+//           as bf16, f32 as f32. A result depends on its own sequence alone. Positions beyond the
+//           length are never used, whatever their bits and scales are (NaN included): scores become
+//           -inf and values 0.
 //
 // Oracle    Double precision over the gathered positions, csrc/tests/paged_attention_test.cc.
 #pragma once
 
 #include "kernels/cuda/device/bits.cuh"
-#include "kernels/cuda/device/convert.cuh"
 #include "kernels/cuda/device/load.cuh"
-#include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/kv_pages.cuh"
 #include "kernels/cuda/paged_attention.h"
 
 namespace tgv::cuda {
 
 inline constexpr int kAttentionWarps = 4;
 
-// What a warp carries from page to page. o[4j + e]: element 16j + 4t + e, of this lane's positions
-// alone.
+// What a warp carries from page to page. o[4j + e]: element KvRows::column(j, t) + e, of this
+// lane's positions alone.
 template <int D>
 struct AttentionState {
   float m, l, o[D / 4];
 };
 
-// A page's fragments: rows g and g + 8, four elements of each of the D / 16 steps.
-template <int D>
-struct PageRows {
-  uint2 low[D / 16], high[D / 16];
+// A lane's share of rows g and g + 8 of a page: four neighbours of each of the D / 16 steps.
+template <KvKind kKind, int D>
+struct KvRows {
+  static constexpr int kSteps = D / 16;
+  static constexpr int kWords = kKvElementBytes<kKind>;  // of four elements
+  // Bytes are read eight at a time, and eight neighbours are two steps.
+  static constexpr int kPairedSteps = kKvHasScales<kKind> ? kSteps / 2 * 2 : 0;
+
+  uint32_t low[kSteps * kWords], high[kSteps * kWords];
+
+  __device__ static __forceinline__ int column(int step, int t) {
+    return step < kPairedSteps ? step / 2 * 32 + t * 8 + step % 2 * 4 : step * 16 + t * 4;
+  }
 };
 
-template <int D>
-__device__ __forceinline__ PageRows<D> load_page(const Half* page, int g, int t) {
-  PageRows<D> rows;
+template <KvKind kKind, int D>
+__device__ __forceinline__ void load_row(uint32_t* words, const uint8_t* row, int t) {
+  using Rows = KvRows<kKind, D>;
 #pragma unroll
-  for (int j = 0; j < D / 16; ++j) {
-    rows.low[j] = load_once_8(page + g * D + j * 16 + t * 4);
-    rows.high[j] = load_once_8(page + (g + 8) * D + j * 16 + t * 4);
+  for (int j = 0; j < Rows::kSteps; ++j) {
+    const uint8_t* from = row + Rows::column(j, t) * kKvElementBytes<kKind>;
+    uint32_t* to = words + j * Rows::kWords;
+    if constexpr (kKind == KvKind::kF32) {
+      const uint4 v = load_once_16(from);
+      to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    } else if (Rows::kWords == 2 || (j < Rows::kPairedSteps && j % 2 == 0)) {
+      const uint2 v = load_once_8(from);
+      to[0] = v.x, to[1] = v.y;
+    } else if (j >= Rows::kPairedSteps) {
+      to[0] = load_once_4(from);
+    }
   }
+}
+
+template <KvKind kKind, int D>
+__device__ __forceinline__ KvRows<kKind, D> load_page(const void* pages, int64_t first_row, int g,
+                                                      int t) {
+  constexpr int kRowBytes = D * kKvElementBytes<kKind>;
+  const uint8_t* page = static_cast<const uint8_t*>(pages) + first_row * kRowBytes;
+  KvRows<kKind, D> rows;
+  load_row<kKind, D>(rows.low, page + g * kRowBytes, t);
+  load_row<kKind, D>(rows.high, page + (g + 8) * kRowBytes, t);
   return rows;
 }
 
-// o = o * shrink + e0 * v0 + e1 * v1 for four elements.
-__device__ __forceinline__ void add_values(float* o, float shrink, float e0, uint2 v0, float e1,
-                                           uint2 v1) {
-  const float2 a0 = half2_to_float2(v0.x), a1 = half2_to_float2(v0.y);
-  const float2 b0 = half2_to_float2(v1.x), b1 = half2_to_float2(v1.y);
-  o[0] = fmaf(o[0], shrink, fmaf(e0, a0.x, e1 * b0.x));
-  o[1] = fmaf(o[1], shrink, fmaf(e0, a0.y, e1 * b0.y));
-  o[2] = fmaf(o[2], shrink, fmaf(e0, a1.x, e1 * b1.x));
-  o[3] = fmaf(o[3], shrink, fmaf(e0, a1.y, e1 * b1.y));
-}
-
-// One page: valid0 and valid1 say whether positions g and g + 8 belong to the sequence. At least
-// one position of the page must, so that the maximum is finite.
-template <int D>
-__device__ __forceinline__ void attend_page(AttentionState<D>& state, const uint2 (&q)[D / 16],
-                                            const Half* k_page, const Half* v_page,
-                                            float scale_log2, bool valid0, bool valid1, int g,
-                                            int t) {
-  const PageRows<D> k = load_page<D>(k_page, g, t);
-  PageRows<D> v = load_page<D>(v_page, g, t);
-  float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+// The query in the same columns: kKvQueryBytes words of four elements per step.
+template <KvKind kKind, int D>
+__device__ __forceinline__ void load_query(uint32_t (&q)[D / 16 * kKvQueryBytes<kKind>],
+                                           const void* queries, int64_t row, int t) {
+  constexpr int kBytes = kKvQueryBytes<kKind>;
+  const uint8_t* from = static_cast<const uint8_t*>(queries) + row * D * kBytes;
 #pragma unroll
   for (int j = 0; j < D / 16; ++j) {
-    const uint32_t a[4] = {k.low[j].x, k.high[j].x, k.low[j].y, k.high[j].y};
-    mma_f16(s, a, q[j].x, q[j].y, s);
-    if (!valid0)
-      v.low[j] =
-          uint2{0, 0};  // 0 * NaN is NaN: what must not be read must not be multiplied either
-    if (!valid1) v.high[j] = uint2{0, 0};
+    const uint32_t* four =
+        reinterpret_cast<const uint32_t*>(from + KvRows<kKind, D>::column(j, t) * kBytes);
+#pragma unroll
+    for (int i = 0; i < kBytes; ++i) q[j * kBytes + i] = four[i];
   }
-  const float x0 = valid0 ? s[0] * scale_log2 : -INFINITY;
-  const float x1 = valid1 ? s[2] * scale_log2 : -INFINITY;
+}
+
+__device__ __forceinline__ float dot_four(float4 a, float4 b, float sum) {
+  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+
+// q . k of positions g and g + 8, without the scales of K, in every lane of their quad.
+template <KvKind kKind, int D>
+__device__ __forceinline__ float2 page_scores(const uint32_t (&q)[D / 16 * kKvQueryBytes<kKind>],
+                                              const KvRows<kKind, D>& k) {
+  constexpr int kWords = KvRows<kKind, D>::kWords;
+  if constexpr (kKind == KvKind::kF32) {
+    float2 s = make_float2(0.0f, 0.0f);
+#pragma unroll
+    for (int j = 0; j < D / 16; ++j) {
+      const float4 x = to_floats<kKind>(q + j * kWords);
+      s.x = dot_four(to_floats<kKind>(k.low + j * kWords), x, s.x);
+      s.y = dot_four(to_floats<kKind>(k.high + j * kWords), x, s.y);
+    }
+#pragma unroll
+    for (int d = 1; d < 4; d *= 2) {
+      s.x += __shfl_xor_sync(0xffffffffu, s.x, d);
+      s.y += __shfl_xor_sync(0xffffffffu, s.y, d);
+    }
+    return s;
+  } else {
+    float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int j = 0; j < D / 16; ++j) {
+      const uint2 low = product_words<kKind>(k.low + j * kWords);
+      const uint2 high = product_words<kKind>(k.high + j * kWords);
+      const uint32_t a[4] = {low.x, high.x, low.y, high.y};
+      add_product<kKind>(s, a, q[2 * j], q[2 * j + 1]);
+    }
+    return make_float2(s[0], s[2]);
+  }
+}
+
+// o = o * shrink + e0 * v0 + e1 * v1 for four elements.
+__device__ __forceinline__ void add_values(float* o, float shrink, float e0, float4 v0, float e1,
+                                           float4 v1) {
+  o[0] = fmaf(o[0], shrink, fmaf(e0, v0.x, e1 * v1.x));
+  o[1] = fmaf(o[1], shrink, fmaf(e0, v0.y, e1 * v1.y));
+  o[2] = fmaf(o[2], shrink, fmaf(e0, v0.z, e1 * v1.z));
+  o[3] = fmaf(o[3], shrink, fmaf(e0, v0.w, e1 * v1.w));
+}
+
+// One page, whose rows of this head begin at row `first_row` of the pages: valid0 and valid1 say
+// whether positions g and g + 8 belong to the sequence. At least one position of the page must, so
+// that the maximum is finite.
+template <KvKind kKind, int D>
+__device__ __forceinline__ void attend_page(AttentionState<D>& state,
+                                            const uint32_t (&q)[D / 16 * kKvQueryBytes<kKind>],
+                                            const PagedAttentionParams& p, int64_t first_row,
+                                            float scale_log2, bool valid0, bool valid1, int g,
+                                            int t) {
+  constexpr int kWords = KvRows<kKind, D>::kWords;
+  const KvRows<kKind, D> k = load_page<kKind, D>(p.k_pages, first_row, g, t);
+  KvRows<kKind, D> v = load_page<kKind, D>(p.v_pages, first_row, g, t);
+  float2 k_scale = make_float2(scale_log2, scale_log2), v_scale = make_float2(1.0f, 1.0f);
+  if constexpr (kKvHasScales<kKind>) {
+    k_scale.x *= half_to_float(p.k_scales[first_row + g]);
+    k_scale.y *= half_to_float(p.k_scales[first_row + g + 8]);
+    v_scale.x = half_to_float(p.v_scales[first_row + g]);
+    v_scale.y = half_to_float(p.v_scales[first_row + g + 8]);
+  }
+  // 0 * NaN is NaN: what must not be read must not be multiplied either.
+  if (!valid0) {
+    v_scale.x = 0.0f;
+#pragma unroll
+    for (uint32_t& word : v.low) word = 0;
+  }
+  if (!valid1) {
+    v_scale.y = 0.0f;
+#pragma unroll
+    for (uint32_t& word : v.high) word = 0;
+  }
+  const float2 s = page_scores<kKind, D>(q, k);
+  const float x0 = valid0 ? s.x * k_scale.x : -INFINITY;
+  const float x1 = valid1 ? s.y * k_scale.y : -INFINITY;
   float page_max = fmaxf(x0, x1);
 #pragma unroll
   for (int d = 4; d < 32; d *= 2)
@@ -106,11 +195,12 @@ __device__ __forceinline__ void attend_page(AttentionState<D>& state, const uint
   state.l = fmaf(state.l, shrink, e0 + e1);
 #pragma unroll
   for (int j = 0; j < D / 16; ++j) {
-    add_values(state.o + 4 * j, shrink, e0, v.low[j], e1, v.high[j]);
+    add_values(state.o + 4 * j, shrink, e0 * v_scale.x, to_floats<kKind>(v.low + j * kWords),
+               e1 * v_scale.y, to_floats<kKind>(v.high + j * kWords));
   }
 }
 
-template <int D>
+template <KvKind kKind, int D>
 __global__ void __launch_bounds__(kAttentionWarps * 32)
     paged_attention_cuts(const PagedAttentionParams p, int max_cuts) {
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
@@ -123,10 +213,8 @@ __global__ void __launch_bounds__(kAttentionWarps * 32)
   if (begin >= length) return;
   const int end = min(length, begin + kCutPositions);
 
-  uint2 q[D / 16];
-  const Half* q_row = p.q + (sequence * p.heads + h) * D;
-#pragma unroll
-  for (int j = 0; j < D / 16; ++j) q[j] = *reinterpret_cast<const uint2*>(q_row + j * 16 + t * 4);
+  uint32_t q[D / 16 * kKvQueryBytes<kKind>];
+  load_query<kKind, D>(q, p.q, sequence * p.heads + h, t);
 
   AttentionState<D> state;
   state.m = -INFINITY;
@@ -137,10 +225,8 @@ __global__ void __launch_bounds__(kAttentionWarps * 32)
   const float scale_log2 = p.scale * 1.4426950408889634f;
   const int32_t* table = p.block_table + sequence * p.max_pages;
   for (int first = begin; first < end; first += kPagePositions) {
-    const int64_t page =
-        (int64_t{table[first / kPagePositions]} * p.heads + h) * kPagePositions * D;
-    attend_page<D>(state, q, p.k_pages + page, p.v_pages + page, scale_log2, first + g < end,
-                   first + g + 8 < end, g, t);
+    const int64_t row = (int64_t{table[first / kPagePositions]} * p.heads + h) * kPagePositions;
+    attend_page<kKind, D>(state, q, p, row, scale_log2, first + g < end, first + g + 8 < end, g, t);
   }
 
 #pragma unroll
@@ -157,8 +243,9 @@ __global__ void __launch_bounds__(kAttentionWarps * 32)
   if (g == 0) {
 #pragma unroll
     for (int j = 0; j < D / 16; ++j) {
+      const int column = KvRows<kKind, D>::column(j, t);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) out[2 + j * 16 + t * 4 + e] = state.o[4 * j + e];
+      for (int e = 0; e < 4; ++e) out[2 + column + e] = state.o[4 * j + e];
     }
   }
 }

@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/cuda/kv_pages.h"
 #include "kernels/cuda/numbers.h"
 
 namespace tgv::cuda {
 
-inline constexpr int kPagePositions = 16;  // PS
 // The context is cut at fixed absolute positions, so that a result never depends on how the work
 // was split.
 inline constexpr int kCutPositions = 64;
@@ -19,12 +19,15 @@ struct PagedAttentionParams {
   int sequences = 0, heads = 0, head_dim = 0;  // S, H, D
   int max_pages = 0;                           // row length of block_table
   float scale = 0;                             // 1 / sqrt(D)
+  KvKind kind = KvKind::kF16;
 
-  float* out = nullptr;           // [S, H, D] f32
-  float* partial = nullptr;       // scratch, paged_attention_partial_elems(p) floats
-  const Half* q = nullptr;        // [S, H, D] f16
-  const Half* k_pages = nullptr;  // [NP, H, PS, D] f16
-  const Half* v_pages = nullptr;  // [NP, H, PS, D] f16
+  float* out = nullptr;            // [S, H, D] f32
+  float* partial = nullptr;        // scratch, paged_attention_partial_elems(p) floats
+  const void* q = nullptr;         // [S, H, D] f16; bf16 or f32 over pages of these
+  const void* k_pages = nullptr;   // [NP, H, PS, D] kind
+  const void* v_pages = nullptr;   // [NP, H, PS, D] kind
+  const Half* k_scales = nullptr;  // [NP, H, PS] f16; null unless kind is kI8 or kE4M3
+  const Half* v_scales = nullptr;  // [NP, H, PS] f16; null unless kind is kI8 or kE4M3
   const int32_t* block_table =
       nullptr;  // [S, max_pages], entries beyond a sequence's pages are not read
   const int32_t* lengths = nullptr;  // [S] in device memory, 1..max_pages * PS; 0 gives zeros
@@ -33,7 +36,8 @@ struct PagedAttentionParams {
 int paged_attention_max_cuts(const PagedAttentionParams& p);
 int64_t paged_attention_partial_elems(const PagedAttentionParams& p);
 
-// Bytes that must move for sequences of these total positions: K, V, q and out, each once.
+// Bytes that must move for sequences of these total positions: K and V with their scales, q and
+// out, each once.
 int64_t paged_attention_bytes(const PagedAttentionParams& p, int64_t total_positions);
 
 // Empty if the kernels can take the problem, otherwise the reason.

@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     from ..generate import TinyGPTV
 
 
-def use_threads(threads: int | None) -> int:
-    """Set torch's threads to ``threads``, else TINYGPTV_THREADS, else the physical cores; returns the number."""
-    import torch
-
+def thread_count(threads: int | None) -> int:
+    """``threads``, else TINYGPTV_THREADS, else the physical cores."""
     from .. import _native
 
-    count = threads or env.read_settings().threads or _native.physical_cores()
+    return threads or env.read_settings().threads or _native.physical_cores()
+
+
+def use_threads(threads: int | None) -> int:
+    """Set torch's threads to ``thread_count(threads)``; returns the number."""
+    import torch
+
+    count = thread_count(threads)
     torch.set_num_threads(count)
     return count
 
@@ -36,12 +41,14 @@ def loaded(
     threads: int | None = None,
     quiet: bool = False,
 ) -> Iterator[TinyGPTV]:
-    """The model of this name, loaded, and closed at the end of the block. Text alone (``vision=False``) needs no torch,
-    unless the backend is the reference."""
+    """The model of this name, loaded, and closed at the end of the block. torch is imported with the first picture, or
+    where the backend is the reference."""
     from ..generate import TinyGPTV
 
-    if vision or backend == "reference":
+    if backend == "reference":
         use_threads(threads)
+    elif vision:
+        threads = thread_count(threads)
     with progress("loading the model", quiet=quiet):
         opened = TinyGPTV.from_pretrained(model, backend=backend, dtype=dtype, vision=vision, threads=threads)
     with opened:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from .. import _native
 from ..checkpoint.directory import ModelDirectory
 from ..heap import trim_heap
 from ..protocol import Picture
-from ..vision import Claim, ImageCache, VisionTower, Wait, image_key
+from ..vision import Claim, ImageCache, Wait, choose_arithmetic, image_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..vision import VisionTower
 
 _WAIT_S = 0.05  # for another caller's encoding of the same picture, between two looks at deadline and cancel
 
@@ -24,10 +28,16 @@ Check = Callable[[], None]
 
 
 class PictureEncoder:
-    """Encodes pictures of one model directory. Any thread may call it; one picture's steps stay in their thread."""
+    """Encodes pictures of one model directory. Any thread may call it; one picture's steps stay in their thread.
 
-    def __init__(self, directory: ModelDirectory, dtype: str, cache_bytes: int) -> None:
+    threads: torch's, from the first picture on; 0 leaves them. Raises UnsupportedError for a ``dtype`` that this CPU
+    cannot compute in.
+    """
+
+    def __init__(self, directory: ModelDirectory, dtype: str, cache_bytes: int, threads: int = 0) -> None:
         self._directory = directory
+        self._threads = threads
+        choose_arithmetic(dtype, directory.config.quantization.vision, _native.cpu_features())  # or raises
         self._dtype = dtype
         self._model_id = directory.content_hash
         self._cache = ImageCache(cache_bytes)
@@ -38,16 +48,22 @@ class PictureEncoder:
 
     @property
     def tower(self) -> VisionTower:
-        """Made at the first call, so that loading a model for text costs nothing here."""
+        """Made at the first call, torch imported with it, so that loading a model costs nothing here."""
         with self._making:
             if self._tower is None:
+                import torch
+
+                from ..vision import VisionTower
+
+                if self._threads:
+                    torch.set_num_threads(self._threads)
                 self._tower = VisionTower(self._directory, self._dtype)
             return self._tower
 
     def encode(self, picture: Picture, turn: Turn, check: Check) -> Tensor:
         """Visual tokens f32 [NQ, C]. ``check`` may raise between two half blocks: then nothing is kept."""
         check()
-        tower = self.tower
+        tower = self.tower  # before the claim: should it not be made, nobody waits for it
         key = image_key(picture.image, self._model_id, tower.arithmetic)
         while True:
             found = self._cache.claim(key)

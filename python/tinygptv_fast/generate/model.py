@@ -107,7 +107,7 @@ class TinyGPTV:
         if adapter is None and directory.report.get(UNTRAINED):
             raise CheckpointError(f"{path} is where training starts, not a trained model; expected adapter= with it")
         with_vision = vision and directory.config.vision is not None
-        if threads is not None and (with_vision or backend == "reference"):
+        if threads is not None and backend == "reference":
             import torch
 
             torch.set_num_threads(threads)

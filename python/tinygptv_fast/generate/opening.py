@@ -53,4 +53,4 @@ def _pictures(directory: ModelDirectory, settings: Settings) -> PictureEncoder:
 
     exact = settings.dtype == "float32" and settings.vision_dtype == "auto"
     dtype = "float32" if exact else settings.vision_dtype
-    return PictureEncoder(directory, dtype, read_settings().image_cache_bytes)
+    return PictureEncoder(directory, dtype, read_settings().image_cache_bytes, settings.threads)

@@ -11,12 +11,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from ..errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def image_key(picture: Image.Image, model_id: str, arithmetic: object) -> str:

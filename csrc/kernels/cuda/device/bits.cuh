@@ -1,6 +1,10 @@
 // Integer tricks that are one instruction on a GPU, and the fast exponential.
 #pragma once
 
+#if defined(TGV_SIMT)
+#include <cstring>
+#endif
+
 #include "kernels/cuda/device/platform.cuh"
 
 namespace tgv::cuda {
@@ -27,6 +31,32 @@ __device__ __forceinline__ uint32_t rotate_right_8(uint32_t a) {
   return __funnelshift_r(a, a, 8);
 #else
   return a >> 8 | a << 24;
+#endif
+}
+
+// Picks the bytes of a result (lowest first, by the nibbles of kSelector) from the eight of b:a, 0
+// the lowest of a.
+template <unsigned kSelector>
+__device__ __forceinline__ uint32_t pick_bytes(uint32_t a, uint32_t b) {
+#if defined(__CUDACC__)
+  return __byte_perm(a, b, kSelector);
+#else
+  const uint64_t bytes = a | static_cast<uint64_t>(b) << 32;
+  uint32_t d = 0;
+  for (int i = 0; i < 4; ++i) {
+    d |= static_cast<uint32_t>(bytes >> (kSelector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  }
+  return d;
+#endif
+}
+
+__device__ __forceinline__ float bits_to_float(uint32_t bits) {
+#if defined(__CUDACC__)
+  return __uint_as_float(bits);
+#else
+  float f;
+  std::memcpy(&f, &bits, sizeof f);
+  return f;
 #endif
 }
 

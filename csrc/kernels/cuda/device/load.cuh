@@ -36,4 +36,15 @@ __device__ __forceinline__ uint2 load_once_8(const void* p) {
   return v;
 }
 
+// 4 bytes, likewise.
+__device__ __forceinline__ uint32_t load_once_4(const void* p) {
+  uint32_t v;
+#if defined(__CUDACC__)
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(v) : "l"(p));
+#else
+  std::memcpy(&v, p, sizeof v);
+#endif
+  return v;
+}
+
 }  // namespace tgv::cuda

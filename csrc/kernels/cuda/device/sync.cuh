@@ -26,6 +26,21 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* word) {
 #endif
 }
 
+// Adds and returns what was there: release and acquire in one. Who finds the others' additions
+// done may read what they wrote before them.
+__device__ __forceinline__ unsigned add_acquire_release(unsigned* word, unsigned value) {
+#if defined(__CUDACC__)
+  unsigned before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(word), "r"(value)
+               : "memory");
+  return before;
+#else
+  return __atomic_fetch_add(word, value, __ATOMIC_ACQ_REL);
+#endif
+}
+
 // All threads of all blocks; the launch must be cooperative. `counter` starts at 0 and only grows:
 // the n-th barrier of a launch (n from 1) waits for n * blocks.
 __device__ __forceinline__ void grid_barrier(unsigned* counter, unsigned n) {

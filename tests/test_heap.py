@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinygptv_fast.conversion import heap
+from tinygptv_fast import heap
 
 
 def test_the_heap_is_trimmed_once_per_period(monkeypatch: pytest.MonkeyPatch) -> None:
