@@ -1,5 +1,6 @@
 """Checks the documentation: every relative link leads to a file, every heading linked to exists, every page of docs/ is
-in the index, and the tables of README and of the demo model show measured figures only. Exit code 1 and one line per fault.
+in the index, and the tables of README and of the demo model show measured figures only. Exit code 1 and a line per
+fault.
 """
 
 from __future__ import annotations
