@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ...conversion import write_model
 from ...data.bpe import END
@@ -24,7 +25,7 @@ from ...data.world.sampler import questions_about, training_scene
 from ...data.world_vocabulary import TEMPLATE, tokenizer_json
 from ...processing.image import ImageProcessor
 from ...processing.tokenizer import Tokenizer
-from ...reference.model import TinyGPTVReference
+from ...reference.phi import PhiBackbone
 from ..stages.config import StageConfig, load_stage
 from ..stages.examples import Example, Turn
 from ..stages.run import ADAPTER, train_stage
@@ -154,7 +155,7 @@ def write_base(session: Session, size: int, out: Path) -> None:
     config = recipe.model_config(size)
     eyes = load_eyes(session).cpu()
     state = eyes.state_for(size)
-    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("text")["text"].items()}
+    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("look")["text"].items()}
     state["projector.weight"] = torch.zeros(config.text.width, recipe.vision_width)
     state["projector.bias"] = torch.zeros(config.text.width)
     write_directory(session, config, state, out)
@@ -170,25 +171,22 @@ def write_directory(session: Session, config: Any, state: dict[str, torch.Tensor
 
 
 class SmallExam:
-    """Held-out questions of a phase's kinds about pictures of their own, which are seen once."""
+    """Held-out questions of the kinds of ``shown`` about pictures of their own (``size`` pixels), seen once."""
 
-    def __init__(self, session: Session, phase: str, model: TinyGPTVReference) -> None:
+    def __init__(self, session: Session, shown: str, text: PhiBackbone, projector: nn.Module, size: int) -> None:
         recipe = session.recipe
-        kinds = tuple(kind for kind, _ in WORLD[SHOWN[phase]].kinds)
+        kinds = tuple(kind for kind, _ in WORLD[shown].kinds)
         # A small input cannot show a word: no picture of the early stages has one, in training or here.
-        asked = exam_conversations(recipe.exam, kinds, texts=0.3 if SHOWN[phase] == "multitask" else 0.0)
-        assert model.config.vision is not None
-        self._model = model
+        asked = exam_conversations(recipe.exam, kinds, texts=0.3 if shown == "multitask" else 0.0)
+        self._text, self._projector = text, projector
         self._asked = [replace(one, scene=None, picture=i) for i, (_, one) in enumerate(asked)]
-        scenes = [scene for scene, _ in asked]
-        self._visual = see_scenes(load_eyes(session), recipe, scenes, model.config.vision.image_size)
+        self._visual = see_scenes(load_eyes(session), recipe, [scene for scene, _ in asked], size)
         self._writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
 
     def take(self) -> dict[str, float]:
         """Share of right answers by kind, and their mean."""
-        text, projector = self._model.text, self._model.projector
-        with torch.no_grad(), torch.autocast(text.embed.weight.device.type, torch.bfloat16):
-            kinds = quick_marks(self._writer, text, projector, self._visual, self._asked)
+        with torch.no_grad(), torch.autocast(self._text.embed.weight.device.type, torch.bfloat16):
+            kinds = quick_marks(self._writer, self._text, self._projector, self._visual, self._asked)
         return {"mean": round(sum(kinds.values()) / len(kinds), 4), **kinds}
 
 
@@ -244,7 +242,8 @@ def run_stage(session: Session, phase: str) -> None:
     start = open_start(base, config, adapter=before, device=str(session.device))
     bar = Bar(session, phase, 0, config.steps)
     try:
-        exam = SmallExam(session, phase, start.model)
+        size = recipe.large_size if large else recipe.small_size
+        exam = SmallExam(session, SHOWN[phase], start.model.text, start.model.projector, size)
         told = ExamListener(session, phase, exam, bar)
         if not train_stage(
             start,
