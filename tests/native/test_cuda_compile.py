@@ -60,7 +60,7 @@ def test_every_instance_compiles_without_spills(repository: Path, tmp_path: Path
     [
         *("int4_gemv", "paged_attention", "prefill_attention", "int4_gemm", "half_gemm", "float_gemm"),
         # the prefix sets these tests apart from those of the CPU's ops
-        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding"),
+        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding", "cuda_sampling"),
     ],
 )
 def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:

@@ -13,6 +13,7 @@
 #include "kernels/cuda/paged_attention.cuh"
 #include "kernels/cuda/prefill_attention.cuh"
 #include "kernels/cuda/qkv_append.cuh"
+#include "kernels/cuda/sampling.cuh"
 
 namespace tgv::cuda {
 
@@ -225,6 +226,15 @@ inline void launch_float_gemm(const FloatGemmParams& p, const Launch& launch) {
   const GemmWork w = float_gemm_work(p, launch.blocks);
   const auto kernel = w.tokens_per_tile == 16 ? float_gemm<16> : float_gemm<64>;
   start(kernel, w.blocks, kGemmThreads, float_gemm_shared_bytes(p), launch, p, w);
+}
+
+// --- the end of a step ---
+
+inline void launch_sampling(const SamplingParams& p, const Launch& launch) {
+  const std::string why_not = sampling_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("sampling: ", why_not));
+  start(p.top > 0 ? sample_rows<true> : sample_rows<false>, p.sequences, kSamplingThreads, 0,
+        launch, p);
 }
 
 }  // namespace tgv::cuda
