@@ -21,7 +21,9 @@ struct Architecture {
   bool post_attention_norm = true;
 
   void check() const;  // throws InvalidArgument naming the field
+#if __cplusplus >= 202002L  // nvcc reads this header as C++17, where nobody compares
   bool operator==(const Architecture&) const = default;
+#endif
 };
 
 }  // namespace tgv::model
