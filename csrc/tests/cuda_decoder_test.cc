@@ -542,6 +542,12 @@ TEST(what_does_not_fit_is_refused) {
   CHECK_THROWS(InvalidArgument, rig.decoder.step(&segment, 1), "its block table 32");
 }
 
+TEST(memory_that_is_not_there_is_named) {
+  CHECK_THROWS(SystemError, DeviceMemory(size_t{1} << 63, "a test"),
+               "9223372036854775808 bytes of");
+  CHECK_THROWS(SystemError, PinnedMemory(size_t{1} << 63, "a test"), "memory for a test");
+}
+
 TEST(what_cannot_be_built_is_refused) {
   const Model m = make_model(architecture(1));
   CudaStorage other({8, 1, 2, 64, KvKind::kI8});
