@@ -1,5 +1,5 @@
-// A matrix as whoever fills weights has it, on the CPU or on a GPU: nvcc reads this header, so it is
-// C++17.
+// A matrix as whoever fills weights has it, on the CPU or on a GPU: nvcc reads this header, so it
+// is C++17.
 #pragma once
 
 #include <cstdint>

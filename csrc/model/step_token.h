@@ -1,4 +1,5 @@
-// What a step takes at one position, on the CPU or on a GPU: nvcc reads this header, so it is C++17.
+// What a step takes at one position, on the CPU or on a GPU: nvcc reads this header, so it is
+// C++17.
 #pragma once
 
 #include <cstdint>
