@@ -2,12 +2,12 @@
 // once per problem.
 #pragma once
 
-#include "base/errors.h"
 #include "kernels/cuda/embedding.cuh"
 #include "kernels/cuda/float_gemm.cuh"
 #include "kernels/cuda/half_gemm.cuh"
 #include "kernels/cuda/int4_gemm.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/page_copy.cuh"
 #include "kernels/cuda/paged_attention.cuh"
@@ -16,21 +16,6 @@
 #include "kernels/cuda/sampling.cuh"
 
 namespace tgv::cuda {
-
-struct Launch {
-  int blocks = 1;  // at most; a kernel never needs more than it has work items
-  int64_t shared_bytes_per_block = 49152;  // what the device lets a block have
-#if defined(__CUDACC__)
-  cudaStream_t stream = nullptr;
-#endif
-};
-
-#if defined(__CUDACC__)
-inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess)
-    throw SystemError(concat(what, " failed: ", cudaGetErrorString(status)));
-}
-#endif
 
 template <class... Parameters, class... Arguments>
 void start(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
