@@ -20,7 +20,7 @@ CPP_FILES = $(shell find csrc benchmarks examples -name '*.h' -o -name '*.cc' -o
 STUB := python/tinygptv_fast/_native.pyi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check mutants bench build stubs sanitize docs clean train-demo train-tiny venv install
+.PHONY: help demo test check mutants bench build stubs sanitize docs clean train-demo venv install
 
 help:
 	@echo "make demo        ask the shipped demo model about a picture"
@@ -33,7 +33,6 @@ help:
 	@echo "make sanitize    C++ tests under ASan+UBSan and TSan"
 	@echo "make docs        check the documentation: links, index, measured figures"
 	@echo "make train-demo  train the next demo model (hours; continues where it stopped; DEMO_ARGS=--minutes 25)"
-	@echo "make train-tiny  train the demo model again"
 	@echo "make clean       remove what was built (keeps $(VENV))"
 	@echo "options: PYTHON=$(PYTHON) CXX=$(CXX) VENV=$(VENV) TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 
@@ -116,8 +115,6 @@ docs: build
 train-demo: build
 	$(BIN)/python -m tinygptv_fast.train.demo $(DEMO_ARGS)
 
-train-tiny: build
-	$(BIN)/python -m tinygptv_fast.train.tiny
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache $(VENV)/.native

@@ -37,6 +37,9 @@ import torch
 from tinygptv_fast import _native
 from tinygptv_fast.bench.runner import git_hash
 from tinygptv_fast.checkpoint.directory import ModelDirectory, open_directory
+from tinygptv_fast.data.world.asking import KINDS
+from tinygptv_fast.data.world.drawing import canvas, draw
+from tinygptv_fast.data.world.sampler import ExamItem, exam
 from tinygptv_fast.diagnosis.weights import DirectorySource, check_same_model
 from tinygptv_fast.engine import choose_forms, load_weights
 from tinygptv_fast.errors import TinyGPTVError
@@ -47,11 +50,10 @@ from tinygptv_fast.processing.prompt import encode_prompt, render
 from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.protocol import Prompt
 from tinygptv_fast.quantize.agreement import AgreementCounter, Estimate
-from tinygptv_fast.train.evaluation import CANVAS, ExamItem, make_exam, picture
 from tinygptv_fast.vision import VisionTower
 
 SEED = 9_200_001
-MAX_ANSWER = 96
+SIDE = 256  # pixels of the longer side of a picture
 LIMITS = {"added_share": 0.25, "agreement": 0.99, "iou": 0.95}
 BOXED = ("refer", "detection", "grounding")
 
@@ -115,22 +117,24 @@ def make_cases(directory: ModelDirectory, per_kind: int) -> list[Case]:
     tower = VisionTower(directory, "float32")
     processor = ImageProcessor.from_dict(directory.preprocessor)
     cases = []
-    for item in make_exam(per_kind, SEED):
+    for item in exam(SEED, tuple(KINDS), per_kind):
+        if item.question.history:  # the last turn of a dialogue needs the answers before it
+            continue
         text = render(item.question.prompt, images=1, template=directory.template, task=item.question.task)
-        visual = tower.encode(processor.pixels(picture(item)))
+        visual = tower.encode(processor.pixels(draw(item.scene, SIDE)))
         cases.append(Case(item, Prompt.of(encode_prompt(text, tokenizer), [visual.numpy()]), [], []))
     return cases
 
 
 def answers(
-    running: _native.Engine, cases: Sequence[Case], stops: Sequence[str], eos: Sequence[int]
+    running: _native.Engine, cases: Sequence[Case], stops: Sequence[str], eos: Sequence[int], longest: int
 ) -> list[list[int]]:
     """Greedy ids of every case, the end included."""
     out = []
     for case in cases:
         prompt: Any = case.prompt
         request = running.submit(
-            prompt.ids, prompt.embeddings, max_new_tokens=MAX_ANSWER, eos_ids=list(eos),
+            prompt.ids, prompt.embeddings, max_new_tokens=longest, eos_ids=list(eos),
             stop=[stop.encode() for stop in stops],
         )  # fmt: skip
         out.append([event[2] for event in events(running, request) if event[0] == "token"])
@@ -159,7 +163,7 @@ def answer_logits(running: _native.Engine, case: Case) -> torch.Tensor:
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 def boxes_of(case: Case, tokenizer: Tokenizer, ids: Sequence[int]) -> Boxes:
-    return parse_boxes(tokenizer.decode(ids), CANVAS, CANVAS)
+    return parse_boxes(tokenizer.decode(ids), *canvas(case.item.scene, SIDE))
 
 
 def mean_iou(theirs: Sequence[Boxes], ours: Sequence[Boxes]) -> tuple[float, int]:
@@ -192,7 +196,9 @@ def _estimate(value: Estimate) -> dict[str, float]:
     return {"value": value.value, "low": value.low, "high": value.high, "n": value.positions}
 
 
-def run(exact: ModelDirectory | None, int4: ModelDirectory, per_kind: int, threads: int) -> dict[str, Any]:
+def run(
+    exact: ModelDirectory | None, int4: ModelDirectory, per_kind: int, threads: int, longest: int
+) -> dict[str, Any]:
     """All figures as one json-ready dict."""
     tokenizer = Tokenizer.from_file(int4.tokenizer_file)
     cases = make_cases(exact or int4, per_kind)
@@ -207,7 +213,7 @@ def run(exact: ModelDirectory | None, int4: ModelDirectory, per_kind: int, threa
     for way in ways:
         source = exact if way.exact and exact is not None else int4
         with engine(source, way, threads) as running:
-            free = answers(running, cases if way is ways[0] else boxed, [], eos)
+            free = answers(running, cases if way is ways[0] else boxed, [], eos, longest)
             if way is ways[0]:
                 for case, ids in zip(cases, free, strict=True):
                     case.told, case.coordinate = ids, coordinates(tokenizer, ids)
@@ -273,12 +279,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--int4", help="directory at int4 (default: the shipped demo)")
     parser.add_argument("--exact", help="directory of the same model with nothing rounded")
-    parser.add_argument("--per-kind", type=int, default=20, help="questions of each of the eleven kinds")
+    parser.add_argument("--per-kind", type=int, default=20, help="questions of each kind")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer (default 128)")
     parser.add_argument("--threads", type=int, default=_native.physical_cores())
     parser.add_argument("--json", type=Path, help="append the figures to this file as a line")
     arguments = parser.parse_args()
-    if arguments.per_kind < 1 or arguments.threads < 1:
-        parser.error("--per-kind and --threads must be positive")
+    if min(arguments.per_kind, arguments.threads, arguments.max_new_tokens) < 1:
+        parser.error("--per-kind, --threads and --max-new-tokens must be positive")
     torch.set_num_threads(arguments.threads)
     try:
         path = arguments.int4 or locate("demo", revision=None, token=None, cache_dir=None, local_files_only=True)
@@ -288,7 +295,7 @@ def main() -> int:
             check_same_model(DirectorySource(int4).config, exact.config, str(exact.path))
     except TinyGPTVError as error:
         parser.error(str(error))
-    measured = run(exact, int4, arguments.per_kind, arguments.threads)
+    measured = run(exact, int4, arguments.per_kind, arguments.threads, arguments.max_new_tokens)
     show(measured)
     if arguments.json is not None:
         line = {"benchmark": "agreement_native", "git": git_hash(), "cpu": _native.cpu_brand(),

@@ -1,5 +1,6 @@
 """Checks the documentation: every relative link leads to a file, every heading linked to exists, every page of docs/ is
-in the index, and README's table shows measured figures only. Exit code 1 and one line per fault.
+in the index, and the tables of README and of the demo model show measured figures only. Exit code 1 and a line per
+fault.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def not_in_index() -> Iterator[str]:
 def main() -> int:
     found = [fault for page in pages() for fault in faults_of(page)]
     readme_table = importlib.import_module("readme_table")  # beside this script, so on its path
+    demo_tables = importlib.import_module("demo_tables")
     found += [*not_in_index(), *readme_table.check((ROOT / "README.md").read_text(encoding="utf-8"))]
+    found += demo_tables.check(demo_tables.PAGE.read_text(encoding="utf-8"))
     for line in found:
         print(line)
     return 1 if found else 0

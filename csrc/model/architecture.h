@@ -20,8 +20,10 @@ struct Architecture {
   bool qk_norm = true;
   bool post_attention_norm = true;
 
-  void check() const;  // throws InvalidArgument naming the field
+  void check() const;       // throws InvalidArgument naming the field
+#if __cplusplus >= 202002L  // nvcc reads this header as C++17, where nobody compares
   bool operator==(const Architecture&) const = default;
+#endif
 };
 
 }  // namespace tgv::model

@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "kernels/cpu/norm.h"
+#include "model/rotary.h"
 
 namespace tgv::model {
 
@@ -114,7 +115,7 @@ Decoder::Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cach
   }
   weights_->check_complete();
   read_layers(cache);
-  make_rotary();
+  make_rotary(cosines_, sines_, a);
   // Everything that a step appends to has its final capacity now.
   parts_.reserve(static_cast<size_t>(options_.max_tokens));
   inputs_.reserve(static_cast<size_t>(options_.max_tokens));
@@ -152,24 +153,6 @@ void Decoder::read_layers(const kv::KVCache& cache) {
   embedding_ = w.embedding();
   body_rounds_ = cpu::reads_rounded(w.plan().forms().body.kind);
   head_rounds_ = cpu::reads_rounded(w.plan().forms().head.kind);
-}
-
-// Angles in float32, as torch computes them: p * theta^(-2i/R).
-void Decoder::make_rotary() {
-  const int64_t half = architecture_.rotary_dims / 2;
-  const size_t count = static_cast<size_t>(architecture_.max_positions * half);
-  cosines_.resize(count);
-  sines_.resize(count);
-  for (int64_t i = 0; i < half; ++i) {
-    const float power = static_cast<float>(2 * i) / static_cast<float>(2 * half);
-    const float inverse =
-        1.0f / static_cast<float>(std::pow(architecture_.rope_theta, static_cast<double>(power)));
-    for (int64_t p = 0; p < architecture_.max_positions; ++p) {
-      const float angle = static_cast<float>(p) * inverse;
-      cosines_[static_cast<size_t>(p * half + i)] = std::cos(angle);
-      sines_[static_cast<size_t>(p * half + i)] = std::sin(angle);
-    }
-  }
 }
 
 Decoder::~Decoder() = default;

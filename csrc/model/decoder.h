@@ -28,15 +28,10 @@
 #include "kernels/cpu/paged_attention.h"
 #include "kernels/cpu/qkv_append.h"
 #include "kv/kv_cache.h"
+#include "model/step_token.h"
 #include "model/weights.h"
 
 namespace tgv::model {
-
-// What goes in at one position: a token's embedding, or a given vector.
-struct StepToken {
-  int32_t id = 0;                    // in [0, V); not read if embedding is given
-  const float* embedding = nullptr;  // [C]
-};
 
 // New positions of one sequence. The cache has appended them (KVCache::append) and not committed
 // them; the caller commits after a step that returned true.
@@ -93,7 +88,6 @@ class Decoder {
 
   static Buffers carve(uint8_t* base, const Plan& plan, const DecoderOptions& options, int threads);
   void read_layers(const kv::KVCache& cache);
-  void make_rotary();
   void check(std::span<const Segment> segments) const;
   void begin(std::span<const Segment> segments);
 

@@ -258,6 +258,44 @@ TEST(the_sum_alone_or_the_norm_alone) {
   CHECK(std::memcmp(residual.download().data(), d.residual.data(), 2 * 96 * sizeof(float)) == 0);
 }
 
+// y_float is what y is rounded from, and rows may be chosen.
+TEST(f32_rows_and_chosen_rows) {
+  const Problem p = {4, 96, NormKind::kLayer, true, true, false};
+  const Data d = make_data(p, 14);
+  const Result all = run(p, d);
+  DeviceArray<float> residual(d.residual), attention(d.attention), mlp(d.mlp);
+  DeviceArray<float> rms_weight(d.rms_weight), weight(d.weight), bias(d.bias);
+  const std::vector<int32_t> rows = {2, 0, 2};
+  DeviceArray<int32_t> source_rows(rows);
+  DeviceArray<float> y_float(3 * 96);
+  DeviceArray<Half> y(3 * 96);
+  cuda::NormParams q;
+  q.rows = 3;
+  q.width = 96;
+  q.eps = kEps;
+  q.rms_eps = kRmsEps;
+  q.residual = residual.data();
+  q.attention = attention.data();
+  q.mlp = mlp.data();
+  q.rms_weight = rms_weight.data();
+  q.weight = weight.data();
+  q.bias = bias.data();
+  q.source_rows = source_rows.data();
+  q.y = y.data();
+  cuda::launch_norm(q, {});
+  q.y = nullptr;
+  q.y_float = y_float.data();
+  cuda::launch_norm(q, {});
+  CHECK(y.guards_intact() && y_float.guards_intact());
+  const std::vector<Half> halves = y.download();
+  const std::vector<float> floats = y_float.download();
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const size_t from = static_cast<size_t>(rows[i / 96]) * 96 + i % 96;
+    CHECK_EQ(halves[i].bits, all.y[from].bits);
+    CHECK_EQ(to_half(floats[i]).bits, halves[i].bits);
+  }
+}
+
 TEST(bytes_count_every_tensor_once) {
   float word = 0;
   Half half = {0};
@@ -270,6 +308,12 @@ TEST(bytes_count_every_tensor_once) {
   p.sum = &word;
   p.attention = p.mlp = p.rms_weight = &word;
   CHECK_EQ(cuda::norm_bytes(p), int64_t{300 * (4 + 2 + 4 + 8) + 3 * 400});
+  int32_t row = 0;
+  p.sum = nullptr;
+  p.y = nullptr;
+  p.y_float = &word;
+  p.source_rows = &row;
+  CHECK_EQ(cuda::norm_bytes(p), int64_t{300 * (4 + 4 + 8) + 3 * 400 + 3 * 4});
 }
 
 TEST(why_not_says_what_is_wrong) {
@@ -311,6 +355,17 @@ TEST(why_not_says_what_is_wrong) {
   p.y = halves;
   p.mlp = words + 1;
   CHECK_EQ(why_not(), std::string("a float tensor is not 16-byte aligned"));
+  p.mlp = words;
+  p.y_float = words;
+  CHECK_EQ(why_not(), std::string("y and y_float are both there"));
+  p.y = nullptr;
+  CHECK_EQ(why_not(), std::string());
+  const int32_t rows[1] = {};
+  p.source_rows = rows;
+  p.sum = words;
+  CHECK_EQ(why_not(), std::string("sum has the rows of residual, source_rows chooses others"));
+  p.sum = nullptr;
+  p.mlp = words + 1;
   CHECK_THROWS(InvalidArgument, cuda::launch_norm(p, {}), "norm: a float tensor");
 }
 

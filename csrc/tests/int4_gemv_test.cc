@@ -7,6 +7,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "tests/check.h"
 #include "tests/device_array.h"
+#include "tests/gemm_check.h"
 #include "tests/half.h"
 #include "tests/schedules.h"
 #include "tests/tolerance.h"
@@ -17,7 +18,7 @@ namespace {
 struct Problem {
   int64_t n, k;
   int batch, group;
-  bool asymmetric, bias;
+  bool asymmetric, bias, gelu = false, half_y = false;
 };
 
 struct Data {
@@ -51,14 +52,18 @@ std::vector<float> run(const Problem& problem, const Data& d, int blocks) {
   cuda::int4_gemv_pack_groups(zeros.data(), d.zeros.data(), problem.n, problem.k, problem.group);
   DeviceArray<uint32_t> device_weights(weights), device_scales(scales), device_zeros(zeros);
   DeviceArray<Half> x(d.x), bias(d.bias);
-  DeviceArray<float> y(static_cast<size_t>(problem.batch * problem.n));
+  const size_t count = static_cast<size_t>(problem.batch * problem.n);
+  DeviceArray<float> y(problem.half_y ? 0 : count);
+  DeviceArray<Half> y_half(problem.half_y ? count : 0);
 
   cuda::Int4GemvParams p;
   p.n = problem.n;
   p.k = problem.k;
   p.batch = problem.batch;
   p.group = problem.group;
-  p.y = y.data();
+  p.y = problem.half_y ? static_cast<void*>(y_half.data()) : y.data();
+  p.y_is_half = problem.half_y;
+  p.gelu = problem.gelu;
   p.x = x.data();
   p.weights = device_weights.data();
   p.scales = device_scales.data();
@@ -67,34 +72,33 @@ std::vector<float> run(const Problem& problem, const Data& d, int blocks) {
   cuda::Launch launch;
   launch.blocks = blocks;
   cuda::launch_int4_gemv(p, launch);
-  CHECK(y.guards_intact());
-  return y.download();
+  CHECK(y.guards_intact() && y_half.guards_intact());
+  std::vector<float> values = y.download();
+  for (Half value : y_half.download()) values.push_back(static_cast<float>(from_half(value)));
+  return values;
 }
 
 void check_against_double(const Problem& problem, const Data& d, const std::vector<float>& y) {
   for (int b = 0; b < problem.batch; ++b) {
     for (int64_t row = 0; row < problem.n; ++row) {
-      double expected = problem.bias ? from_half(d.bias[row]) : 0.0,
-             magnitude = std::fabs(expected);
+      double sum = problem.bias ? from_half(d.bias[row]) : 0.0, magnitude = std::fabs(sum);
       for (int64_t k = 0; k < problem.k; ++k) {
         const int64_t g = row * d.groups + k / problem.group;
         const double s = from_half(d.scales[g]), z = from_half(d.zeros[g]);
         const double x = from_half(d.x[b * problem.k + k]);
         const double q = d.q[row * problem.k + k];
-        expected += (q - z) * s * x;
+        sum += (q - z) * s * x;
         // what the kernel adds up: (16 + q) x and, once per group, (16 + z) S
         magnitude += ((16 + q) + (16 + z)) * std::fabs(s * x);
       }
       // Chains: a group's columns on the tensor core, the group's sum of x, the groups, the warps
       // and the bias.
-      const double bound = fp32_sum_bound(problem.group + d.groups + 8.0, magnitude);
-      const double error = std::fabs(y[b * problem.n + row] - expected);
-      if (!(error <= bound)) {
-        fail(__FILE__, __LINE__,
-             concat("y[", b, ",", row, "] is ", y[b * problem.n + row], ", expected ", expected,
-                    " within ", bound, " (N=", problem.n, " K=", problem.k, " batch ",
-                    problem.batch, " group ", problem.group, ")"));
-      }
+      Near expected = {sum, fp32_sum_bound(problem.group + d.groups + 8.0, magnitude)};
+      if (problem.gelu) expected = gelu_near(expected);
+      if (problem.half_y) expected = rounded_near(expected, 10, std::ldexp(1.0, -24));
+      check_near(y[b * problem.n + row], expected,
+                 concat("y[", b, ",", row, "] (N=", problem.n, " K=", problem.k, " batch ",
+                        problem.batch, " group ", problem.group, ")"));
     }
   }
 }
@@ -110,6 +114,15 @@ TEST(every_group_batch_and_symmetry) {
     for (int batch = 1; batch <= 8; ++batch) {
       for (bool asymmetric : {false, true})
         check_problem({32, 256, batch, group, asymmetric, true}, 2);
+    }
+  }
+}
+
+TEST(every_epilogue) {
+  for (int batch : {1, 5}) {
+    for (bool gelu : {false, true}) {
+      for (bool half_y : {false, true})
+        check_problem({40, 128, batch, 32, true, true, gelu, half_y}, 2);
     }
   }
 }

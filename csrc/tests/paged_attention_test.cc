@@ -32,12 +32,15 @@ Problem make_problem(KvKind kind, int heads, int head_dim, const std::vector<int
   return p;
 }
 
-std::vector<float> run(const Problem& problem) {
+// half: out is f16.
+std::vector<float> run(const Problem& problem, bool half = false) {
   const PagedCache& cache = problem.cache;
   DeviceArray<uint8_t> q(problem.q), k(cache.k), v(cache.v);
   DeviceArray<Half> k_scales(cache.k_scales), v_scales(cache.v_scales);
   DeviceArray<int32_t> table(cache.table), lengths(cache.lengths);
-  DeviceArray<float> out(problem.row_elements() * cache.lengths.size());
+  const size_t count = problem.row_elements() * cache.lengths.size();
+  DeviceArray<float> out(half ? 0 : count);
+  DeviceArray<Half> out_half(half ? count : 0);
   cuda::PagedAttentionParams p;
   p.sequences = cache.sequences();
   p.heads = cache.heads;
@@ -46,7 +49,8 @@ std::vector<float> run(const Problem& problem) {
   p.scale = 1.0f / std::sqrt(static_cast<float>(cache.head_dim));
   p.kind = cache.kind;
   DeviceArray<float> partial(static_cast<size_t>(cuda::paged_attention_partial_elems(p)));
-  p.out = out.data();
+  p.out = half ? static_cast<void*>(out_half.data()) : out.data();
+  p.out_is_half = half;
   p.partial = partial.data();
   p.q = q.data();
   p.k_pages = k.data();
@@ -58,8 +62,10 @@ std::vector<float> run(const Problem& problem) {
   p.block_table = table.data();
   p.lengths = lengths.data();
   cuda::launch_paged_attention(p, {});
-  CHECK(out.guards_intact() && partial.guards_intact());
-  return out.download();
+  CHECK(out.guards_intact() && out_half.guards_intact() && partial.guards_intact());
+  std::vector<float> values = out.download();
+  for (Half value : out_half.download()) values.push_back(static_cast<float>(from_half(value)));
+  return values;
 }
 
 // Exact scores and output of one head, and a bound on the kernel's error: a score is off by at most
@@ -140,6 +146,17 @@ TEST(an_empty_sequence_gives_zeros) {
 
 TEST(large_scores_do_not_overflow) {
   for (KvKind kind : kEveryKind) check_problem(make_problem(kind, 1, 80, {90}, 5, 60));
+}
+
+TEST(f16_results_are_the_f32_results_rounded) {
+  for (KvKind kind : kEveryKind) {
+    const Problem problem = make_problem(kind, 2, 80, {5, 70}, 17);
+    const std::vector<float> all = run(problem), half = run(problem, true);
+    CHECK_EQ(half.size(), all.size());
+    for (size_t i = 0; i < all.size(); ++i) {
+      CHECK_EQ(to_half(half[i]).bits, to_half(all[i]).bits);
+    }
+  }
 }
 
 TEST(hostile_schedules) {

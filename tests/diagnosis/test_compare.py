@@ -6,15 +6,15 @@ import dataclasses
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tinygptv_fast.checkpoint.directory import ModelDirectory
 from tinygptv_fast.conversion import load_state
-from tinygptv_fast.data.questions import ask
-from tinygptv_fast.data.scenes import scene_from_seed
+from tinygptv_fast.data.randomness import generator
+from tinygptv_fast.data.world.asking import ask
+from tinygptv_fast.data.world.sampling import TEXT, scene_from_seed
 from tinygptv_fast.diagnosis.calibration import _KINDS, CalibrationSet, calibration_set
 from tinygptv_fast.diagnosis.compare import _error, compare
 from tinygptv_fast.diagnosis.layers import judged_logits, walk_text, walk_vision
@@ -151,7 +151,7 @@ def test_calibration_sets_are_the_same_for_the_same_seed(directory: ModelDirecto
 def test_judged_positions_are_those_before_answer_tokens(directory: ModelDirectory, chosen: CalibrationSet) -> None:
     assert directory.config.qformer is not None
     tokenizer = Tokenizer.from_file(directory.tokenizer_file)
-    scene, rng = scene_from_seed(3), np.random.Generator(np.random.PCG64(3))
+    scene, rng = scene_from_seed(3, TEXT), generator(3, 0)
     questions = [q for q in (ask(rng, scene, kind) for kind in _KINDS) if q is not None]
     assert len(questions) == len(chosen.inputs)
     for question, one in zip(questions, chosen.inputs, strict=True):

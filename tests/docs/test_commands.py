@@ -20,7 +20,8 @@ import tinygptv_fast
 from tinygptv_fast.cli import main
 from tinygptv_fast.cli.app import app
 from tinygptv_fast.cli.examples import EXAMPLES
-from tinygptv_fast.data.demo_scene import draw_demo_scene
+from tinygptv_fast.data.world.drawing import draw
+from tinygptv_fast.data.world.layout import arrange
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -74,7 +75,7 @@ def parse(line: str) -> None:
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that holds picture.png."""
-    draw_demo_scene(5)[0].save(tmp_path / "picture.png")
+    draw(arrange("red circle left of blue star", 5), 384).save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -34,6 +34,16 @@ def test_a_figure_that_nobody_measured_is_noticed(table) -> None:
     assert table.check(text.replace(row, row.replace("MB", "GB"))) != []
 
 
+def test_a_figure_of_the_demo_that_its_log_does_not_have_is_noticed(table) -> None:
+    import demo_tables
+
+    page = demo_tables.PAGE.read_text(encoding="utf-8")
+    assert demo_tables.check(page) == []
+    assert demo_tables.check(page.replace("| counting |", "| counting | 500 |", 1)) != []
+    with pytest.raises(ValueError):
+        demo_tables.written(page.replace("<!-- /minutes -->", ""), demo_tables.log())
+
+
 def test_a_missing_table_is_noticed(table) -> None:
     before, _, after = table.split((ROOT / "README.md").read_text(encoding="utf-8"))
     assert table.check(before + after) != []

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 import tinygptv_fast as tgv
-from tinygptv_fast.data.demo_scene import demo_scene, draw_demo_scene
-from tinygptv_fast.data.scoring import is_right
+from tinygptv_fast.data.world.drawing import draw
+from tinygptv_fast.data.world.scoring import is_right
+from tinygptv_fast.data.world.showcase import SHOWCASE_SIDE, showcase
 from tinygptv_fast.generate.answer import Timings
 from tinygptv_fast.generate.control import Control
 from tinygptv_fast.generate.request import Request
 from tinygptv_fast.protocol import Prompt
 
-SEEDS = range(12)
+SEEDS = range(20)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,10 @@ def test_teacher_forced_agreement_and_divergence(native: tgv.TinyGPTV, reference
     """The reference's answer is fed to both, from the same visual tokens: argmax and KL at each of its positions."""
     same, positions, divergence = 0, 0, 0.0
     for seed in SEEDS:
-        image, questions = draw_demo_scene(seed)
-        state = reference.encode_image(image)
-        for question, task, _ in questions:
+        example = showcase(seed)
+        state = reference.encode_image(draw(example.scene, SHOWCASE_SIDE))
+        asked = [(one.prompt, one.task) for one in example.questions]
+        for question, task in [*asked, ("Describe this image in detail.", "grounding")]:
             answer = reference.generate(state, question, task=task)
             request = Request(image=state, prompt=question, task=task)
             backends = [model._backend for model in (native, reference)]
@@ -47,17 +49,17 @@ def test_teacher_forced_agreement_and_divergence(native: tgv.TinyGPTV, reference
             same += int((fast.argmax(-1) == slow.argmax(-1)).sum())
             positions += len(slow)
             divergence += float((slow.exp() * (slow - fast)).sum())
-    assert positions > 500
-    assert same / positions >= 0.99, (same, positions)
+    assert positions > 800
+    assert same / positions >= 0.98, (same, positions)  # coordinates included, whose neighbours are nearly equal
     assert divergence / positions <= 0.01, divergence / positions
 
 
-def test_answers_from_pixels_are_as_right(native: tgv.TinyGPTV) -> None:
-    """Everything native, vision too. The bound is the one that the reference's own test holds it to."""
+def test_answers_from_pixels_are_right(native: tgv.TinyGPTV) -> None:
+    """Everything native, vision too: the questions of ``tinygptv demo``."""
     marks = []
-    for seed in range(4):
-        image, _ = draw_demo_scene(seed)
-        for question in demo_scene(seed)[1]:
-            if question.kind not in ("caption", "grounding"):
-                marks.append(is_right(question, native.generate(image, question.prompt, task=question.task).text))
-    assert len(marks) == 16 and sum(marks) >= 14, marks
+    for seed in SEEDS:
+        example = showcase(seed)
+        picture = draw(example.scene, SHOWCASE_SIDE)
+        for question in example.questions:
+            marks.append(is_right(question, native.generate(picture, question.prompt, task=question.task).text))
+    assert len(marks) == 6 * len(SEEDS) and sum(marks) >= 0.8 * len(marks), marks

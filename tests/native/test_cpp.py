@@ -26,6 +26,8 @@ EXECUTABLES = (
     "cuda_norm_test",
     "cuda_qkv_append_test",
     "cuda_page_copy_test",
+    "cuda_sampling_test",
+    "cuda_decoder_test",
     "cuda_embedding_test",
     "prefill_attention_test",
     "int4_gemm_test",

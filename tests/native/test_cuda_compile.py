@@ -31,6 +31,8 @@ MAX_REGISTERS = 96  # 256 threads a block, two blocks a multiprocessor and room 
 # sums in registers (up to 128 a thread), and stages in shared memory hide the latency, not other blocks.
 MORE_REGISTERS = {"paged_attention_cutsILNS0_6KvKindE0E": 128, "prefill_attention": 168, "_gemmI": 255}
 
+DECODER = ("decoder", "kernels", "step", "storage", "weights")
+
 
 def nvcc(repository: Path, *arguments: str | Path) -> str:
     command = [str(NVCC), "-std=c++17", "-O3", f"-I{repository / 'csrc'}", *map(str, arguments)]
@@ -60,7 +62,7 @@ def test_every_instance_compiles_without_spills(repository: Path, tmp_path: Path
     [
         *("int4_gemv", "paged_attention", "prefill_attention", "int4_gemm", "half_gemm", "float_gemm"),
         # the prefix sets these tests apart from those of the CPU's ops
-        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding"),
+        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding", "cuda_sampling"),
     ],
 )
 def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:
@@ -69,6 +71,12 @@ def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> No
     host = repository / f"csrc/kernels/cuda/{name.removeprefix('cuda_')}.cc"
     nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", test, "-o", tmp_path / "test.o")
     nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", host, "-o", tmp_path / "host.o")
+
+
+@pytest.mark.parametrize("name", ["tests/cuda_decoder_test", *(f"model/cuda/{name}" for name in DECODER)])
+def test_the_decoder_compiles(repository: Path, tmp_path: Path, name: str) -> None:
+    """Its sources serve the emulation and nvcc, so they are C++17."""
+    nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", repository / f"csrc/{name}.cc", "-o", tmp_path / "out.o")
 
 
 def test_device_wrappers_compile_in_full(repository: Path, tmp_path: Path) -> None:

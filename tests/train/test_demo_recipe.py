@@ -23,13 +23,13 @@ from tinygptv_fast.reference.loss import IGNORE
 from tinygptv_fast.train.coordinates import blurred_cross_entropy
 from tinygptv_fast.train.demo import command
 from tinygptv_fast.train.demo.cache import Cache, block_rows
+from tinygptv_fast.train.demo.looking import Looking
 from tinygptv_fast.train.demo.loop import Paused, Session, run_phase
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of
 from tinygptv_fast.train.demo.recipe import PHASES, TINY, DemoRecipe
 from tinygptv_fast.train.demo.report import FAMILIES, box_overlap, paired, questions_per_kind, score, share
 from tinygptv_fast.train.demo.rows import Conversation, RowWriter
 from tinygptv_fast.train.demo.seeing import Seeing, see
-from tinygptv_fast.train.demo.telling import Telling
 
 SMALLEST = TINY.scaled(0.001)
 
@@ -56,6 +56,14 @@ def test_every_phase_runs_and_the_model_answers(tmp_path: Path, capsys: pytest.C
     figures = json.loads((out / "report" / "report.json").read_text())
     assert set(figures["int4"]["families"]) == set(FAMILIES)
     assert {"float32", "grey picture", "other picture", "held-out pairs", "agreement", "bytes"} <= set(figures)
+    assert directory.quality.agreement is not None
+    log = json.loads((out / "demo" / "training_log.json").read_text())
+    assert (
+        set(log["phases"]) == set(PHASES[:-1])
+        and log["seconds"] > 0
+        and log["figures"]["agreement"] == figures["agreement"]
+    )
+    assert DemoRecipe.from_dict(log["recipe"]) == SMALLEST and {line["phase"] for line in log["log"]} >= {"v3", "s4"}
     exams = [json.loads(line) for line in (out / "text" / "log.jsonl").read_text().splitlines()]
     assert exams[-1]["step"] == 3 and "mean" in exams[-1]["exam"]
     assert command.main(options) == 0  # nothing is done twice
@@ -77,8 +85,8 @@ def test_recipe_round_trip_and_sizes() -> None:
     assert recipe.digest != DemoRecipe().digest
     gpu = recipe.on_gpu()
     assert gpu.v1b.steps * gpu.v1b.pictures == recipe.v1b.steps * recipe.v1b.pictures
-    with pytest.raises(InvalidArgumentError, match="visual_share is 1"):
-        DemoRecipe(visual_share=1.0)
+    with pytest.raises(InvalidArgumentError, match="looking is 2"):
+        DemoRecipe(looking=2.0)
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
@@ -151,15 +159,26 @@ def test_a_picture_is_the_one_that_is_asked_about() -> None:
     assert training_scene(0, "multitask", 3, 1) == training(0, "multitask", 3, 1).scene
 
 
-def test_rows_may_look_at_cached_pictures(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(SMALLEST, visual_share=0.5)
-    rows = np.random.default_rng(0).normal(size=(40, 16, recipe.vision_width)).astype(np.float16)
-    np.save(tmp_path / "pretrain.npy", rows)
-    learner = Telling(recipe, torch.device("cpu"), Cache(tmp_path / "pretrain.npy", "pretrain"))
-    before = learner.projector.proj1.weight.clone()
+def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(SMALLEST, looking=0.5)
+    caches = []
+    for seed, (name, shown) in enumerate({"pretrain": "instruct", "multitask": "multitask"}.items()):
+        rows = np.random.default_rng(seed).normal(size=(40, 16, recipe.vision_width)).astype(np.float16)
+        np.save(tmp_path / f"{name}.npy", rows)
+        caches.append((Cache(tmp_path / f"{name}.npy", name), shown))
+    learner = Looking(recipe, torch.device("cpu"), caches)
+    conversations, visual = learner.batch(0)
+    looks = [one for one in conversations if one.scene is None]
+    assert 4 < len(looks) < 28 and len(conversations) > len(looks)
+    assert visual is not None and [one.picture for one in looks] == list(range(len(visual)))
+    assert [torch.equal(row, caches[i % 2][0].rows(i // 2)) for i in (0, 1) for row in [visual[i]]].count(True) <= 2
     learner.settings = dataclasses.replace(learner.settings, pictures=6)
+    assert learner.projector is not None
+    before = {name: p.clone() for name, p in [*learner.projector.named_parameters(), *learner.text.named_parameters()]}
     assert 0 < learner.step(0)["loss"] < 20
-    assert not torch.equal(before, learner.projector.proj1.weight)
+    for name in ("proj1.weight", "layers.0.mlp.fc1.weight"):
+        now = dict([*learner.projector.named_parameters(), *learner.text.named_parameters()])[name]
+        assert not torch.equal(before[name], now), name
 
 
 def test_letters_of_a_word_are_labels() -> None:

@@ -1,13 +1,15 @@
-"""Set prediction: perfect predictions cost least, boxes are measured right, labels follow the drawing."""
+"""Set prediction: perfect predictions cost least, boxes are measured right."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from tinygptv_fast.data.scenes import COLOURS, MAX_OBJECTS, SHAPES, object_map, scene_from_seed
-from tinygptv_fast.train.batches import TEACHING, label_pictures
-from tinygptv_fast.train.heads import CELLS, ObjectLogits, TeachingHeads, corners, generalised_iou, match, seeing_loss
+from tinygptv_fast.data.world.labels import COLOUR_CLASSES, SHAPE_CLASSES
+from tinygptv_fast.data.world.lexicon import MAX_THINGS
+from tinygptv_fast.data.world.sampling import scene_from_seed
+from tinygptv_fast.train.demo.pictures import TEACHING, labels_of
+from tinygptv_fast.train.heads import ObjectLogits, TeachingHeads, corners, generalised_iou, match, seeing_loss
 
 
 def test_generalised_iou() -> None:
@@ -19,37 +21,18 @@ def test_generalised_iou() -> None:
     assert generalised_iou(a, away).item() == pytest.approx(-1 / 3)
 
 
-def test_labels_follow_the_drawing() -> None:
-    grid = 8
-    scenes = [scene_from_seed(seed) for seed in range(6)]
-    labels = label_pictures(scenes, grid)
-    assert labels.cells["shape"].shape == (6, grid * grid, CELLS * CELLS)
-    for index, scene in enumerate(scenes):
-        drawn = object_map(scene, grid * CELLS)
-        for y in range(0, grid * CELLS, 5):
-            for x in range(0, grid * CELLS, 3):
-                patch, cell = (y // CELLS) * grid + x // CELLS, (y % CELLS) * CELLS + x % CELLS
-                number = drawn[y, x]
-                item = scene.objects[number - 1] if number else None
-                assert labels.cells["shape"][index, patch, cell] == (list(SHAPES).index(item.shape) + 1 if item else 0)
-                assert labels.cells["colour"][index, patch, cell] == (
-                    list(COLOURS).index(item.colour) + 1 if item else 0
-                )
-        assert (labels.things["shape"][index] >= 0).sum() == len(scene.objects) == labels.counts[index]
-
-
 def test_match_finds_the_row_of_each_object() -> None:
     scenes = [scene_from_seed(seed) for seed in range(8)]
-    labels = label_pictures(scenes, 8)
+    labels = labels_of(scenes, 8)
     torch.manual_seed(0)
     said = ObjectLogits(
         torch.zeros(8, 16),
-        {"shape": torch.zeros(8, 16, len(SHAPES)), "colour": torch.zeros(8, 16, len(COLOURS))},
+        {"shape": torch.zeros(8, 16, len(SHAPE_CLASSES)), "colour": torch.zeros(8, 16, len(COLOUR_CLASSES))},
         torch.rand(8, 16, 4) * 0.1,
     )
     planted = {}
     for b, scene in enumerate(scenes):
-        for i, row in enumerate(torch.randperm(16)[: len(scene.objects)].tolist()):
+        for i, row in enumerate(torch.randperm(16)[: len(scene.things)].tolist()):
             said.classes["shape"][b, row, labels.things["shape"][b, i]] = 9.0
             said.classes["colour"][b, row, labels.things["colour"][b, i]] = 9.0
             said.box[b, row] = labels.box[b, i]
@@ -61,13 +44,13 @@ def test_match_finds_the_row_of_each_object() -> None:
 def test_loss_is_finite_and_teaches_every_head() -> None:
     torch.manual_seed(0)
     heads = TeachingHeads(TEACHING, 16, 24)
-    labels = label_pictures([scene_from_seed(seed) for seed in range(3)], 8)
+    labels = labels_of([scene_from_seed(seed) for seed in range(3)], 8)
     loss = seeing_loss(heads, torch.randn(3, 64, 16), torch.randn(3, 16, 24), labels)
     loss.total.backward()
     assert torch.isfinite(loss.total)
     for parameter in heads.parameters():
         assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0
-    assert labels.box.shape == (3, MAX_OBJECTS, 4)
+    assert labels.box.shape == (3, MAX_THINGS, 4)
 
 
 def test_corners() -> None:

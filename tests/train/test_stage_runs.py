@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stage_support import begin, data, settings, tiny_model
 from tinygptv_fast.errors import CheckpointError, InvalidArgumentError, TrainingError, UnsupportedError
@@ -276,6 +277,19 @@ def test_repeats_start_with_fresh_moments(model: Path, tmp_path: Path) -> None:
 
     trainer.run([tell])
     assert steps == [1, 2, 1, 2]
+
+
+def test_tensorboard_has_the_curves(model: Path, tmp_path: Path) -> None:
+    config = settings(steps_per_epoch=4)
+    assert train_stage(begin(model, config), config, data(tmp_path, config), tmp_path / "run", tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == {"loss", "gradient", "lr", "tokens per second"}
+    for name in ("loss", "lr"):
+        shown = events.Scalars(name)
+        assert [point.step for point in shown] == [1, 2, 3, 4]
+        assert [point.value for point in shown] == pytest.approx([line[name] for line in lines], rel=1e-4)
 
 
 def test_tensorboard_is_asked_for_by_name(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,13 +85,6 @@ TGV_INLINE Lanes from_bfloat16(const void* p) {
   const auto* codes = static_cast<const __m128i*>(p);
   return {from_bfloat16(_mm_loadu_si128(codes)), from_bfloat16(_mm_loadu_si128(codes + 1))};
 }
-TGV_INLINE Lanes from_int8(const void* p) {
-  const auto* levels = static_cast<const char*>(p);
-  const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels));
-  const __m128i high = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(levels + 8));
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))};
-}
 
 TGV_INLINE void to_half(void* p, Lanes x) {
   auto* const codes = static_cast<__m128i*>(p);

@@ -50,9 +50,6 @@ TGV_INLINE Lanes from_bfloat16(const void* p) {
   const __m512i codes = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(codes, 16));
 }
-TGV_INLINE Lanes from_int8(const void* p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
-}
 
 TGV_INLINE void to_half(void* p, Lanes x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));

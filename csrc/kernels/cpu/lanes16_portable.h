@@ -102,13 +102,6 @@ TGV_INLINE Lanes from_bfloat16(const void* p) {
   }
   return out;
 }
-TGV_INLINE Lanes from_int8(const void* p) {
-  int8_t levels[16];
-  __builtin_memcpy(levels, p, sizeof(levels));
-  Lanes out;
-  for (int i = 0; i < 16; ++i) out.lane[i] = levels[i];
-  return out;
-}
 
 // The reverse, rounded to nearest, ties to even; NaN stays NaN. to_int8 takes integers in
 // -128..127.

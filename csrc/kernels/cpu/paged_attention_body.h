@@ -17,14 +17,15 @@ constexpr int64_t kElementBytes = kKind == KvKind::kF32  ? 4
                                   : kKind == KvKind::kI8 ? 1
                                                          : 2;
 
-// Sixteen elements of a row, from element `first` on.
+// Sixteen elements of a row, from element `first` on. Int8 rows are never read as floats: their
+// products are integer (paged_attention_few_int8.h, paged_attention_many_int8.h).
 template <KvKind kKind>
 TGV_INLINE Lanes elements(const uint8_t* row, int64_t first) {
   const uint8_t* p = row + first * kElementBytes<kKind>;
   if constexpr (kKind == KvKind::kF32) return load(reinterpret_cast<const float*>(p));
   if constexpr (kKind == KvKind::kF16) return from_half(p);
+  static_assert(kKind != KvKind::kI8);
   if constexpr (kKind == KvKind::kBF16) return from_bfloat16(p);
-  if constexpr (kKind == KvKind::kI8) return from_int8(p);
 }
 
 // The first n of sixteen, the others 0; nothing is read beyond.

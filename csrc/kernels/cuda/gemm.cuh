@@ -37,6 +37,7 @@
 #include "kernels/cuda/device/copy_async.cuh"
 #include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/sync.cuh"
+#include "kernels/cuda/gelu.cuh"
 #include "kernels/cuda/gemm.h"
 
 namespace tgv::cuda {
@@ -183,12 +184,6 @@ struct GemmUnit {
 
 __device__ __forceinline__ int steps_of(const GemmWork& w, int unit) {
   return min(w.steps_per_segment, w.steps - unit % w.segments * w.steps_per_segment);
-}
-
-// v / (1 + exp(-2 u)), u = sqrt(2 / pi) (v + 0.044715 v^3): the tanh-GELU.
-__device__ __forceinline__ float gelu_tanh(float v) {
-  constexpr float kScale = -2.0f * 0.7978845608028654f * 1.4426950408889634f;
-  return v / (1.0f + exp2_fast(kScale * fmaf(0.044715f * v * v, v, v)));
 }
 
 template <class Tile>

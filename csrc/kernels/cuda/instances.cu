@@ -78,4 +78,7 @@ template __global__ void half_gemm<BFloat16Element, 128>(const HalfGemmParams, c
 template __global__ void float_gemm<16>(const FloatGemmParams, const GemmWork);
 template __global__ void float_gemm<64>(const FloatGemmParams, const GemmWork);
 
+template __global__ void sample_rows<false>(const SamplingParams);
+template __global__ void sample_rows<true>(const SamplingParams);
+
 }  // namespace tgv::cuda

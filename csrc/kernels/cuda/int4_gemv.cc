@@ -58,7 +58,7 @@ int64_t int4_gemv_shared_bytes(const Int4GemvParams& p) {
 int64_t int4_gemv_bytes(const Int4GemvParams& p) {
   const int64_t scales = 4 * int4_gemv_scale_words(p.n, p.k, p.group);
   return 4 * int4_gemv_weight_words(p.n, p.k, p.group) + scales * (p.zeros ? 2 : 1) +
-         p.batch * (2 * p.k + 4 * p.n) + (p.bias ? 2 * p.n : 0);
+         p.batch * (2 * p.k + (p.y_is_half ? 2 : 4) * p.n) + (p.bias ? 2 * p.n : 0);
 }
 
 std::string int4_gemv_why_not(const Int4GemvParams& p, int64_t shared_bytes_per_block) {

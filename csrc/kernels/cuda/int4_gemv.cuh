@@ -1,4 +1,4 @@
-// What      y[batch, n] = x[batch, k] W^T + bias for an int4 W and a batch of 1..8: the weight
+// What      y[batch, n] = f(x[batch, k] W^T + bias) for an int4 W and a batch of 1..8: the weight
 // phases of decoding.
 //
 // Math      A tensor core multiplies 16 rows of W by 8 columns of x. A nibble q becomes an f16 by
@@ -38,8 +38,10 @@
 
 #include "kernels/cuda/device/bits.cuh"
 #include "kernels/cuda/device/convert.cuh"
+#include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/device/mma.cuh"
+#include "kernels/cuda/gelu.cuh"
 #include "kernels/cuda/int4_gemv.h"
 
 namespace tgv::cuda {
@@ -198,7 +200,12 @@ __global__ void __launch_bounds__(kInt4GemvWarps * 32, 4) int4_gemv(const Int4Ge
       if (row >= p.n) continue;
       float sum = p.bias ? half_to_float(p.bias[row]) : 0.0f;
       for (int w = 0; w < kInt4GemvWarps; ++w) sum += partial[w][r][b];
-      p.y[b * p.n + row] = sum;
+      if (p.gelu) sum = gelu_tanh(sum);
+      if (p.y_is_half) {
+        HalfElement::store(p.y, b * p.n + row, sum);
+      } else {
+        static_cast<float*>(p.y)[b * p.n + row] = sum;
+      }
     }
     __syncthreads();  // partial is written again for the next row tile
   }

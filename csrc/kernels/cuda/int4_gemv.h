@@ -10,13 +10,15 @@
 
 namespace tgv::cuda {
 
-// y = x W^T + bias, W = (q - zero) * scale. Sizes are the caller's; packing pads them.
+// y = f(x W^T + bias), W = (q - zero) * scale. Sizes are the caller's; packing pads them.
 struct Int4GemvParams {
   int64_t n = 0, k = 0;  // rows (outputs) and columns (inputs) of W
   int batch = 0;         // rows of x and y, 1..8
   int group = 0;         // columns that share a scale: 32, 64 or 128
 
-  float* y = nullptr;       // [batch, n] f32
+  void* y = nullptr;        // [batch, n] f32, or f16
+  bool y_is_half = false;   // f16
+  bool gelu = false;        // f = tanh-GELU, otherwise the identity
   const Half* x = nullptr;  // [batch, k] f16
   const uint32_t* weights =
       nullptr;  // packed, int4_gemv_weight_words(n, k, group) words, 16-byte aligned

@@ -2,34 +2,20 @@
 // once per problem.
 #pragma once
 
-#include "base/errors.h"
 #include "kernels/cuda/embedding.cuh"
 #include "kernels/cuda/float_gemm.cuh"
 #include "kernels/cuda/half_gemm.cuh"
 #include "kernels/cuda/int4_gemm.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/page_copy.cuh"
 #include "kernels/cuda/paged_attention.cuh"
 #include "kernels/cuda/prefill_attention.cuh"
 #include "kernels/cuda/qkv_append.cuh"
+#include "kernels/cuda/sampling.cuh"
 
 namespace tgv::cuda {
-
-struct Launch {
-  int blocks = 1;  // at most; a kernel never needs more than it has work items
-  int64_t shared_bytes_per_block = 49152;  // what the device lets a block have
-#if defined(__CUDACC__)
-  cudaStream_t stream = nullptr;
-#endif
-};
-
-#if defined(__CUDACC__)
-inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess)
-    throw SystemError(concat(what, " failed: ", cudaGetErrorString(status)));
-}
-#endif
 
 template <class... Parameters, class... Arguments>
 void start(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
@@ -225,6 +211,15 @@ inline void launch_float_gemm(const FloatGemmParams& p, const Launch& launch) {
   const GemmWork w = float_gemm_work(p, launch.blocks);
   const auto kernel = w.tokens_per_tile == 16 ? float_gemm<16> : float_gemm<64>;
   start(kernel, w.blocks, kGemmThreads, float_gemm_shared_bytes(p), launch, p, w);
+}
+
+// --- the end of a step ---
+
+inline void launch_sampling(const SamplingParams& p, const Launch& launch) {
+  const std::string why_not = sampling_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("sampling: ", why_not));
+  start(p.top > 0 ? sample_rows<true> : sample_rows<false>, p.sequences, kSamplingThreads, 0,
+        launch, p);
 }
 
 }  // namespace tgv::cuda

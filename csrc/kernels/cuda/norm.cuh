@@ -16,7 +16,8 @@
 //
 // Limits    norm_why_not: C a multiple of 4 up to 8192.
 //
-// Numerics  fp32 throughout; y is rounded to f16 once (beyond 65504 it is infinity). A sum adds the
+// Numerics  fp32 throughout; y is rounded to f16 once (beyond 65504 it is infinity), y_float not. A
+// sum adds the
 //           thread's numbers in order, then the tree, then the warps in order: it depends on C
 //           alone, so a row of the results depends on the same row of the inputs alone. NaN and
 //           infinity spoil their own row.
@@ -127,7 +128,8 @@ __device__ __forceinline__ void add_branches(NormShare<kThreads, kVectors>& x, c
 }
 
 template <int kThreads, int kVectors>
-__device__ __forceinline__ void store_normed(Half* row, const NormShare<kThreads, kVectors>& x,
+__device__ __forceinline__ void store_normed(const NormParams& p, int64_t offset,
+                                             const NormShare<kThreads, kVectors>& x,
                                              const NormShare<kThreads, kVectors>& weight,
                                              const NormShare<kThreads, kVectors>& bias, int vectors,
                                              float mean, float scale) {
@@ -136,21 +138,26 @@ __device__ __forceinline__ void store_normed(Half* row, const NormShare<kThreads
     const int v = norm_vector<kThreads>(i);
     if (v >= vectors) continue;
     const float4 a = x.of[i], w = weight.of[i], b = bias.of[i];
-    const uint32_t low =
-        floats_to_half2(fmaf((a.x - mean) * scale, w.x, b.x), fmaf((a.y - mean) * scale, w.y, b.y));
-    const uint32_t high =
-        floats_to_half2(fmaf((a.z - mean) * scale, w.z, b.z), fmaf((a.w - mean) * scale, w.w, b.w));
-    reinterpret_cast<uint2*>(row)[v] = uint2{low, high};
+    const float4 y =
+        make_float4(fmaf((a.x - mean) * scale, w.x, b.x), fmaf((a.y - mean) * scale, w.y, b.y),
+                    fmaf((a.z - mean) * scale, w.z, b.z), fmaf((a.w - mean) * scale, w.w, b.w));
+    if (p.y) {
+      reinterpret_cast<uint2*>(p.y + offset)[v] =
+          uint2{floats_to_half2(y.x, y.y), floats_to_half2(y.z, y.w)};
+    } else {
+      reinterpret_cast<float4*>(p.y_float + offset)[v] = y;
+    }
   }
 }
 
 template <int kThreads, int kVectors>
 __global__ void __launch_bounds__(kThreads) norm_rows(const NormParams p) {
   TGV_SHARED(float, slots, [3][kThreads / 32]);
-  const int64_t offset = int64_t{blockIdx.x} * p.width;
+  const int64_t offset = int64_t{blockIdx.x} * p.width;  // of the results
+  const int64_t from = p.source_rows ? p.source_rows[blockIdx.x] * p.width : offset;
   const int vectors = static_cast<int>(p.width / 4);
-  auto x = load_share<kThreads, kVectors>(p.residual + offset, vectors);
-  if (p.attention) add_branches(x, p, offset, vectors, slots[0]);
+  auto x = load_share<kThreads, kVectors>(p.residual + from, vectors);
+  if (p.attention) add_branches(x, p, from, vectors, slots[0]);
   if (p.sum) {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -158,13 +165,13 @@ __global__ void __launch_bounds__(kThreads) norm_rows(const NormParams p) {
       if (v < vectors) reinterpret_cast<float4*>(p.sum + offset)[v] = x.of[i];
     }
   }
-  if (!p.y) return;
+  if (!p.y && !p.y_float) return;
   const auto weight = load_share<kThreads, kVectors>(p.weight, vectors);
   const auto bias = load_share<kThreads, kVectors>(p.bias, p.bias ? vectors : 0);
   const float width = static_cast<float>(p.width);
   const float mean = p.kind == NormKind::kLayer ? row_sum(x, slots[1]) / width : 0.0f;
   const float scale = inverse_root(row_squares(x, vectors, mean, slots[2]), width, p.eps);
-  store_normed(p.y + offset, x, weight, bias, vectors, mean, scale);
+  store_normed(p, offset, x, weight, bias, vectors, mean, scale);
 }
 
 }  // namespace tgv::cuda

@@ -18,6 +18,7 @@ inline constexpr int64_t kNormMaxWidth = 8192;
 // sum = x
 // y   = (x - mean) / sqrt(var + eps) * weight + bias     kLayer
 //       x / sqrt(mean(x^2) + eps) * weight               kRms
+// Row t of the results is made of row t of the inputs, or of row source_rows[t].
 struct NormParams {
   int64_t rows = 0;   // T
   int64_t width = 0;  // C
@@ -25,17 +26,19 @@ struct NormParams {
   float eps = 0;
   float rms_eps = 0;  // not read without rms_weight
 
-  Half* y = nullptr;                  // [T, C] f16; may be null: only the sum is wanted
-  float* sum = nullptr;               // [T, C] f32; may be null or residual itself
-  const float* residual = nullptr;    // [T, C] f32
-  const float* attention = nullptr;   // [T, C] f32; may be null, with mlp
-  const float* mlp = nullptr;         // [T, C] f32; may be null, with attention
-  const float* rms_weight = nullptr;  // [C] f32; null: a plain sum
-  const float* weight = nullptr;      // [C] f32; not read without y
-  const float* bias = nullptr;        // [C] f32; null for kRms
+  Half* y = nullptr;                     // [T, C] f16; may be null
+  float* y_float = nullptr;              // [T, C] f32; may be null, and is where y is not
+  float* sum = nullptr;                  // [T, C] f32; may be null or residual itself
+  const float* residual = nullptr;       // [T, C] f32, or [any, C] with source_rows
+  const float* attention = nullptr;      // as residual; may be null, with mlp
+  const float* mlp = nullptr;            // as residual; may be null, with attention
+  const float* rms_weight = nullptr;     // [C] f32; null: a plain sum
+  const float* weight = nullptr;         // [C] f32; not read without y or y_float
+  const float* bias = nullptr;           // [C] f32; null for kRms
+  const int32_t* source_rows = nullptr;  // [T] in device memory; may be null; null with sum
 };
 
-// Bytes that must move: every tensor that is there, once.
+// Bytes that must move: every tensor that is there, once, of the inputs T rows.
 int64_t norm_bytes(const NormParams& p);
 
 // Empty if the kernel can take the problem, otherwise the reason.

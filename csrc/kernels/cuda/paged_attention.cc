@@ -16,7 +16,7 @@ int64_t paged_attention_partial_elems(const PagedAttentionParams& p) {
 int64_t paged_attention_bytes(const PagedAttentionParams& p, int64_t total_positions) {
   const int64_t rows = int64_t{p.sequences} * p.heads;
   return total_positions * p.heads * kv_row_bytes(p.kind, p.head_dim) * 2 +
-         rows * p.head_dim * (kv_query_bytes(p.kind) + 4);
+         rows * p.head_dim * (kv_query_bytes(p.kind) + (p.out_is_half ? 2 : 4));
 }
 
 std::string paged_attention_why_not(const PagedAttentionParams& p) {

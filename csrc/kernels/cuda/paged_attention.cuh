@@ -23,7 +23,8 @@
 //
 // Limits    paged_attention_why_not: D 64 or 80.
 //
-// Numerics  fp32 scores, sums and output; 8-bit elements become halves exactly, bf16 is multiplied
+// Numerics  fp32 scores, sums and output (rounded once where it is f16); 8-bit elements become
+// halves exactly, bf16 is multiplied
 //           as bf16, f32 as f32. A result depends on its own sequence alone. Positions beyond the
 //           length are never used, whatever their bits and scales are (NaN included): scores become
 //           -inf and values 0.
@@ -32,6 +33,7 @@
 #pragma once
 
 #include "kernels/cuda/device/bits.cuh"
+#include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/kv_pages.cuh"
 #include "kernels/cuda/paged_attention.h"
@@ -270,7 +272,12 @@ __global__ void __launch_bounds__(kAttentionWarps * 32)
       l = fmaf(weight, c[1], l);
       o = fmaf(weight, c[2 + d], o);
     }
-    p.out[item * D + d] = cuts ? o / l : 0.0f;
+    const float value = cuts ? o / l : 0.0f;
+    if (p.out_is_half) {
+      HalfElement::store(p.out, item * D + d, value);
+    } else {
+      static_cast<float*>(p.out)[item * D + d] = value;
+    }
   }
 }
 

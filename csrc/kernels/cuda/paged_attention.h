@@ -21,7 +21,8 @@ struct PagedAttentionParams {
   float scale = 0;                             // 1 / sqrt(D)
   KvKind kind = KvKind::kF16;
 
-  float* out = nullptr;            // [S, H, D] f32
+  void* out = nullptr;             // [S, H, D] f32, or f16
+  bool out_is_half = false;        // f16
   float* partial = nullptr;        // scratch, paged_attention_partial_elems(p) floats
   const void* q = nullptr;         // [S, H, D] f16; bf16 or f32 over pages of these
   const void* k_pages = nullptr;   // [NP, H, PS, D] kind

@@ -7,7 +7,7 @@ namespace tgv::cuda {
 int64_t prefill_attention_bytes(const PrefillAttentionParams& p, int64_t total_tokens,
                                 int64_t total_positions) {
   return total_positions * p.heads * kv_row_bytes(p.kind, p.head_dim) * 2 +
-         total_tokens * p.heads * p.head_dim * (kv_query_bytes(p.kind) + 4);
+         total_tokens * p.heads * p.head_dim * (kv_query_bytes(p.kind) + (p.out_is_half ? 2 : 4));
 }
 
 std::string prefill_attention_why_not(const PrefillAttentionParams& p) {

@@ -24,7 +24,8 @@
 //
 // Limits    prefill_attention_why_not: D 64 or 80; f16, bf16, int8 and e4m3 pages.
 //
-// Numerics  fp32 scores, softmax, sums and output; weights are f16 (bf16 over bf16 pages) before
+// Numerics  fp32 scores, softmax, sums and output (rounded once where it is f16); weights are f16
+// (bf16 over bf16 pages) before
 //           they meet V. A row depends on its own query and the positions it sees: not on the other
 //           sequences, the other queries, or how a prompt was cut into launches, bit for bit.
 //           Positions beyond the context are not used, whatever their bits and scales are. Of later
@@ -286,10 +287,10 @@ __device__ __forceinline__ void weigh(PrefillState<D>& state, float (&s)[kPrefil
   }
 }
 
-// One row of out: what is left is to add l over the quad.
+// One row of out, from its element `at` on: what is left is to add l over the quad.
 template <bool kScales, int D>
-__device__ __forceinline__ void write_row(float* out, const PrefillState<D>& state, int r, int t,
-                                          bool wanted) {
+__device__ __forceinline__ void write_row(const PrefillAttentionParams& p, int64_t at,
+                                          const PrefillState<D>& state, int r, int t, bool wanted) {
   float l = state.l[r];
   l += __shfl_xor_sync(0xffffffffu, l, 1);
   l += __shfl_xor_sync(0xffffffffu, l, 2);
@@ -297,8 +298,13 @@ __device__ __forceinline__ void write_row(float* out, const PrefillState<D>& sta
   const float factor = (kScales ? state.unit[r] : 1.0f) / l;
 #pragma unroll
   for (int n = 0; n < D / 8; ++n) {
-    *reinterpret_cast<float2*>(out + n * 8 + t * 2) =
-        make_float2(state.o[n][2 * r] * factor, state.o[n][2 * r + 1] * factor);
+    const float low = state.o[n][2 * r] * factor, high = state.o[n][2 * r + 1] * factor;
+    const int64_t column = at + n * 8 + t * 2;
+    if (p.out_is_half) {
+      *reinterpret_cast<uint32_t*>(static_cast<Half*>(p.out) + column) = floats_to_half2(low, high);
+    } else {
+      *reinterpret_cast<float2*>(static_cast<float*>(p.out) + column) = make_float2(low, high);
+    }
   }
 }
 
@@ -367,8 +373,8 @@ __global__ void __launch_bounds__(kPrefillThreads, 3)
     }
     stage ^= 1;
   }
-  write_row<Shared::kConvert, D>(p.out + row, state, 0, t, token < tokens);
-  write_row<Shared::kConvert, D>(p.out + row + 8 * row_elements, state, 1, t, token + 8 < tokens);
+  write_row<Shared::kConvert, D>(p, row, state, 0, t, token < tokens);
+  write_row<Shared::kConvert, D>(p, row + 8 * row_elements, state, 1, t, token + 8 < tokens);
 }
 
 }  // namespace tgv::cuda

@@ -23,7 +23,8 @@ struct PrefillAttentionParams {
   float scale = 0;                             // 1 / sqrt(D)
   KvKind kind = KvKind::kF16;
 
-  float* out = nullptr;            // [rows, H, D] f32
+  void* out = nullptr;             // [rows, H, D] f32, or f16
+  bool out_is_half = false;        // f16
   const void* q = nullptr;         // [rows, H, D] f16; bf16 over bf16 pages
   const void* k_pages = nullptr;   // [NP, H, PS, D] kind
   const void* v_pages = nullptr;   // [NP, H, PS, D] kind

@@ -16,7 +16,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "ask": (
         'tinygptv ask picture.png "What colour is the circle?" --model demo',
         'tinygptv ask street.jpg "the red car" --task refer --draw boxes.png --model ./my-model',
-        'cat picture.png | tinygptv ask - "How many objects are there?" --json --model demo',
+        'cat picture.png | tinygptv ask - "How many things are there?" --json --model demo',
         'tinygptv ask none "What is a triangle?" --model ./phi-2',
     ),
     "caption": ("tinygptv caption picture.png --model demo",),

@@ -1,4 +1,4 @@
-"""Whether an answer is right. Words must match exactly; boxes must overlap the true ones by IoU > 0.5.
+"""Boxes in answers, and whether they are the true ones: each must overlap its own by IoU > 0.5.
 
 Reads the box text itself, strictly, so that the score of a model does not depend on the package's lenient parser.
 """
@@ -6,9 +6,6 @@ Reads the box text itself, strictly, so that the score of a model does not depen
 from __future__ import annotations
 
 import re
-
-from .question import Question
-from .questions import NOT_THERE
 
 Quad = tuple[float, float, float, float]
 _BOX = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
@@ -52,20 +49,3 @@ def grounded(text: str) -> dict[str, list[Quad]]:
     for phrase, boxes in _PHRASE.findall(text):
         out.setdefault(phrase.strip(), []).extend(read_boxes(boxes))
     return out
-
-
-def is_right(question: Question, answer: str) -> bool:
-    """True when ``answer`` is right for ``question``.
-
-    Word answers: equal after trimming. refer: one box with IoU > 0.5. detection and grounding: the same phrases, each
-    with as many boxes, each with IoU > 0.5. caption: the same multiset of object names, in any order.
-    """
-    given, true = answer.strip(), question.answer
-    if true == NOT_THERE or question.kind not in ("refer", "detection", "grounding", "caption"):
-        return given == true
-    if question.kind == "caption":
-        return sorted(given.split(" and ")) == sorted(true.split(" and "))
-    if question.kind == "refer":
-        return same_boxes(read_boxes(given), read_boxes(true))
-    wanted, found = grounded(true), grounded(given)
-    return wanted.keys() == found.keys() and all(same_boxes(found[name], wanted[name]) for name in wanted)

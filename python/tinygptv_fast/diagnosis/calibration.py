@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
-from ..data.questions import Question, ask
-from ..data.scenes import draw, scene_from_seed
+from ..data.question import Question
+from ..data.randomness import generator
+from ..data.world.asking import ask
+from ..data.world.drawing import draw
+from ..data.world.sampling import TEXT, scene_from_seed
 from ..processing.prompt import encode_prompt, render
 from ..processing.templates import Template
 from ..processing.tokenizer import Tokenizer
@@ -21,7 +23,7 @@ from .layers import TextInput
 DEFAULT_SEED = 20_240_613
 DEFAULT_PICTURES = 3
 _SIDE = 224
-_KINDS = ("grounding", "caption", "colour", "refer", "count", "exist")
+_KINDS = ("grounding", "caption", "colour", "refer", "count", "word")
 _SENTENCES = (
     ("What is a triangle?", "A triangle is a flat shape with three straight sides and three corners."),
     ("Name the days of the week.", "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday and Sunday."),
@@ -61,9 +63,9 @@ def calibration_set(
         return CalibrationSet([], inputs, seed)
     drawn, inputs = [], []
     for index in range(pictures):
-        scene = scene_from_seed(seed + index)
+        scene = scene_from_seed(seed + index, TEXT)
         drawn.append(draw(scene, _SIDE))
-        rng = np.random.Generator(np.random.PCG64(seed + index))
+        rng = generator(seed, index)
         for question in filter(None, (ask(rng, scene, kind) for kind in _KINDS)):
             inputs.append(_question_input(tokenizer, template, question, index, query_tokens))
     return CalibrationSet(drawn, inputs, seed)

@@ -1,4 +1,4 @@
-"""Training on drawn pictures: ``python -m tinygptv_fast.train.tiny`` makes the demo model.
+"""Training: the paper's four stages (``stages``), and the demo model that is trained by them (``demo``).
 
 Runs on the plain torch modules of ``reference/``; knows nothing of the command line's other verbs.
 """

@@ -51,13 +51,15 @@ class Labels:
 class Teaching:
     """What is taught, name → number of classes: of cells (background comes on top), of objects, of the whole picture.
 
-    weights: of an object's name in the loss, 1 where it is not given.
+    weights: of an object's name in the loss, 1 where it is not given. rare_cells: of a cell's name, the weight of the
+    mean over cells that are not background, on top of the mean over all: letters are four cells in a hundred.
     """
 
     cells: Mapping[str, int]
     things: Mapping[str, int]
     grounds: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
+    rare_cells: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,11 @@ def seeing_loss(heads: TeachingHeads, patches: Tensor, rows: Tensor, labels: Lab
     """patches [B, I-1, E] (class row left out), rows [B, NQ, Q]."""
     loss = torch.zeros((), device=rows.device)
     for name, logits in heads.cell_logits(patches).items():
-        loss = loss + F.cross_entropy(logits.flatten(0, 2), labels.cells[name].flatten())
+        flat, target = logits.flatten(0, 2), labels.cells[name].flatten()
+        loss = loss + F.cross_entropy(flat, target)
+        if name in heads.teaching.rare_cells:
+            there = target != 0
+            loss = loss + heads.teaching.rare_cells[name] * mean_cross_entropy(flat[there], target[there])
     if heads.ground is not None and labels.ground is not None:
         loss = loss + F.cross_entropy(heads.ground(rows.mean(dim=1)).float(), labels.ground)
     said = heads.object_logits(rows)

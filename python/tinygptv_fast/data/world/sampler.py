@@ -63,6 +63,7 @@ STAGES: dict[str, Stage] = {
         6,
     ),
     "multitask": Stage(_MIXED, _only(*KINDS), 6),
+    "reading": Stage(((0.18, FULL), (0.80, TEXT), (0.02, EMPTY))),  # more words than shapes, for the vision side
 }
 
 

@@ -18,7 +18,7 @@ from ...errors import CheckpointError
 from ..stages.interrupt import stop_on_interrupt
 from .loop import Bar, Paused, Session, check_marks, marks, write_json
 from .pictures import Eyes, pixels_of, scenes_of
-from .recipe import CACHES, DemoRecipe
+from .recipe import CACHES, SEEING, DemoRecipe
 from .seeing import load_eyes
 
 BLOCK = 64
@@ -42,7 +42,7 @@ def fill(session: Session, phase: str) -> None:
     """Write the files of "cache64" or "cache128", from wherever they are."""
     recipe, folder = session.recipe, session.path(phase)
     size = recipe.small_size if phase == CACHES[0] else recipe.large_size
-    progress, now = folder / _PROGRESS, marks(session, phase, ("v2",))
+    progress, now = folder / _PROGRESS, marks(session, phase, SEEING[-1:])
     done: dict[str, int] = {}
     seconds = 0.0
     if progress.exists():

@@ -29,7 +29,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=None, help="stop, saved, after so many minutes")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply every length by this, to try the machinery")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to try the machinery")
-    parser.add_argument("--visual-share", type=float, default=0.0, help="share of rows that look in phase text")
     parser.add_argument("--seed", type=int, default=0, help="of weights and pictures (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: larger batches, fewer steps")
@@ -46,7 +45,7 @@ def recipe_from(options: argparse.Namespace) -> DemoRecipe:
     if options.minutes is not None and not 0 < options.minutes <= 600:
         raise InvalidArgumentError(f"--minutes is {options.minutes:g}, expected more than 0 and at most 600")
     start = TINY if options.tiny else DemoRecipe()
-    recipe = dataclasses.replace(start, seed=options.seed, visual_share=options.visual_share)
+    recipe = dataclasses.replace(start, seed=options.seed)
     if options.scale != 1.0:
         recipe = recipe.scaled(options.scale)
     return recipe.on_gpu() if options.device == "cuda" else recipe
@@ -89,6 +88,10 @@ def work_of(phase: str) -> Callable[[Any], None]:
         from .telling import tell
 
         return tell
+    if phase == "look":
+        from .looking import look
+
+        return look
     if phase == "finish":
         from .finish import finish
 

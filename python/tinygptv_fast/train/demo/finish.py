@@ -27,7 +27,7 @@ from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
 from ..stages.run import ADAPTER
 from .loop import Session, run_phase
-from .recipe import SHIPPED
+from .recipe import SHIPPED, SHOWN
 from .rows import RowWriter, answer_logits, answer_loss
 from .stages import CachedQuestions, SmallExam, batches_of, stage_conversations
 from .telling import QUERIES
@@ -77,7 +77,7 @@ class Finishing:
         )
         self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
         self.numbers = self.writer.numbers.to(self.device)
-        self._exam = SmallExam(session, "finish", self.model)
+        self._exam = SmallExam(session, SHOWN["finish"], self.model.text, self.model.projector, recipe.large_size)
 
     def _round(self) -> dict[str, Tensor]:
         """Put the rounded weights in place; returns the unrounded ones."""

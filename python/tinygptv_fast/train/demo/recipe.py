@@ -13,10 +13,10 @@ from ...data.world_vocabulary import VOCAB_SIZE
 from ...errors import InvalidArgumentError
 from ..phase import Phase
 
-SEEING = ("v1a", "v1b", "v2")
+SEEING = ("v1a", "v1b", "v2", "v3")
 CACHES = ("cache64", "cache128")
 STAGES = ("s1", "s2", "s3", "s4")
-PHASES = (*SEEING, *CACHES, "text", *STAGES, "finish", "report")
+PHASES = (*SEEING, *CACHES, "text", "look", *STAGES, "finish", "report")
 #: What the pictures of each phase show and, in the stages, what is asked: names of ``world.sampler.STAGES``.
 SHOWN = {
     "v1a": "easy",
@@ -28,13 +28,17 @@ SHOWN = {
     "s3": "instruct",
     "s4": "multitask",
     "finish": "multitask",
+    "v3": "reading",
 }
 #: Which cached pictures each phase learns from. S3 asks new kinds of questions about the pictures of S2.
 CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "multitask", "finish": "multitask"}
 
+#: Whose cached pictures and questions phase "look" takes in turn.
+LOOKED_AT = ("s3", "s4")
+
 #: What is shipped: int4 in groups of 32 for the text, int8 for the vision side.
 SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision="int8")
-_PHASE_FIELDS = (*SEEING, "text", "finish")
+_PHASE_FIELDS = (*SEEING, "text", "look", "finish")
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,28 @@ class DemoRecipe:
     """Everything a run depends on besides the code: two runs with equal recipes are equal.
 
     Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
-    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``visual_share``: of the rows of "text" that see
-    cached rows through a throw-away projector instead of reading the scene (a departure from the paper, for when S2
-    stalls). ``distil``: weight of the divergence from the unquantised model in "finish".
+    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
+    "look" that are about a picture, the others about a scene in words. ``distil``: weight of the divergence from the
+    unquantised model in "finish".
     """
 
     seed: int = 0
     v1a: Phase = Phase(steps=1200, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.3)
     v1b: Phase = Phase(steps=5000, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
     v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
-    small_every: int = 4  # of the steps of v2, every fourth is at the small size: the tower must serve both
+    v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
+    small_every: int = 4  # of the steps of v2 and v3, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=2000, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
+    look: Phase = Phase(steps=2600, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
     s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
-    s2: StagePlan = StagePlan(steps=2000, pictures=10, questions=6, lr=1.5e-3)
-    s3: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1e-3)
-    s4: StagePlan = StagePlan(steps=3600, pictures=10, questions=6, lr=1e-3)
+    s2: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1.5e-3)
+    s3: StagePlan = StagePlan(steps=600, pictures=10, questions=6, lr=1e-3)
+    s4: StagePlan = StagePlan(steps=2200, pictures=10, questions=6, lr=1e-3)
     finish: Phase = Phase(steps=400, pictures=10, questions=6, muon_lr=1e-4, adam_lr=1e-4, warmup=20, decay=0.9)
     warm_up: int = 4000
     pretrain: int = 36000
     multitask: int = 30000
-    visual_share: float = 0.0
+    looking: float = 0.8
     distil: float = 1.0
     lora_rank: int = 32
     exam: int = 12  # questions a kind, or 16 times as many pictures, in the small exams while training
@@ -98,13 +104,13 @@ class DemoRecipe:
     text_mlp: int = 1280
 
     def __post_init__(self) -> None:
-        if not 0 <= self.visual_share < 1:
-            raise InvalidArgumentError(f"visual_share is {self.visual_share!r}, expected 0 <= share < 1")
+        if not 0 <= self.looking <= 1:
+            raise InvalidArgumentError(f"looking is {self.looking!r}, expected a share from 0 to 1")
         if self.large_size != 2 * self.small_size:
             raise InvalidArgumentError(f"large_size is {self.large_size}, expected twice small_size={self.small_size}")
 
     def phase(self, name: str) -> Phase:
-        """Settings of "v1a", "v1b", "v2", "text" or "finish"."""
+        """Settings of "v1a", "v1b", "v2", "v3", "text", "look" or "finish"."""
         if name not in _PHASE_FIELDS:
             raise InvalidArgumentError(f"phase is {name!r}, expected one of {list(_PHASE_FIELDS)}")
         phase = getattr(self, name)

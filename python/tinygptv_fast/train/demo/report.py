@@ -1,7 +1,8 @@
 """Convert and examine: 4,000 held-out questions of ten families, with controls, by the native engine.
 
 Everything asked of a model is answered greedily through the public facade from files on the disk. Answers are kept
-beside the report, exam by exam, so that a report that was stopped goes on.
+beside the report, exam by exam, so that a report that was stopped goes on. The shipped directory gets its log and, in
+its receipt, how far it is from the unquantised model.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from ...data.world_vocabulary import tokenizer_json
 from ...generate import TinyGPTV
 from ...processing.image import ImageProcessor
 from ...processing.tokenizer import Tokenizer
-from ...quantize.agreement import wilson_interval
+from ...quantize.agreement import AgreementCounter, Estimate, wilson_interval
+from ...quantize.receipt import write_receipt
 from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
 from ..stages.interrupt import stop_on_interrupt
 from .finish import merged_state
+from .log import write_log
 from .loop import Bar, Paused, Session, write_json
 from .recipe import SHIPPED
 from .rows import Conversation, RowWriter, answer_logits
@@ -191,13 +194,21 @@ def _messages(question: Question, picture: Image.Image) -> list[dict[str, Any]]:
     return messages
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Of the answer tokens that are no coordinates, and of all."""
+
+    words: AgreementCounter
+    every: AgreementCounter
+
+
 @torch.no_grad()
-def agreement(first: Path, second: Path, items: Sequence[ExamItem], batch: int = 32) -> dict[str, Any]:
-    """Of the answer tokens that are no coordinates, how often both models' most likely token is the same, each behind
-    the true tokens and each with its own vision side."""
+def agreement(first: Path, second: Path, items: Sequence[ExamItem], batch: int = 32) -> Agreement:
+    """How often both models' most likely token is the same, each behind the true tokens and each with its own vision
+    side, and how far their predictions are apart."""
     writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
-    models = [_read_back(path) for path in (first, second)]
-    same = total = 0
+    models = [read_back(path) for path in (first, second)]
+    words, every = AgreementCounter(), AgreementCounter()
     for start in range(0, len(items), batch):
         part = items[start : start + batch]
         rows = writer.write([Conversation((item.question,), (True,), None, i) for i, item in enumerate(part)])[0]
@@ -207,14 +218,14 @@ def agreement(first: Path, second: Path, items: Sequence[ExamItem], batch: int =
         said = []
         for model in models:
             seen = model.qformer(model.ln_vision(model.vision(pixels)))
-            said.append(answer_logits(model.text, model.projector, seen, rows).argmax(-1))
-        words = ~rows.coordinate[rows.labels != IGNORE]
-        same += int((said[0] == said[1])[words].sum())
-        total += int(words.sum())
-    return share(same, total)
+            said.append(answer_logits(model.text, model.projector, seen, rows))
+        plain, rounded = said
+        every.update(plain, rounded)
+        words.update(plain, rounded, ~rows.coordinate[rows.labels != IGNORE])
+    return Agreement(words, every)
 
 
-def _read_back(path: Path) -> TinyGPTVReference:
+def read_back(path: Path) -> TinyGPTVReference:
     directory = open_directory(path)
     model = TinyGPTVReference(directory.config)
     model.load_state_dict({name: tensor.float() for name, tensor in load_state(directory).items()})
@@ -252,12 +263,23 @@ def report(session: Session) -> None:
     }
     figures["int4 against float32"] = compare(questions["int4"], answers["float32"], answers["int4"])
     some = make_exam(max(40, total // 4), seed=_AGREEMENT_SEED)
-    figures["agreement"] = agreement(plain, shipped, [item for item in some if not item.question.history])
+    agreed = agreement(plain, shipped, [item for item in some if not item.question.history])
+    figures["agreement"] = _estimate(agreed.words.tokens())
+    write_receipt(shipped / "quality.json", open_directory(shipped).quality.with_agreement(agreed.every))
+    write_log(session, shipped, figures)
     figures["bytes"] = sum(file.stat().st_size for file in shipped.iterdir())
     write_json(session.path("report", "report.json"), figures)
     session.path("report", "report.md").write_text(as_table(figures), encoding="utf-8")
     session.note(as_table(figures))
     session.finish("report", {"seconds": round(time.monotonic() - began, 1), "recipe": session.recipe.digest})
+
+
+def _estimate(value: Estimate) -> dict[str, Any]:
+    return {
+        "asked": value.positions,
+        "share": round(value.value, 5),
+        "interval": [round(value.low, 5), round(value.high, 5)],
+    }
 
 
 def compare(questions: Sequence[Question], plain: Sequence[str], rounded: Sequence[str]) -> dict[str, Any]:

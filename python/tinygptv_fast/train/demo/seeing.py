@@ -1,4 +1,4 @@
-"""V1a, V1b, V2: the vision side learns under throw-away heads, with no words."""
+"""V1a, V1b, V2, V3: the vision side learns under throw-away heads, with no words."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 from ..heads import Labels, TeachingHeads, seeing_loss
 from ..optimizers import MuonAdamW
 from .loop import Session, run_phase
-from .pictures import TEACHING, Eyes, labels_of, pixels_of, scenes_of
+from .pictures import READING, TEACHING, Eyes, labels_of, pixels_of, scenes_of
 from .recipe import SEEING, SHOWN, DemoRecipe
 
 _EXAM_STEP = 1 << 30  # of the sampler's path: far behind every step of training
 _EXAM_BATCH = 64
+_LARGE = ("v2", "v3")
 
 
 class Seeing:
-    """The learner of one of the three phases."""
+    """The learner of one of the four phases."""
 
     def __init__(self, recipe: DemoRecipe, phase: str, device: torch.device) -> None:
         self.recipe, self.phase, self.device = recipe, phase, device
@@ -28,22 +29,23 @@ class Seeing:
             torch.manual_seed(recipe.seed)
             self.eyes = Eyes(recipe).to(device)
             width = recipe.vision_width
-            self.heads = TeachingHeads(TEACHING, width, width).to(device)
+            self.heads = TeachingHeads(READING if phase == "v3" else TEACHING, width, width).to(device)
         named = [*self.eyes.named_parameters(), *((f"heads.{n}", p) for n, p in self.heads.named_parameters())]
         self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
         self._exams: dict[tuple[int, int], tuple[Tensor, Labels]] = {}
 
     def size(self, step: int) -> int:
-        """V2 is at the large size but for every fourth step."""
-        if self.phase != "v2" or step % self.recipe.small_every == self.recipe.small_every - 1:
+        """V2 and V3 are at the large size but for every fourth step."""
+        if self.phase not in _LARGE or step % self.recipe.small_every == self.recipe.small_every - 1:
             return self.recipe.small_size
         return self.recipe.large_size
 
     def step(self, step: int) -> dict[str, float]:
         size = self.size(step)
         # A small picture costs a quarter: it comes in twice the number, and those of one step are all of one size.
-        count = self.settings.pictures * (2 if self.phase == "v2" and size == self.recipe.small_size else 1)
-        shown = "full" if self.phase == "v2" and size == self.recipe.small_size else SHOWN[self.phase]
+        small = self.phase in _LARGE and size == self.recipe.small_size
+        count = self.settings.pictures * (2 if small else 1)
+        shown = "full" if small else SHOWN[self.phase]
         scenes = scenes_of(self.recipe, shown, step, range(count))
         pixels = pixels_of(self.recipe, scenes, size, SEEING.index(self.phase), step).to(self.device)
         labels = labels_of(scenes, size // 8).to(self.device)
@@ -60,10 +62,10 @@ class Seeing:
         """Figures on pictures of their own, at each size the phase teaches."""
         out: dict[str, float] = {}
         sizes = [self.recipe.small_size]
-        if self.phase == "v2":
+        if self.phase in _LARGE:
             sizes.append(self.recipe.large_size)
         for size in sizes:
-            shown = "full" if self.phase == "v2" and size == self.recipe.small_size else SHOWN[self.phase]
+            shown = "full" if self.phase in _LARGE and size == self.recipe.small_size else SHOWN[self.phase]
             tail = f"_{size}" if len(sizes) > 1 else ""
             out |= {f"{name}{tail}": value for name, value in self._marks(size, shown).items()}
         return out
@@ -81,7 +83,7 @@ class Seeing:
                 sums[name] = sums.get(name, 0.0) + value * len(indices)
         letters = [value for name, value in sums.items() if name.startswith("letter")]
         kept = {name: value for name, value in sums.items() if not name.startswith("letter")}
-        if shown == "words":
+        if shown in ("words", "reading"):
             kept["letters"] = sum(letters) / len(letters)
         return {name: round(value / count, 4) for name, value in kept.items()}
 
@@ -110,7 +112,7 @@ class Seeing:
 
 
 def see(session: Session, phase: str) -> None:
-    """Run one of the three phases."""
+    """Run one of the four phases."""
     learner = Seeing(session.recipe, phase, session.device)
     before = SEEING[: SEEING.index(phase)][-1:]
     for earlier in before:
@@ -119,7 +121,7 @@ def see(session: Session, phase: str) -> None:
 
 
 def load_eyes(session: Session) -> Eyes:
-    """The vision side as V2 left it, on the session's device."""
+    """The vision side as the last of these phases left it, on the session's device."""
     eyes = Eyes(session.recipe)
-    eyes.load_state_dict(session.weights("v2")["eyes"])
+    eyes.load_state_dict(session.weights(SEEING[-1])["eyes"])
     return eyes.to(session.device).eval()

@@ -7,12 +7,14 @@ model answers in, without BOS; rows weigh 1/sqrt of their length and coordinates
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ...conversion import write_model
 from ...data.bpe import END
@@ -23,7 +25,7 @@ from ...data.world.sampler import questions_about, training_scene
 from ...data.world_vocabulary import TEMPLATE, tokenizer_json
 from ...processing.image import ImageProcessor
 from ...processing.tokenizer import Tokenizer
-from ...reference.model import TinyGPTVReference
+from ...reference.phi import PhiBackbone
 from ..stages.config import StageConfig, load_stage
 from ..stages.examples import Example, Turn
 from ..stages.run import ADAPTER, train_stage
@@ -153,7 +155,7 @@ def write_base(session: Session, size: int, out: Path) -> None:
     config = recipe.model_config(size)
     eyes = load_eyes(session).cpu()
     state = eyes.state_for(size)
-    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("text")["text"].items()}
+    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("look")["text"].items()}
     state["projector.weight"] = torch.zeros(config.text.width, recipe.vision_width)
     state["projector.bias"] = torch.zeros(config.text.width)
     write_directory(session, config, state, out)
@@ -169,25 +171,22 @@ def write_directory(session: Session, config: Any, state: dict[str, torch.Tensor
 
 
 class SmallExam:
-    """Held-out questions of a phase's kinds about pictures of their own, which are seen once."""
+    """Held-out questions of the kinds of ``shown`` about pictures of their own (``size`` pixels), seen once."""
 
-    def __init__(self, session: Session, phase: str, model: TinyGPTVReference) -> None:
+    def __init__(self, session: Session, shown: str, text: PhiBackbone, projector: nn.Module, size: int) -> None:
         recipe = session.recipe
-        kinds = tuple(kind for kind, _ in WORLD[SHOWN[phase]].kinds)
+        kinds = tuple(kind for kind, _ in WORLD[shown].kinds)
         # A small input cannot show a word: no picture of the early stages has one, in training or here.
-        asked = exam_conversations(recipe.exam, kinds, texts=0.3 if SHOWN[phase] == "multitask" else 0.0)
-        assert model.config.vision is not None
-        self._model = model
+        asked = exam_conversations(recipe.exam, kinds, texts=0.3 if shown == "multitask" else 0.0)
+        self._text, self._projector = text, projector
         self._asked = [replace(one, scene=None, picture=i) for i, (_, one) in enumerate(asked)]
-        scenes = [scene for scene, _ in asked]
-        self._visual = see_scenes(load_eyes(session), recipe, scenes, model.config.vision.image_size)
+        self._visual = see_scenes(load_eyes(session), recipe, [scene for scene, _ in asked], size)
         self._writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
 
     def take(self) -> dict[str, float]:
         """Share of right answers by kind, and their mean."""
-        text, projector = self._model.text, self._model.projector
-        with torch.no_grad(), torch.autocast(text.embed.weight.device.type, torch.bfloat16):
-            kinds = quick_marks(self._writer, text, projector, self._visual, self._asked)
+        with torch.no_grad(), torch.autocast(self._text.embed.weight.device.type, torch.bfloat16):
+            kinds = quick_marks(self._writer, self._text, self._projector, self._visual, self._asked)
         return {"mean": round(sum(kinds.values()) / len(kinds), 4), **kinds}
 
 
@@ -197,16 +196,25 @@ class ExamListener:
     def __init__(self, session: Session, phase: str, exam: SmallExam, bar: Bar) -> None:
         self._log, self._exam, self._bar = session.path(phase, "exams.jsonl"), exam, bar
         self.last: dict[str, float] = {}
+        self.seconds = _seconds_so_far(self._log)  # of steps, to the last exam where a stage was stopped
 
     def __call__(self, done: int, total: int, figures: Figures, seconds: float) -> None:
         self._bar.step(done, {"loss": figures.loss}, seconds)
+        self.seconds += seconds
         if done % LOG_EVERY == 0:
             line = {"step": done, "loss": round(figures.loss, 4), "lr": figures.lr, "seconds": round(seconds, 3)}
             self._bar.line(line)
         if done % max(1, total // _EXAMS) == 0 or done == total:
             self.last = self._exam.take()
-            append_line(self._log, {"step": done, "exam": self.last})
+            append_line(self._log, {"step": done, "seconds": round(self.seconds, 1), "exam": self.last})
             self._bar.line({"step": done, "exam": self.last})
+
+
+def _seconds_so_far(log: Path) -> float:
+    if not log.is_file():
+        return 0.0
+    lines = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines() if text.endswith("}")]
+    return max((float(line["seconds"]) for line in lines), default=0.0)
 
 
 @torch.no_grad()
@@ -234,7 +242,8 @@ def run_stage(session: Session, phase: str) -> None:
     start = open_start(base, config, adapter=before, device=str(session.device))
     bar = Bar(session, phase, 0, config.steps)
     try:
-        exam = SmallExam(session, phase, start.model)
+        size = recipe.large_size if large else recipe.small_size
+        exam = SmallExam(session, SHOWN[phase], start.model.text, start.model.projector, size)
         told = ExamListener(session, phase, exam, bar)
         if not train_stage(
             start,
@@ -251,7 +260,8 @@ def run_stage(session: Session, phase: str) -> None:
         bar.close()
     learnt = hashlib.sha256((folder / ADAPTER / "adapter_model.safetensors").read_bytes()).hexdigest()
     session.hand_on(phase, {"base": start.identity, "adapter": learnt})
-    session.finish(phase, {"steps": config.steps, "exam": told.last or exam.take(), "recipe": recipe.digest})
+    record = {"steps": config.steps, "seconds": round(told.seconds, 1), "exam": told.last or exam.take()}
+    session.finish(phase, {**record, "recipe": recipe.digest})
 
 
 def stage_conversations(batches: CachedQuestions, step: int) -> tuple[list[Conversation], torch.Tensor]:

@@ -19,10 +19,8 @@ from ...data.world.text import scene_text
 from ...data.world_vocabulary import tokenizer_json
 from ...processing.tokenizer import Tokenizer
 from ...reference.model import TinyGPTVReference
-from ...reference.projector import Projector
 from ..coordinates import start_numbers
 from ..optimizers import MuonAdamW
-from .cache import Cache, open_cache
 from .loop import Session, run_phase
 from .recipe import SHOWN, DemoRecipe
 from .rows import UNTAGGED, Conversation, RowWriter, answer_logits, answer_loss, quick_marks
@@ -53,30 +51,31 @@ def exam_conversations(
 
 
 class Telling:
-    """The learner of phase "text". ``cache``: pictures for the rows that look, if there are to be some."""
+    """The learner of phase "text"."""
 
-    def __init__(self, recipe: DemoRecipe, device: torch.device, cache: Cache | None) -> None:
-        self.recipe, self.device, self.cache = recipe, device, cache
+    def __init__(self, recipe: DemoRecipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
         self.settings = recipe.text
         self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 1)
-            self.model = TinyGPTVReference(recipe.model_config(recipe.small_size))
-            nn.init.normal_(self.model.text.embed.weight, std=0.5)
-            start_numbers(self.model, self.writer.numbers.tolist())
-            width = recipe.model_config(recipe.small_size).text.width
-            self.projector = Projector(recipe.vision_width, width, recipe.projector_hidden)  # thrown away at the end
-        self.text = self.model.text.to(device)
-        self.projector.to(device)
-        named = [(f"text.{n}", p) for n, p in self.text.named_parameters()]
-        if cache is not None:
-            named += [(f"projector.{n}", p) for n, p in self.projector.named_parameters()]
-        self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
+            model = TinyGPTVReference(recipe.model_config(recipe.small_size))
+            nn.init.normal_(model.text.embed.weight, std=0.5)
+            start_numbers(model, self.writer.numbers.tolist())
+        self.text = model.text.to(device)
+        self.projector: nn.Module | None = None
+        self.optimiser = self.new_optimiser()
         self.numbers = self.writer.numbers.to(device)
         self._asked: list[Conversation] = []
 
+    def new_optimiser(self) -> MuonAdamW:
+        named = [(f"text.{n}", p) for n, p in self.text.named_parameters()]
+        if self.projector is not None:
+            named += [(f"projector.{n}", p) for n, p in self.projector.named_parameters()]
+        return MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
+
     def step(self, step: int) -> dict[str, float]:
-        conversations, visual = self._batch(step)
+        conversations, visual = self.batch(step)
         buckets = self.writer.write(conversations, _BUCKETS)
         whole = sum(float(rows.weight.sum()) for rows in buckets)
         total, tokens = 0.0, 0
@@ -91,30 +90,19 @@ class Telling:
         self.optimiser.step(self.settings.rate(step))
         return {"loss": total, "tokens": tokens}
 
-    def _batch(self, step: int) -> tuple[list[Conversation], Tensor | None]:
-        recipe = self.recipe
-        out: list[Conversation] = []
-        looks: list[Tensor] = []
-        for index in range(self.settings.pictures):
-            if (
-                self.cache is not None
-                and generator(recipe.seed, _STREAM, 1, step, index).random() < recipe.visual_share
-            ):
-                at = (step * self.settings.pictures + index) % len(self.cache)
-                scene = training_scene(recipe.seed, self.cache.shown, 0, at)
-                asked = conversation(recipe, "instruct", scene, self.settings.questions, step, index)
-                out.append(replace(asked, scene=None, picture=len(looks)))
-                looks.append(self.cache.rows(at))
-            else:
-                shown = SHOWN["text"]
-                scene = training_scene(recipe.seed, shown, step, index)
-                # One to seven questions, four in the mean: so that the first one, right behind the scene, is common.
-                many = 1 + int(
-                    generator(recipe.seed, _STREAM, 2, step, index).integers(2 * self.settings.questions - 1)
-                )
-                out.append(conversation(recipe, shown, scene, many, step, index))
-        out = [one for one in out if one.questions]
-        return out, torch.stack(looks).to(self.device) if looks else None
+    def batch(self, step: int) -> tuple[list[Conversation], Tensor | None]:
+        """The conversations of a step, and the rows [P, NQ, Q] of the pictures they look at."""
+        told = [self.told(step, index) for index in range(self.settings.pictures)]
+        return [one for one in told if one.questions], None
+
+    def told(self, step: int, index: int) -> Conversation:
+        """Conversation ``index`` of a step about a scene in words: one to seven questions, four in the mean, so that
+        the first one, right behind the scene, is common."""
+        shown = SHOWN["text"]
+        scene = training_scene(self.recipe.seed, shown, step, index)
+        rng = generator(self.recipe.seed, _STREAM, 2, step, index)
+        many = 1 + int(rng.integers(2 * self.settings.questions - 1))
+        return conversation(self.recipe, shown, scene, many, step, index)
 
     @torch.no_grad()
     def exam(self) -> dict[str, float]:
@@ -125,11 +113,13 @@ class Telling:
         return {"mean": round(sum(kinds.values()) / len(kinds), 4), **kinds}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.weights(), "projector": self.projector.state_dict(), "optimiser": self.optimiser.state_dict()}
+        seen = {} if self.projector is None else {"projector": self.projector.state_dict()}
+        return {**self.weights(), **seen, "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.text.load_state_dict(state["text"])
-        self.projector.load_state_dict(state["projector"])
+        if self.projector is not None:
+            self.projector.load_state_dict(state["projector"])
         self.optimiser.load_state_dict(state["optimiser"])
 
     def weights(self) -> dict[str, Any]:
@@ -138,7 +128,5 @@ class Telling:
 
 def tell(session: Session) -> None:
     """Run phase "text"."""
-    looking = session.recipe.visual_share > 0
-    cache = open_cache(session, "pretrain") if looking else None
-    learner = Telling(session.recipe, session.device, cache)
-    run_phase(session, "text", learner, learner.settings.steps, ("cache64",) if looking else (), learner.weights)
+    learner = Telling(session.recipe, session.device)
+    run_phase(session, "text", learner, learner.settings.steps, (), learner.weights)

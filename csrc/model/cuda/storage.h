@@ -1,0 +1,64 @@
+// The pages of a KV cache in the memory of a GPU, as the kernels read them
+// (kernels/cuda/kv_pages.h). Knows pages, not who uses them: kv::KVCache's bookkeeping serves these
+// as it serves kv::Storage.
+//
+// Layout    Four planes, K, V and (8-bit kinds) the scales of both: [L, NP, H, PS, D] and
+//           [L, NP, H, PS]. A kernel of one layer gets [NP, ...] without gaps.
+//
+// One block of device memory, as large as it will ever be. Not thread-safe. C++17: nvcc compiles
+// it.
+#pragma once
+
+#include "kernels/cuda/kv_pages.h"
+#include "kernels/cuda/numbers.h"
+#include "kernels/cuda/page_copy.h"
+#include "model/cuda/device_memory.h"
+
+namespace tgv::model {
+
+struct CudaPageShape {
+  int64_t pages = 0;     // NP, 1..2^31-1
+  int64_t layers = 0;    // L, 1..1024
+  int64_t heads = 0;     // H, 1..1024
+  int64_t head_dim = 0;  // D, a multiple of 8 in 8..256
+  cuda::KvKind kind = cuda::KvKind::kI8;
+
+  void check() const;            // throws InvalidArgument
+  int64_t plane_bytes() const;   // of K of one page in one layer
+  int64_t scales_bytes() const;  // of its scales; 0 for kinds without
+  int64_t total_bytes() const;
+};
+
+// One layer: page 0 of each plane.
+struct CudaPages {
+  void *k = nullptr, *v = nullptr;                // [NP, H, PS, D] kind
+  Half *k_scales = nullptr, *v_scales = nullptr;  // [NP, H, PS]; null for kinds without
+};
+
+class CudaStorage {
+ public:
+  explicit CudaStorage(const CudaPageShape& shape);  // throws InvalidArgument, SystemError
+
+  const CudaPageShape& shape() const { return shape_; }
+  size_t bytes() const { return memory_.bytes(); }
+  CudaPages layer(int64_t index) const;  // 0 <= index < L, not checked
+
+  // pairs [count, 2]: page pairs[i, 1] = page pairs[i, 0] in every layer, in the order of the
+  // stream. No page may be written twice, or written and read. Throws InvalidArgument, SystemError.
+  void copy_pages(const int32_t* pairs, int64_t count, const DeviceStream& stream);
+
+  // What kv::Storage does: the first `rows` slots of a page, in every layer, with their scales. The
+  // rest of the page is copied with them, and holds as little as before.
+  void copy_rows(int64_t to_page, int64_t from_page, int64_t rows, const DeviceStream& stream);
+
+ private:
+  static constexpr int64_t kMostPairs = 256;  // of one launch
+  cuda::PageCopyParams copy_params() const;
+
+  const CudaPageShape shape_;
+  uint8_t* planes_[cuda::kPageCopyMaxPlanes] = {};
+  int32_t* pairs_ = nullptr;  // [kMostPairs, 2]
+  DeviceMemory memory_;
+};
+
+}  // namespace tgv::model

@@ -1,0 +1,72 @@
+"""Look: the language model goes on learning, now mostly from pictures, through a projector that is thrown away.
+
+The stages train only projections, norms and LoRA. What a picture's rows do not say in words (which is larger, on which
+side, how many of which sort) must be worked out inside the language model, and from rows that is another work than from
+words. It is a departure from the paper, whose Phi-2 has read the world's text; see docs/training_the_demo.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...data.randomness import generator
+from ...data.world.sampler import training_scene
+from ...reference.projector import Projector
+from .cache import Cache, open_cache
+from .loop import Session, run_phase
+from .recipe import CACHED, CACHES, LOOKED_AT, SHOWN, DemoRecipe
+from .rows import Conversation
+from .stages import SmallExam
+from .telling import Telling, conversation
+
+_STREAM = 10  # apart from those of telling and stages
+
+
+class Looking(Telling):
+    """The learner of phase "look". ``caches``: the pictures, taken in turn, each with what is asked of it."""
+
+    def __init__(self, recipe: DemoRecipe, device: torch.device, caches: list[tuple[Cache, str]]) -> None:
+        super().__init__(recipe, device)
+        self.settings, self.caches = recipe.look, caches
+        width = recipe.model_config(recipe.small_size).text.width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed + 2)
+            self.projector = Projector(recipe.vision_width, width, recipe.projector_hidden).to(device)
+        self.optimiser = self.new_optimiser()
+        self.small_exam: SmallExam | None = None
+
+    def batch(self, step: int) -> tuple[list[Conversation], Tensor | None]:
+        out: list[Conversation] = []
+        looks: list[Tensor] = []
+        for index in range(self.settings.pictures):
+            if generator(self.recipe.seed, _STREAM, step, index).random() >= self.recipe.looking:
+                out.append(self.told(self.recipe.text.steps + step, index))  # where phase "text" has not been
+                continue
+            turn, which = divmod(step * self.settings.pictures + index, len(self.caches))
+            cache, shown = self.caches[which]
+            at = turn % len(cache)
+            scene = training_scene(self.recipe.seed, cache.shown, 0, at)
+            asked = conversation(self.recipe, shown, scene, self.settings.questions, _STREAM, step, index)
+            if asked.questions:
+                out.append(replace(asked, scene=None, picture=len(looks)))
+                looks.append(cache.rows(at))
+        out = [one for one in out if one.questions]
+        return out, torch.stack(looks).to(self.device) if looks else None
+
+    def exam(self) -> dict[str, float]:
+        assert self.small_exam is not None
+        return self.small_exam.take()
+
+
+def look(session: Session) -> None:
+    """Run phase "look"."""
+    recipe = session.recipe
+    caches = [(open_cache(session, CACHED[stage]), SHOWN[stage]) for stage in LOOKED_AT]
+    learner = Looking(recipe, session.device, caches)
+    learner.text.load_state_dict(session.weights("text")["text"])
+    assert learner.projector is not None
+    learner.small_exam = SmallExam(session, SHOWN["s4"], learner.text, learner.projector, recipe.large_size)
+    run_phase(session, "look", learner, learner.settings.steps, ("text", *CACHES), learner.weights)
