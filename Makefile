@@ -32,7 +32,7 @@ help:
 	@echo "make stubs       regenerate the type stubs of the native core"
 	@echo "make sanitize    C++ tests under ASan+UBSan and TSan"
 	@echo "make docs        check the documentation: links, index, measured figures"
-	@echo "make train-demo  train the next demo model (hours; continues where it stopped; DEMO_ARGS=--minutes 25)"
+	@echo "make train-demo  train the demo model (hours; continues where it stopped; DEMO_ARGS=--minutes 25)"
 	@echo "make clean       remove what was built (keeps $(VENV))"
 	@echo "options: PYTHON=$(PYTHON) CXX=$(CXX) VENV=$(VENV) TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 

@@ -1,4 +1,4 @@
-"""``python -m tinygptv_fast.train.demo``: train the next demo model, phase by phase, in a folder that is continued."""
+"""``python -m tinygptv_fast.train.demo``: train the demo model, phase by phase, in a folder that is continued."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECIPE_FILE = "recipe.json"
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tinygptv_fast.train.demo",
-        description=f"Train the next demo model. Phases: {', '.join(PHASES)}. The same command continues a run.",
+        description=f"Train the demo model. Phases: {', '.join(PHASES)}. The same command continues a run.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/next"), help="the run's folder (default runs/next)")
     parser.add_argument("--until", choices=PHASES, default=PHASES[-1], help="stop behind this phase")

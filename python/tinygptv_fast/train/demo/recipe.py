@@ -1,4 +1,4 @@
-"""What the next demo model is and how it is trained, as data: sizes, phases, rates. No torch import."""
+"""What the demo model is and how it is trained, as data: sizes, phases, rates. No torch import."""
 
 from __future__ import annotations
 
