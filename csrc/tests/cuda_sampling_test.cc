@@ -9,7 +9,9 @@
 #include <random>
 
 #include "kernels/cpu/philox.h"
+#if !defined(__CUDACC__)  // C++20, which nvcc is not asked for
 #include "kernels/cpu/sampling.h"
+#endif
 #include "kernels/cuda/launch.cuh"
 #include "tests/check.h"
 #include "tests/device_array.h"
@@ -22,9 +24,19 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
+// cpu::SamplingParams but for its lists, which are the row's.
+struct Params {
+  float temperature = 0;
+  int64_t top_k = 0;
+  float top_p = 1, min_p = 0;
+  float repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+  uint64_t seed = 0;
+  uint32_t sample = 0;
+};
+
 struct Row {
   std::vector<float> logits;
-  cpu::SamplingParams params = {};
+  Params params = {};
   std::vector<int32_t> history = {};
   std::vector<std::pair<int32_t, float>> bias = {};
   std::vector<int32_t> banned = {};
@@ -57,7 +69,7 @@ float exp_twin(float x) {
 
 std::vector<float> process(const Row& row) {
   std::vector<float> l = row.logits;
-  const cpu::SamplingParams& p = row.params;
+  const Params& p = row.params;
   constexpr float kLargest = std::numeric_limits<float>::max();
   for (const auto& [id, bias] : row.bias) l[id] = std::min(l[id] + bias, kLargest);
   std::map<int32_t, int> counts;
@@ -79,7 +91,7 @@ int32_t twin(const Row& row) {
   const std::vector<float> l = process(row);
   const size_t best = static_cast<size_t>(std::max_element(l.begin(), l.end()) - l.begin());
   if (!(l[best] > -kInfinity)) return -1;
-  const cpu::SamplingParams& p = row.params;
+  const Params& p = row.params;
   if (p.temperature == 0) return static_cast<int32_t>(best);
   const float slope =
       p.temperature < 0x1p-126f ? std::numeric_limits<float>::max() : 1.0f / p.temperature;
@@ -138,7 +150,7 @@ Batch batch_of(const std::vector<Row>& rows) {
     b.longest = std::max<int64_t>(b.longest, static_cast<int64_t>(row.history.size()));
   }
   for (const Row& row : rows) {
-    const cpu::SamplingParams& p = row.params;
+    const Params& p = row.params;
     cuda::SamplingSettings s;
     s.temperature = p.temperature;
     s.top_p = p.top_p;
@@ -234,9 +246,18 @@ int32_t cpu_choice(const Row& row) {
   return twin(row);
 #else
   const int64_t vocab = static_cast<int64_t>(row.logits.size());
-  cpu::SamplingParams p = row.params;
-  p.logit_bias = row.bias;
-  p.banned = row.banned;
+  const Params& q = row.params;
+  const cpu::SamplingParams p = {q.temperature,
+                                 q.top_k,
+                                 q.top_p,
+                                 q.min_p,
+                                 q.repetition_penalty,
+                                 q.presence_penalty,
+                                 q.frequency_penalty,
+                                 row.bias,
+                                 row.banned,
+                                 q.seed,
+                                 q.sample};
   CHECK_EQ(cpu::sampling_why_not(p, vocab), std::string());
   std::vector<std::byte> memory(cpu::sampling_scratch_bytes(vocab) + 64);
   void* scratch = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
@@ -252,7 +273,7 @@ void check_rows(const std::vector<Row>& rows) {
     const int32_t expected = twin(rows[i]);
     CHECK_EQ(cpu_choice(rows[i]), expected);
     if (result.ids[i] != expected) {
-      const cpu::SamplingParams& p = rows[i].params;
+      const Params& p = rows[i].params;
       fail(__FILE__, __LINE__,
            concat("row ", i, " has id ", result.ids[i], ", expected ", expected, " (V ",
                   rows[i].logits.size(), ", temperature ", p.temperature, ", top_k ", p.top_k,
@@ -262,8 +283,8 @@ void check_rows(const std::vector<Row>& rows) {
   }
 }
 
-cpu::SamplingParams drawn(float temperature, int64_t top_k = 0, float top_p = 1, float min_p = 0) {
-  cpu::SamplingParams p;
+Params drawn(float temperature, int64_t top_k = 0, float top_p = 1, float min_p = 0) {
+  Params p;
   p.temperature = temperature;
   p.top_k = top_k;
   p.top_p = top_p;
@@ -295,11 +316,10 @@ TEST(draws_with_every_filter) {
     std::vector<Row> rows;
     int64_t position = 0;
     for (float temperature : {0.25f, 1.0f, 4.0f}) {
-      for (const cpu::SamplingParams& p :
-           {drawn(temperature), drawn(temperature, 5), drawn(temperature, 1),
-            drawn(temperature, 0, 0.9f), drawn(temperature, 0, 1e-6f),
-            drawn(temperature, 0, 1, 0.05f), drawn(temperature, 50, 0.8f, 0.02f),
-            drawn(temperature, 0, 0.5f, 0.3f), drawn(temperature, 2000, 0.99f)}) {
+      for (const Params& p : {drawn(temperature), drawn(temperature, 5), drawn(temperature, 1),
+                              drawn(temperature, 0, 0.9f), drawn(temperature, 0, 1e-6f),
+                              drawn(temperature, 0, 1, 0.05f), drawn(temperature, 50, 0.8f, 0.02f),
+                              drawn(temperature, 0, 0.5f, 0.3f), drawn(temperature, 2000, 0.99f)}) {
         rows.push_back({random_logits(vocab, static_cast<uint32_t>(position)), p});
         rows.back().position = (int64_t{1} << 33) + position++;
       }
