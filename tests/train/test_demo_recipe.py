@@ -171,7 +171,10 @@ def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> N
     looks = [one for one in conversations if one.scene is None]
     assert 4 < len(looks) < 28 and len(conversations) > len(looks)
     assert visual is not None and [one.picture for one in looks] == list(range(len(visual)))
-    assert [torch.equal(row, caches[i % 2][0].rows(i // 2)) for i in (0, 1) for row in [visual[i]]].count(True) <= 2
+    # Conversation i of a step that looks, looks at picture i // 2 of cache i % 2: the rows come in that order.
+    turns = [cache.rows(at) for at in range(len(conversations)) for cache, _ in caches]
+    shown = [next(i for i, rows in enumerate(turns) if torch.equal(rows, row)) for row in visual]
+    assert shown == sorted(set(shown)) and {i % 2 for i in shown} == {0, 1}
     learner.settings = dataclasses.replace(learner.settings, pictures=6)
     assert learner.projector is not None
     before = {name: p.clone() for name, p in [*learner.projector.named_parameters(), *learner.text.named_parameters()]}
