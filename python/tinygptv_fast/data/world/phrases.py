@@ -19,6 +19,9 @@ _NAMINGS = (
     ("texture", "colour"),
     ("size", "colour", "shape"),
     ("texture", "colour", "shape"),
+    ("size",),
+    ("texture",),
+    ("size", "texture"),
 )
 
 

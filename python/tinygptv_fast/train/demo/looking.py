@@ -45,9 +45,7 @@ class Looking(Telling):
             if generator(self.recipe.seed, _STREAM, step, index).random() >= self.recipe.looking:
                 out.append(self.told(self.recipe.text.steps + step, index))  # where phase "text" has not been
                 continue
-            turn, which = divmod(step * self.settings.pictures + index, len(self.caches))
-            cache, shown = self.caches[which]
-            at = turn % len(cache)
+            cache, shown, at = self.whose(step * self.settings.pictures + index)
             scene = training_scene(self.recipe.seed, cache.shown, 0, at)
             asked = conversation(self.recipe, shown, scene, self.settings.questions, _STREAM, step, index)
             if asked.questions:
@@ -55,6 +53,13 @@ class Looking(Telling):
                 looks.append(cache.rows(at))
         out = [one for one in out if one.questions]
         return out, torch.stack(looks).to(self.device) if looks else None
+
+    def whose(self, position: int) -> tuple[Cache, str, int]:
+        """The cache whose turn it is, what is asked of it, and the next of its pictures."""
+        turn, place = divmod(position, len(self.caches))
+        mine = self.caches[place]
+        often, before = self.caches.count(mine), self.caches[:place].count(mine)
+        return *mine, (turn * often + before) % len(mine[0])
 
     def exam(self) -> dict[str, float]:
         assert self.small_exam is not None
@@ -64,7 +69,8 @@ class Looking(Telling):
 def look(session: Session) -> None:
     """Run phase "look"."""
     recipe = session.recipe
-    caches = [(open_cache(session, CACHED[stage]), SHOWN[stage]) for stage in LOOKED_AT]
+    opened = {stage: (open_cache(session, CACHED[stage]), SHOWN[stage]) for stage in LOOKED_AT}
+    caches = [opened[stage] for stage in LOOKED_AT]
     learner = Looking(recipe, session.device, caches)
     learner.text.load_state_dict(session.weights("text")["text"])
     assert learner.projector is not None

@@ -33,8 +33,8 @@ SHOWN = {
 #: Which cached pictures each phase learns from. S3 asks new kinds of questions about the pictures of S2.
 CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "multitask", "finish": "multitask"}
 
-#: Whose cached pictures and questions phase "look" takes in turn.
-LOOKED_AT = ("s3", "s4")
+#: Whose cached pictures and questions phase "look" takes in turn: mostly those of the size that is shipped.
+LOOKED_AT = ("s4", "s4", "s3", "s4")
 
 #: What is shipped: int4 in groups of 32 for the text, int8 for the vision side.
 SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision="int8")
@@ -65,7 +65,8 @@ class DemoRecipe:
     Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
     ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
     "look" that are about a picture, the others about a scene in words. ``distil``: weight of the divergence from the
-    unquantised model in "finish".
+    unquantised model in "finish". ``sharp``: ``coordinate_sigma`` of s4 and "finish", in hundredths of the side (1
+    before). ``settle``: how much of the distance to the rounded weights the last steps of "finish" leave.
     """
 
     seed: int = 0
@@ -74,18 +75,20 @@ class DemoRecipe:
     v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
     v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
     small_every: int = 4  # of the steps of v2 and v3, every fourth is at the small size: the tower must serve both
-    text: Phase = Phase(steps=2000, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
-    look: Phase = Phase(steps=2600, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
-    s2: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1.5e-3)
-    s3: StagePlan = StagePlan(steps=600, pictures=10, questions=6, lr=1e-3)
-    s4: StagePlan = StagePlan(steps=2200, pictures=10, questions=6, lr=1e-3)
-    finish: Phase = Phase(steps=400, pictures=10, questions=6, muon_lr=1e-4, adam_lr=1e-4, warmup=20, decay=0.9)
+    text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
+    look: Phase = Phase(steps=4400, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
+    s1: StagePlan = StagePlan(steps=200, pictures=16, questions=4, lr=2e-3)
+    s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
+    s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
+    s4: StagePlan = StagePlan(steps=1400, pictures=10, questions=6, lr=1e-3)
+    finish: Phase = Phase(steps=600, pictures=10, questions=6, muon_lr=1e-4, adam_lr=1e-4, warmup=20, decay=0.9)
     warm_up: int = 4000
     pretrain: int = 36000
     multitask: int = 30000
     looking: float = 0.8
     distil: float = 1.0
+    sharp: float = 0.5
+    settle: float = 0.2
     lora_rank: int = 32
     exam: int = 12  # questions a kind, or 16 times as many pictures, in the small exams while training
     report_questions: int = 4000
@@ -106,6 +109,8 @@ class DemoRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.looking <= 1:
             raise InvalidArgumentError(f"looking is {self.looking!r}, expected a share from 0 to 1")
+        if not 0 < self.settle <= 1:
+            raise InvalidArgumentError(f"settle is {self.settle!r}, expected more than 0 and at most 1")
         if self.large_size != 2 * self.small_size:
             raise InvalidArgumentError(f"large_size is {self.large_size}, expected twice small_size={self.small_size}")
 

@@ -24,7 +24,7 @@ from ...reference.loss import IGNORE
 from ...reference.phi import PhiBackbone
 from ..coordinates import blurred_cross_entropy, find_coordinates, mark_tokens, number_tokens
 
-SIGMA = 1.0  # standard deviation of a coordinate's label, in hundredths of the side
+SIGMA = 1.0  # standard deviation of a coordinate's label, in hundredths of the side, before S4
 _MOST = 400  # tokens of a row; further questions about its scene are left out
 UNTAGGED = 0.25  # of plain questions come without their tag, as users may write them
 
@@ -157,10 +157,10 @@ def answer_logits(text: PhiBackbone, projector: nn.Module | None, visual: Tensor
     return text.logits(hidden[rows.labels != IGNORE])
 
 
-def answer_loss(logits: Tensor, rows: Rows, numbers: Tensor) -> Tensor:
+def answer_loss(logits: Tensor, rows: Rows, numbers: Tensor, sigma: float = SIGMA) -> Tensor:
     """Sum of weight · cross-entropy over ``answer_logits``; coordinates against blurred labels."""
     learnt = rows.labels != IGNORE
-    losses = blurred_cross_entropy(logits, rows.labels[learnt], rows.coordinate[learnt], numbers, SIGMA)
+    losses = blurred_cross_entropy(logits, rows.labels[learnt], rows.coordinate[learnt], numbers, sigma)
     return losses @ rows.weight[learnt]
 
 

@@ -20,6 +20,7 @@ from ...conversion import write_model
 from ...data.bpe import END
 from ...data.question import Question
 from ...data.randomness import generator
+from ...data.world.rewording import reworded
 from ...data.world.sampler import STAGES as WORLD
 from ...data.world.sampler import questions_about, training_scene
 from ...data.world_vocabulary import TEMPLATE, tokenizer_json
@@ -36,7 +37,7 @@ from .cache import Cache, open_cache
 from .loop import LOG_EVERY, Bar, Paused, Session, append_line
 from .pictures import Eyes, pixels_of
 from .recipe import CACHED, SHOWN, STAGES, DemoRecipe
-from .rows import UNTAGGED, Conversation, RowWriter, quick_marks, tagged, turns_of
+from .rows import SIGMA, UNTAGGED, Conversation, RowWriter, quick_marks, tagged, turns_of
 from .seeing import load_eyes
 from .telling import QUERIES, exam_conversations
 
@@ -61,7 +62,7 @@ def stage_config(recipe: DemoRecipe, phase: str) -> StageConfig:
         "prompts": [],
         "one_prompt_per_batch": False,
         "row_weight": "sqrt",
-        "coordinate_sigma": 1.0,
+        "coordinate_sigma": recipe.sharp if phase == "s4" else SIGMA,
         "batch_size": plan.pictures * plan.questions,
         "accumulation": 3,
         "epochs": 1,
@@ -104,7 +105,7 @@ class CachedQuestions:
             at = self._index(step * self.pictures + place, number)
             scene = training_scene(self.recipe.seed, self.cache.shown, 0, at)
             for question in questions_about(rng, scene, stage):
-                out.append((at, question, bool(rng.random() >= UNTAGGED)))
+                out.append((at, reworded(rng, question), bool(rng.random() >= UNTAGGED)))
         return out
 
     def _index(self, position: int, number: int) -> int:

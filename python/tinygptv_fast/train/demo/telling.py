@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...data.question import Question, Turn
 from ...data.randomness import generator
 from ...data.world.asking import KINDS
+from ...data.world.made_up import rename, renaming
+from ...data.world.rewording import reworded
 from ...data.world.sampler import STAGES, exam, questions_about, training_scene
 from ...data.world.scene import Scene
 from ...data.world.text import scene_text
@@ -29,14 +32,29 @@ QUERIES = 16
 _BUCKETS = 4
 _STREAM = 8  # apart from the sampler's path elements
 EXAM_SEED = 9_200_001
+RENAMED = 0.35  # of the scenes in words have names made up for them
 
 
 def conversation(recipe: DemoRecipe, shown: str, scene: Scene, questions: int, *path: int) -> Conversation:
-    """Up to ``questions`` questions about ``scene`` and its text, in an order drawn from ``path``."""
+    """Up to ``questions`` questions about ``scene``, put in many ways, and its text, in an order from ``path``."""
     rng = generator(recipe.seed, _STREAM, *path)
-    asked = questions_about(rng, scene, replace(STAGES[shown], questions=questions))
+    asked = tuple(reworded(rng, q) for q in questions_about(rng, scene, replace(STAGES[shown], questions=questions)))
     keep = tuple(bool(rng.random() >= UNTAGGED) for _ in asked)
     return Conversation(asked, keep, scene_text(scene, rng))
+
+
+def renamed(told: Conversation, names: dict[str, str]) -> Conversation:
+    """``told`` with the names of the world exchanged for ``names`` throughout."""
+
+    def turn(t: Turn) -> Turn:
+        return Turn(t.task, rename(t.prompt, names), rename(t.answer, names))
+
+    def one(q: Question) -> Question:
+        history = tuple(turn(t) for t in q.history)
+        return replace(q, prompt=rename(q.prompt, names), answer=rename(q.answer, names), history=history)
+
+    assert told.scene is not None
+    return replace(told, questions=tuple(one(q) for q in told.questions), scene=rename(told.scene, names))
 
 
 def exam_conversations(
@@ -102,7 +120,8 @@ class Telling:
         scene = training_scene(self.recipe.seed, shown, step, index)
         rng = generator(self.recipe.seed, _STREAM, 2, step, index)
         many = 1 + int(rng.integers(2 * self.settings.questions - 1))
-        return conversation(self.recipe, shown, scene, many, step, index)
+        told = conversation(self.recipe, shown, scene, many, step, index)
+        return renamed(told, renaming(rng, scene)) if rng.random() < RENAMED else told
 
     @torch.no_grad()
     def exam(self) -> dict[str, float]:
