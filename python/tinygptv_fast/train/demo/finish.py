@@ -96,9 +96,13 @@ class Finishing:
             for name, value in kept.items():
                 self.trained[name].copy_(value)
 
+    @property
+    def _settling(self) -> int:
+        return max(1, round(_SETTLING * self.settings.steps))
+
     def _settle(self) -> None:
         """Move towards the rounded weights: over the last part of the phase all but ``recipe.settle`` of the way."""
-        left = self.recipe.settle ** (1 / max(1.0, _SETTLING * self.settings.steps))
+        left = self.recipe.settle ** (1 / self._settling)
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 if storage_kind(name, self.shipped) == "int4":
@@ -129,7 +133,7 @@ class Finishing:
         torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        if step >= self.settings.steps - _SETTLING * self.settings.steps:
+        if step >= self.settings.steps - self._settling:
             self._settle()
         return {"loss": total, "divergence": apart}
 
