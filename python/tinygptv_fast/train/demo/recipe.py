@@ -76,7 +76,7 @@ class DemoRecipe:
     v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
     small_every: int = 4  # of the steps of v2 and v3, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
-    look: Phase = Phase(steps=4400, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
+    look: Phase = Phase(steps=3700, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
     s1: StagePlan = StagePlan(steps=200, pictures=16, questions=4, lr=2e-3)
     s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
     s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
