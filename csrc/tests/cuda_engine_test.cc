@@ -311,7 +311,8 @@ TEST(greedy_samples_that_share_a_page_are_the_one_alone) {
   check_nothing_left(other);
 }
 
-// That the test above can fail: pages that nobody copied hold NaN under the emulation.
+// That the test above can fail: pages that nobody copied hold something else, NaN under the
+// emulation.
 TEST(a_page_that_was_not_copied_shows) {
   CudaTable table = *tgv_cuda_model_table();
   table.copy_rows = [](CudaRunnerHandle*, int64_t, int64_t, int64_t, CudaError*) {
@@ -323,7 +324,7 @@ TEST(a_page_that_was_not_copied_shows) {
   Submission request = asking(ids(39, 6), 10);
   generate(request).samples = 2;
   const Answer answer = ask(engine, request);
-  CHECK(answer.ends.at(0) == Reason::kError || answer.ids.at(0) != answer.ids.at(1));
+  CHECK(answer.ends.at(0) == Reason::kError || answer.logprobs.at(0) != answer.logprobs.at(1));
 }
 
 TEST(drafts_change_no_bit) {

@@ -28,6 +28,23 @@ struct CudaRunnerHandle {
 
 namespace {
 
+// Calls come from several threads, and which device is current in each is somebody else's choice.
+class OnFirstDevice {
+#if defined(__CUDACC__)
+ public:
+  OnFirstDevice() {
+    cuda::check(cudaGetDevice(&before_), "cudaGetDevice");
+    cuda::check(cudaSetDevice(0), "cudaSetDevice");
+  }
+  ~OnFirstDevice() { (void)cudaSetDevice(before_); }
+  OnFirstDevice(const OnFirstDevice&) = delete;
+  OnFirstDevice& operator=(const OnFirstDevice&) = delete;
+
+ private:
+  int before_ = 0;
+#endif
+};
+
 CudaStatus failed(CudaStatus status, const char* message, CudaError* error) noexcept {
   std::snprintf(error->message, sizeof error->message, "%s", message);
   return status;
@@ -36,6 +53,7 @@ CudaStatus failed(CudaStatus status, const char* message, CudaError* error) noex
 template <class Body>
 CudaStatus guarded(CudaError* error, const Body& body) noexcept {
   try {
+    [[maybe_unused]] const OnFirstDevice device;
     body();
     return CudaStatus::kNone;
   } catch (const InvalidArgument& thrown) {
@@ -60,7 +78,11 @@ CudaStatus make_model(CudaModelHandle** out, const Architecture* architecture,
   });
 }
 
-void free_model(CudaModelHandle* model) { delete model; }
+// What cannot be given back on its device is gone with the process.
+void free_model(CudaModelHandle* model) {
+  CudaError error;
+  (void)guarded(&error, [&] { delete model; });
+}
 
 int64_t model_bytes(const CudaModelHandle* model) {
   return static_cast<int64_t>(model->weights->bytes());
@@ -91,7 +113,10 @@ CudaStatus make_runner(CudaRunnerHandle** out, const CudaModelHandle* model,
   return guarded(error, [&] { *out = new CudaRunnerHandle(*model, *pages, *options); });
 }
 
-void free_runner(CudaRunnerHandle* runner) { delete runner; }
+void free_runner(CudaRunnerHandle* runner) {
+  CudaError error;
+  (void)guarded(&error, [&] { delete runner; });
+}
 
 int64_t arena_bytes(const CudaRunnerHandle* runner) {
   return static_cast<int64_t>(runner->decoder.arena_bytes() + runner->logits.bytes());

@@ -31,8 +31,8 @@ struct CudaError {
 struct CudaModelHandle;   // weights, to be filled and then never changed
 struct CudaRunnerHandle;  // pages and a decoder over them
 
-// A model outlives its runners. One call at a time for each handle. On the device that is current,
-// CUDA's first unless somebody chose another.
+// A model outlives its runners. One call at a time for each handle, from any thread. Everything is
+// on CUDA's first device; which one is current for the caller's thread does not matter and stays.
 struct CudaTable {
   int32_t version;
 
