@@ -16,6 +16,7 @@
 #include "bindings/bindings.h"
 #include "bindings/caller.h"
 #include "bindings/tensors.h"
+#include "kv/kv_cache.h"
 #include "model/decoder.h"
 #include "model/random_weights.h"
 
@@ -310,7 +311,7 @@ class Stepper {
           const std::string& isa)
       : pool_(threads_or_all(threads)),
         cache_(cache_shape(*weights, kv_kind, kv_tokens), weights->id()),
-        decoder_(weights, cache_, pool_, {max_tokens, max_logit_rows, choose_isa(isa)}) {}
+        decoder_(weights, cache_.storage(), pool_, {max_tokens, max_logit_rows, choose_isa(isa)}) {}
 
   int64_t start(int64_t max_length) {
     return cache_.reserve({std::vector<int64_t>{-++started_}, max_length - 1, 1});

@@ -17,6 +17,7 @@
 #include "engine/prompt_lookup.h"
 #include "engine/scheduler.h"
 #include "engine/turn.h"
+#include "model/cpu_backend.h"
 
 namespace tgv::engine {
 
@@ -53,23 +54,23 @@ kv::Shape cache_shape(const model::Architecture& model, const EngineOptions& opt
 }
 
 // Every sequence may have a draft to verify beside the prompts that are read.
-model::DecoderOptions decoder_options(const EngineOptions& options) {
+model::BackendOptions backend_options(const model::Architecture& model,
+                                      const EngineOptions& options) {
   const int64_t rows = options.max_sequences * (kMostDrafted + 1);
-  return {options.prefill_chunk + rows, rows, choose_isa(options.isa)};
+  return {cache_shape(model, options), options.prefill_chunk + rows, rows, options.max_sequences,
+          choose_isa(options.isa)};
 }
 
-const std::shared_ptr<const model::Weights>& present(
-    const std::shared_ptr<const model::Weights>& weights) {
-  if (!weights) throw InvalidArgument("weights is null, expected the weights of a backbone");
-  weights->check_complete();
-  return weights;
+std::shared_ptr<const model::LoadedModel> present(std::shared_ptr<const model::LoadedModel> model) {
+  if (!model) throw InvalidArgument("model is null, expected a backbone on some device");
+  return model;
 }
 
 }  // namespace
 
 class Engine::Impl {
  public:
-  Impl(std::shared_ptr<const model::Weights> weights, EngineOptions options);
+  Impl(std::shared_ptr<const model::LoadedModel> model, EngineOptions options);
   ~Impl() { close(); }
 
   int64_t submit(Submission submission);
@@ -100,18 +101,19 @@ class Engine::Impl {
   void publish();
   void end_everything() noexcept;
 
-  const std::shared_ptr<const model::Weights> weights_;
+  const std::shared_ptr<const model::LoadedModel> model_;
   const EngineOptions options_;
   const Limits limits_;
   const pid_t process_ = getpid();
   const Fingerprint fingerprint_;
+  const model::BackendOptions backend_options_;
   ThreadPool pool_;
+  const std::unique_ptr<model::Backend> backend_;
   kv::KVCache cache_;
-  model::Decoder decoder_;
   Step step_;
   Scheduler scheduler_;
   Turn turn_;
-  std::mutex working_;  // held while cache, decoder and scheduler are used
+  std::mutex working_;  // held while cache, backend and scheduler are used
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
@@ -127,16 +129,17 @@ class Engine::Impl {
   std::thread thread_;
 };
 
-Engine::Impl::Impl(std::shared_ptr<const model::Weights> weights, EngineOptions options)
-    : weights_(present(weights)),
-      options_(checked(std::move(options), weights_->plan().architecture().vocab)),
-      limits_{weights_->plan().architecture(),
-              cache_shape(weights_->plan().architecture(), options_).pages, options_.max_sequences,
-              !options_.token_bytes.empty()},
+Engine::Impl::Impl(std::shared_ptr<const model::LoadedModel> model, EngineOptions options)
+    : model_(present(std::move(model))),
+      options_(checked(std::move(options), model_->architecture().vocab)),
+      limits_{model_->architecture(), cache_shape(model_->architecture(), options_).pages,
+              options_.max_sequences, !options_.token_bytes.empty()},
+      backend_options_(backend_options(limits_.architecture, options_)),
       pool_(options_.threads),
-      cache_(cache_shape(limits_.architecture, options_), weights_->id()),
-      decoder_(weights_, cache_, pool_, decoder_options(options_)),
-      step_(decoder_, cache_, pool_, options_.prefill_chunk),
+      backend_(model_->make_backend(backend_options_, pool_)),
+      cache_(backend_->pages(), model_->id()),
+      step_(*backend_, cache_, pool_,
+            {limits_.architecture.vocab, backend_options_.max_logit_rows, options_.prefill_chunk}),
       scheduler_(cache_, step_, options_.max_sequences) {
   publish();
   try {
@@ -164,7 +167,7 @@ int64_t Engine::Impl::submit(Submission submission) {
     id = next_id_++;
   }
   const auto request = std::make_shared<Request>(id, samples, deadline, options_.event_limit);
-  const Context context{&cache_, limits_.architecture.vocab, decoder_.options().isa,
+  const Context context{&cache_, limits_.architecture.vocab, backend_options_.isa,
                         &options_.token_bytes};
   auto job = make_job(request, std::move(submission), limits_, context, fingerprint_);
   {
@@ -335,9 +338,9 @@ bool Engine::Impl::iterate() {
 
 void Engine::Impl::publish() {
   Metrics now = scheduler_.metrics();
-  now.kv_page_bytes = cache_.shape().page_bytes();
-  now.weight_bytes = weights_->plan().bytes();
-  now.arena_bytes = static_cast<int64_t>(decoder_.arena_bytes());
+  now.kv_page_bytes = backend_->pages().page_bytes();
+  now.weight_bytes = model_->bytes();
+  now.arena_bytes = backend_->arena_bytes();
   std::lock_guard lock(mutex_);
   metrics_ = now;
   queued_ = now.waiting + static_cast<int64_t>(inbox_.size());
@@ -358,8 +361,11 @@ void Engine::Impl::end_everything() noexcept {
 }
 
 // --- Engine: refuses the child of a fork -------------------------------------------------------
+Engine::Engine(std::shared_ptr<const model::LoadedModel> model, EngineOptions options)
+    : impl_(std::make_unique<Impl>(std::move(model), std::move(options))) {}
+
 Engine::Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options)
-    : impl_(std::make_unique<Impl>(std::move(weights), std::move(options))) {}
+    : Engine(std::make_shared<const model::CpuModel>(std::move(weights)), std::move(options)) {}
 
 Engine::~Engine() {
   // The threads are not in the child, and what they held locked stays locked: nothing to end there.

@@ -1,5 +1,6 @@
-// The engine: requests in, events out. One thread of its own schedules and runs steps, with a pool
-// of threads for the work in them; callers' threads only wait for events.
+// The engine: requests in, events out. One thread of its own schedules and runs steps on the
+// model's device, with a pool of threads for what the CPU does in them; callers' threads only wait
+// for events.
 //
 //   Engine engine(weights, options);
 //   const int64_t request = engine.submit({prompt, Generate{...}});
@@ -9,9 +10,10 @@
 // Errors   What can be known beforehand is thrown by submit(). An error while a request runs ends
 // it
 //          with Reason::kError; the engine serves the others and the next.
-// Numerics The ids and log-probabilities of a request depend on the request and the weights alone:
-//          the same bits in any company, for any number of threads, any prefill_chunk, with the
-//          beginning of its prompt cached or not, speculating or not.
+// Numerics On the CPU, and on a GPU in the exact mode, the ids and log-probabilities of a request
+//          depend on the request and the weights alone: the same bits in any company, for any
+//          number of threads, any prefill_chunk, with the beginning of its prompt cached or not,
+//          speculating or not. What other modes of a GPU promise: model/cuda/decoder.h.
 // Fork     In a child process every call throws SystemError; the engine's memory is left as it is.
 #pragma once
 
@@ -24,6 +26,7 @@
 #include "engine/metrics.h"
 #include "engine/submission.h"
 #include "kv/rows.h"
+#include "model/backend.h"
 #include "model/weights.h"
 
 namespace tgv::engine {
@@ -43,8 +46,9 @@ struct EngineOptions {
 class Engine {
  public:
   // Throws InvalidArgument, Unsupported (isa), SystemError.
-  Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options);
-  ~Engine();  // closes
+  Engine(std::shared_ptr<const model::LoadedModel> model, EngineOptions options);
+  Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options);  // on the CPU
+  ~Engine();                                                                     // closes
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 

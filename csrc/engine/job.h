@@ -19,7 +19,7 @@
 #include "engine/request.h"
 #include "engine/submission.h"
 #include "kv/kv_cache.h"
-#include "model/decoder.h"
+#include "model/step_token.h"
 
 namespace tgv::engine {
 

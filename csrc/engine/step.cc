@@ -27,12 +27,13 @@ void guarded(Job& job, const Body& body) noexcept {
 
 }  // namespace
 
-Step::Step(model::Decoder& decoder, kv::KVCache& cache, ThreadPool& pool, int64_t prefill_chunk)
-    : decoder_(decoder),
+Step::Step(model::Backend& backend, kv::KVCache& cache, ThreadPool& pool, const StepSizes& sizes)
+    : backend_(backend),
       cache_(cache),
       pool_(pool),
-      share_(prefill_chunk),
-      scratch_(static_cast<size_t>(pool.threads()), Scratch(decoder.architecture().vocab)) {}
+      logit_rows_(sizes.logit_rows),
+      share_(sizes.prefill_chunk),
+      scratch_(static_cast<size_t>(pool.threads()), Scratch(sizes.vocab)) {}
 
 bool Step::run(const Jobs& jobs, Metrics& metrics) {
   const Time began = Clock::now();
@@ -74,7 +75,7 @@ void Step::plan(const Jobs& jobs) {
   }
   const auto decoding = static_cast<std::ptrdiff_t>(parts_.size());
   plan_prompts(jobs_);
-  // Long ones first: the decoder begins them first.
+  // Long ones first, as the CPU's decoder begins with the first.
   std::rotate(parts_.begin(), parts_.begin() + decoding, parts_.end());
 }
 
@@ -82,7 +83,7 @@ void Step::plan(const Jobs& jobs) {
 // are.
 void Step::plan_prompts(std::span<Job* const> jobs) {
   int64_t share = parts_.empty() ? share_.most() : share_.tokens();
-  int64_t rows = decoder_.options().max_logit_rows;
+  int64_t rows = logit_rows_;
   for (const Part& part : parts_) rows -= part.logits;
   for (Job* job : jobs) {
     for (size_t i = 0; i < job->lanes().size(); ++i) {
@@ -127,7 +128,7 @@ bool Step::decode(Metrics& metrics) {
   std::string error;
   try {
     watch_.begin(requests_);
-    is_whole = decoder_.step(segments_, &watch_.flag());
+    is_whole = backend_.step(segments_, &watch_.flag());
     watch_.end();
   } catch (...) {
     watch_.end();
@@ -175,7 +176,7 @@ void Step::compute() {
 void Step::compute_row(int64_t index, int worker) {
   Row& row = rows_[static_cast<size_t>(index)];
   try {
-    row.job->compute(row.lane, row.token, decoder_.logits(index),
+    row.job->compute(row.lane, row.token, backend_.logits(index),
                      scratch_[static_cast<size_t>(worker)]);
   } catch (const std::exception& error) {
     row.error = error.what();

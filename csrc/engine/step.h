@@ -1,9 +1,9 @@
-// One step: what of which sequences is fed, through the decoder, to what each job makes of it.
+// One step: what of which sequences is fed, through the backend, to what each job makes of it.
 //
 // All sequences that decode are in it, and one part of the prompts that are being read. Requests
 // whose reader lags behind are left out.
 //
-// If the decoder fails, the requests in the step end with its error. If one request's own part
+// If the backend fails, the requests in the step end with its error. If one request's own part
 // fails, that one does. Either way the others and the cache are as they were.
 #pragma once
 
@@ -17,13 +17,19 @@
 #include "engine/metrics.h"
 #include "engine/prefill_share.h"
 #include "engine/step_watch.h"
-#include "model/decoder.h"
+#include "model/backend.h"
 
 namespace tgv::engine {
 
+struct StepSizes {
+  int64_t vocab = 0;
+  int64_t logit_rows = 0;     // of a step, at most
+  int64_t prefill_chunk = 0;  // prompt tokens of a step, at most
+};
+
 class Step {
  public:
-  Step(model::Decoder& decoder, kv::KVCache& cache, ThreadPool& pool, int64_t prefill_chunk);
+  Step(model::Backend& backend, kv::KVCache& cache, ThreadPool& pool, const StepSizes& sizes);
 
   // Ends the step that runs when nobody wants it; look_again() after a cancellation.
   StepWatch& watch() { return watch_; }
@@ -59,9 +65,10 @@ class Step {
   void deliver();
   int64_t tokens(bool bulk) const;
 
-  model::Decoder& decoder_;
+  model::Backend& backend_;
   kv::KVCache& cache_;
   ThreadPool& pool_;
+  const int64_t logit_rows_;
   PrefillShare share_;
   StepWatch watch_;
   std::vector<Scratch> scratch_;  // [threads]

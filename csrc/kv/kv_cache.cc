@@ -57,11 +57,19 @@ Keys KVCache::Sequence::page_keys(int64_t index) const {
   return Keys(keys).subspan(static_cast<size_t>(index * kPageTokens), kPageTokens);
 }
 
+KVCache::KVCache(std::unique_ptr<Storage> own, PageStore* pages, const std::string& model_id,
+                 int hash_bits)
+    : own_(std::move(own)),
+      pages_(own_ ? *own_ : *pages),
+      pool_(shape().pages),
+      index_(shape().pages, identity(shape(), model_id), hash_bits),
+      writers_(static_cast<size_t>(shape().pages), 0) {}
+
 KVCache::KVCache(const Shape& shape, const std::string& model_id, int hash_bits)
-    : storage_(shape),
-      pool_(shape.pages),
-      index_(shape.pages, identity(shape, model_id), hash_bits),
-      writers_(static_cast<size_t>(shape.pages), 0) {}
+    : KVCache(std::make_unique<Storage>(shape), nullptr, model_id, hash_bits) {}
+
+KVCache::KVCache(PageStore& pages, const std::string& model_id, int hash_bits)
+    : KVCache(nullptr, &pages, model_id, hash_bits) {}
 
 const KVCache::Sequence& KVCache::at(SequenceId id) const {
   const auto found = sequences_.find(id);
@@ -165,13 +173,20 @@ int32_t KVCache::take_page() {
 }
 
 // Makes the page of the next position, if it is begun, this sequence's alone. (Never indexed: see
-// writers_.)
+// writers_.) A copy that fails leaves all as it was.
 void KVCache::own_tail(Sequence& sequence) {
   const int32_t page = sequence.tail();
   if (page < 0 || pool_.references(page) == 1) return;
   const int32_t copy = take_page();
-  storage_.copy_rows(copy, page, sequence.length() % kPageTokens);
+  try {
+    pages_.copy_rows(copy, page, sequence.length() % kPageTokens);
+  } catch (...) {
+    drop_page(copy);
+    throw;
+  }
+  count_tail(sequence, -1);
   sequence.pages[static_cast<size_t>(sequence.length() / kPageTokens)] = copy;
+  count_tail(sequence, +1);
   drop_page(page);
 }
 
@@ -184,8 +199,8 @@ void KVCache::append(SequenceId id, Keys keys) {
                                  " passes the ", sequence.max_length, " that were reserved"));
   }
   if (keys.empty()) return;
-  count_tail(sequence, -1);
   own_tail(sequence);
+  count_tail(sequence, -1);
   sequence.keys.insert(sequence.keys.end(), keys.begin(), keys.end());
   while (sequence.held() < pages_for(length)) sequence.pages.push_back(take_page());
   count_tail(sequence, +1);

@@ -23,6 +23,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -62,8 +63,10 @@ class KVCache {
   // model_id: what makes K and V of equal keys equal; goes into every prefix hash with the kind and
   // the geometry. hash_bits: see PrefixIndex. Throws InvalidArgument, SystemError.
   KVCache(const Shape& shape, const std::string& model_id, int hash_bits = 64);
+  // Over pages that lie elsewhere and outlive the cache.
+  KVCache(PageStore& pages, const std::string& model_id, int hash_bits = 64);
 
-  const Shape& shape() const { return storage_.shape(); }
+  const Shape& shape() const { return pages_.shape(); }
   Counts counts() const;
 
   // --- admission -------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ class KVCache {
   // --- a sequence; all throw InvalidArgument for an id that is not there
   // -------------------------- Places for more positions. Within what was reserved it cannot fail;
   // beyond that it throws InvalidArgument. Positions of a page that another sequence shares are
-  // copied first.
+  // copied first: where the pages are a GPU's, that can throw SystemError.
   void append(SequenceId id, Keys keys);
 
   // All positions appended so far are written; new full pages enter the index.
@@ -109,7 +112,8 @@ class KVCache {
   int64_t committed(SequenceId id) const { return at(id).committed; }
   std::span<const int32_t> block_table(SequenceId id) const { return at(id).pages; }
 
-  // --- contents --------------------------------------------------------------------------------
+  // --- contents, of a cache that holds its pages itself; all throw Unsupported otherwise --------
+  const Storage& storage() const;
   cpu::KvPages layer(int64_t index) const;  // throws InvalidArgument
 
   // `count` positions from `first` on, [count, H, D] f32 each. Only positions that are appended and
@@ -141,6 +145,8 @@ class KVCache {
     Keys page_keys(int64_t index) const;
   };
 
+  KVCache(std::unique_ptr<Storage> own, PageStore* pages, const std::string& model_id,
+          int hash_bits);
   const Sequence& at(SequenceId id) const;
   Sequence& at(SequenceId id);
   int64_t pages_needed(const Reservation& request, const std::vector<int32_t>& prefix) const;
@@ -158,7 +164,10 @@ class KVCache {
   void index_pages(const Sequence& sequence);
   void check_positions(const Sequence& sequence, int64_t layer, int64_t first, int64_t count) const;
 
-  Storage storage_;
+  Storage& own() const;  // throws Unsupported
+
+  const std::unique_ptr<Storage> own_;  // null: the pages lie elsewhere
+  PageStore& pages_;
   PagePool pool_;
   PrefixIndex index_;
   // [NP] sequences whose next position lies in this page, after positions it has already. Such a

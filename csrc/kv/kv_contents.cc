@@ -20,9 +20,16 @@ void hold(bool rule, const std::string& what) {
 
 }  // namespace
 
+Storage& KVCache::own() const {
+  if (!own_) throw Unsupported("the pages of this cache do not lie in memory of its own");
+  return *own_;
+}
+
+const Storage& KVCache::storage() const { return own(); }
+
 cpu::KvPages KVCache::layer(int64_t index) const {
   check_index("layer", index, shape().layers);
-  return storage_.layer(index);
+  return own().layer(index);
 }
 
 int64_t KVCache::references(int32_t page) const {
@@ -47,6 +54,7 @@ void KVCache::check_positions(const Sequence& sequence, int64_t layer, int64_t f
 
 void KVCache::write(SequenceId id, int64_t layer, int64_t first, int64_t count, const float* k,
                     const float* v) {
+  Storage& storage = own();
   const Sequence& sequence = at(id);
   check_positions(sequence, layer, first, count);
   if (first < sequence.committed) {
@@ -56,21 +64,22 @@ void KVCache::write(SequenceId id, int64_t layer, int64_t first, int64_t count, 
   const int64_t row_elems = shape().heads * shape().head_dim;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t position = first + i;
-    storage_.write(layer, sequence.pages[static_cast<size_t>(position / kPageTokens)],
-                   position % kPageTokens, k + i * row_elems, v + i * row_elems);
+    storage.write(layer, sequence.pages[static_cast<size_t>(position / kPageTokens)],
+                  position % kPageTokens, k + i * row_elems, v + i * row_elems);
   }
 }
 
 void KVCache::read(float* k, float* v, SequenceId id, int64_t layer, int64_t first,
                    int64_t count) const {
+  const Storage& storage = own();
   const Sequence& sequence = at(id);
   check_positions(sequence, layer, first, count);
   const int64_t row_elems = shape().heads * shape().head_dim;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t position = first + i;
-    storage_.read(k + i * row_elems, v + i * row_elems, layer,
-                  sequence.pages[static_cast<size_t>(position / kPageTokens)],
-                  position % kPageTokens);
+    storage.read(k + i * row_elems, v + i * row_elems, layer,
+                 sequence.pages[static_cast<size_t>(position / kPageTokens)],
+                 position % kPageTokens);
   }
 }
 

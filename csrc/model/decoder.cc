@@ -96,7 +96,7 @@ Decoder::Buffers Decoder::carve(uint8_t* base, const Plan& plan, const DecoderOp
   return b;
 }
 
-Decoder::Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cache, ThreadPool& pool,
+Decoder::Decoder(std::shared_ptr<const Weights> weights, const kv::Storage& pages, ThreadPool& pool,
                  const DecoderOptions& options)
     : weights_(std::move(weights)),
       pool_(pool),
@@ -107,14 +107,14 @@ Decoder::Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cach
       buffers_(std::make_unique<const Buffers>(
           carve(arena_.data(), weights_->plan(), options_, pool.threads()))) {
   const Architecture& a = architecture_;
-  const kv::Shape& shape = cache.shape();
+  const kv::Shape& shape = pages.shape();
   if (shape.layers != a.layers || shape.heads != a.heads || shape.head_dim != a.head_dim) {
     throw InvalidArgument(concat("the cache has L=", shape.layers, ",H=", shape.heads,
                                  ",D=", shape.head_dim, ", the model L=", a.layers, ",H=", a.heads,
                                  ",D=", a.head_dim));
   }
   weights_->check_complete();
-  read_layers(cache);
+  read_layers(pages);
   make_rotary(cosines_, sines_, a);
   // Everything that a step appends to has its final capacity now.
   parts_.reserve(static_cast<size_t>(options_.max_tokens));
@@ -122,7 +122,7 @@ Decoder::Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cach
   logit_from_.reserve(static_cast<size_t>(options_.max_logit_rows));
 }
 
-void Decoder::read_layers(const kv::KVCache& cache) {
+void Decoder::read_layers(const kv::Storage& pages) {
   const Architecture& a = architecture_;
   const Weights& w = *weights_;
   for (int64_t l = 0; l < a.layers; ++l) {
@@ -144,7 +144,7 @@ void Decoder::read_layers(const kv::KVCache& cache) {
     layer.k_weight = vector("attn.k_norm.weight", a.qk_norm);
     layer.k_bias = vector("attn.k_norm.bias", a.qk_norm);
     layer.post_weight = vector("attn.post_norm.weight", a.post_attention_norm);
-    layer.pages = cache.layer(l);
+    layer.pages = pages.layer(l);
     layers_.push_back(layer);
   }
   head_ = w.linear("text.head", cpu::Activation::kNone);

@@ -27,20 +27,11 @@
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/paged_attention.h"
 #include "kernels/cpu/qkv_append.h"
-#include "kv/kv_cache.h"
-#include "model/step_token.h"
+#include "kv/storage.h"
+#include "model/segment.h"
 #include "model/weights.h"
 
 namespace tgv::model {
-
-// New positions of one sequence. The cache has appended them (KVCache::append) and not committed
-// them; the caller commits after a step that returned true.
-struct Segment {
-  std::span<const int32_t> block_table;  // covers first_position + tokens.size() positions
-  int64_t first_position = 0;
-  std::span<const StepToken> tokens;
-  int64_t logit_rows = 0;  // logits are wanted for this many of its last tokens
-};
 
 struct DecoderOptions {
   int64_t max_tokens = 256;     // in a step, all segments together
@@ -50,9 +41,9 @@ struct DecoderOptions {
 
 class Decoder {
  public:
-  // The cache's shape must be the model's. Weights, cache and pool outlive the decoder. Throws
+  // The pages' shape must be the model's. Weights, pages and pool outlive the decoder. Throws
   // InvalidArgument, SystemError.
-  Decoder(std::shared_ptr<const Weights> weights, const kv::KVCache& cache, ThreadPool& pool,
+  Decoder(std::shared_ptr<const Weights> weights, const kv::Storage& pages, ThreadPool& pool,
           const DecoderOptions& options);
 
   ~Decoder();
@@ -87,7 +78,7 @@ class Decoder {
   enum TailPhase : int { kFinalNorm, kRoundFinal, kHead, kTailPhases };
 
   static Buffers carve(uint8_t* base, const Plan& plan, const DecoderOptions& options, int threads);
-  void read_layers(const kv::KVCache& cache);
+  void read_layers(const kv::Storage& pages);
   void check(std::span<const Segment> segments) const;
   void begin(std::span<const Segment> segments);
 

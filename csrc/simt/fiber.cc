@@ -3,7 +3,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <mutex>
 #include <new>
+#include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -47,21 +49,67 @@ void forget_frames(const Stack& stack) {
 #endif
 }
 
+size_t guard_bytes() {
+  static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return page;
+}
+
+size_t mapping_bytes() { return Stack::kBytes + guard_bytes(); }
+
+// Memory of stacks that are gone, for those to come: every launch needs hundreds, and would spend
+// more time on having them mapped and zeroed than in its kernel.
+class Mappings {
+ public:
+  Mappings() { free_.reserve(kMost); }  // give() is called by destructors
+  ~Mappings() {
+    for (char* mapping : free_) munmap(mapping, mapping_bytes());
+  }
+
+  char* take() {
+    {
+      std::lock_guard lock(mutex_);
+      if (!free_.empty()) {
+        char* const mapping = free_.back();
+        free_.pop_back();
+        return mapping;
+      }
+    }
+    void* mapping =
+        mmap(nullptr, mapping_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) throw std::bad_alloc();
+    mprotect(mapping, guard_bytes(), PROT_NONE);
+    return static_cast<char*>(mapping);
+  }
+
+  void give(char* mapping) {
+    {
+      std::lock_guard lock(mutex_);
+      if (free_.size() < kMost) {
+        free_.push_back(mapping);
+        return;
+      }
+    }
+    munmap(mapping, mapping_bytes());
+  }
+
+ private:
+  static constexpr size_t kMost = 4096;  // of which a few pages each were ever touched
+  std::mutex mutex_;
+  std::vector<char*> free_;
+};
+
+Mappings& mappings() {
+  static Mappings all;
+  return all;
+}
+
 }  // namespace
 
-Stack::Stack() {
-  const size_t guard = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  void* mapping =
-      mmap(nullptr, kBytes + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapping == MAP_FAILED) throw std::bad_alloc();
-  mprotect(mapping, guard, PROT_NONE);
-  mapping_ = static_cast<char*>(mapping);
-  bottom_ = mapping_ + guard;
-}
+Stack::Stack() : mapping_(mappings().take()), bottom_(mapping_ + guard_bytes()) {}
 
 Stack::~Stack() {
   forget_frames(*this);
-  munmap(mapping_, kBytes + static_cast<size_t>(bottom_ - mapping_));
+  mappings().give(mapping_);
 }
 
 void entered() { arrive(nullptr); }

@@ -32,16 +32,16 @@ std::shared_ptr<const model::Weights> make_weights(const model::Architecture& ar
 }  // namespace
 
 struct CpuDecoder::State {
-  State(const model::Architecture& a, const FloatTensors& tensors, int64_t pages)
+  State(const model::Architecture& a, const FloatTensors& tensors, int64_t count)
       : vocab(a.vocab),
         pool(1),
-        cache({pages, a.layers, a.heads, a.head_dim, kv::Kind::kF32}, "test"),
-        decoder(make_weights(a, tensors, pool), cache, pool,
+        pages({count, a.layers, a.heads, a.head_dim, kv::Kind::kF32}),
+        decoder(make_weights(a, tensors, pool), pages, pool,
                 {kMostTokens, kMostTokens, best_isa()}) {}
 
   const int64_t vocab;
   ThreadPool pool;
-  kv::KVCache cache;  // its pages alone: whose they are say the segments
+  kv::Storage pages;  // whose they are say the segments
   model::Decoder decoder;
 };
 

@@ -10,12 +10,14 @@ TEST(the_stub_says_it_is_one) {
   CHECK(std::strstr(tgv::cuda::why_not(), "built without CUDA"));
   CHECK_THROWS(Unsupported, tgv::cuda::device_count(), "built without CUDA");
   CHECK_THROWS(Unsupported, tgv::cuda::device_info(0), "built without CUDA");
+  CHECK_THROWS(Unsupported, tgv::cuda::function("anything"), "built without CUDA");
 }
 
 TEST(without_a_device_every_question_gives_the_reason) {
   if (tgv::cuda::available()) return;
   CHECK(tgv::cuda::why_not() != nullptr);
   CHECK_THROWS(Unsupported, tgv::cuda::device_count(), tgv::cuda::why_not());
+  CHECK_THROWS(Unsupported, tgv::cuda::function("anything"), tgv::cuda::why_not());
 }
 
 TEST_MAIN()

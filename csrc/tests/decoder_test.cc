@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "base/errors.h"
+#include "kv/kv_cache.h"
+#include "model/cpu_backend.h"
 #include "model/random_weights.h"
 #include "tests/check.h"
 
@@ -55,7 +57,7 @@ struct Rig {
       : pool(threads),
         weights(random_weights(small(), forms(kind), 7, pool)),
         cache({64, 2, 4, 16, kv::Kind::kI8}, "test"),
-        decoder(weights, cache, pool, {64, 64, best_isa()}),
+        decoder(weights, cache.storage(), pool, {64, 64, best_isa()}),
         sequence(cache.reserve({first_key, 500, 1})) {}
 
   static Forms forms(cpu::WeightKind kind) {
@@ -114,6 +116,29 @@ TEST(a_step_allocates_nothing) {
   }
 }
 
+// What the engine calls: the same bits, and nothing of its own on the way.
+TEST(a_step_of_the_backend_is_the_decoders_and_allocates_nothing) {
+  Rig rig(2);
+  const CpuModel model(rig.weights);
+  BackendOptions options;
+  options.pages = rig.cache.shape();
+  options.max_tokens = options.max_logit_rows = 64;
+  const std::unique_ptr<Backend> backend = model.make_backend(options, rig.pool);
+  for (int i = 0; i < 5; ++i) {
+    CHECK(rig.step(i ? 1 : 20, 1));
+    const int64_t before = allocations;
+    const bool is_whole = backend->step(rig.segments, nullptr);
+    const float* logits = backend->logits(0);
+    const int64_t after = allocations;
+    CHECK(is_whole);
+    CHECK_EQ(after, before);
+    CHECK(std::equal(logits, logits + small().vocab, rig.decoder.logits(0)));
+    rig.cache.commit(rig.sequence);
+  }
+  CHECK_THROWS(InvalidArgument, backend->logits(1), "logit row is 1");
+  CHECK_THROWS(InvalidArgument, CpuModel(nullptr), "weights is null");
+}
+
 TEST(threads_and_chunks_change_no_bit) {
   Rig one(1);
   CHECK(one.step(48, 48));
@@ -165,7 +190,8 @@ TEST(what_does_not_fit_is_refused) {
   CHECK_THROWS(InvalidArgument, rig.decoder.logits(2), "logit row is 2");
   CHECK_THROWS(InvalidArgument, rig.decoder.step({}), "0 tokens");
   kv::KVCache other({8, 2, 4, 20, kv::Kind::kI8}, "test");
-  CHECK_THROWS(InvalidArgument, Decoder(rig.weights, other, rig.pool, {}), "the cache has");
+  CHECK_THROWS(InvalidArgument, Decoder(rig.weights, other.storage(), rig.pool, {}),
+               "the cache has");
 }
 
 }  // namespace

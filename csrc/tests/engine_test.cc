@@ -17,6 +17,7 @@
 #include "engine/turn.h"
 #include "model/random_weights.h"
 #include "tests/check.h"
+#include "tests/engine_answers.h"
 
 namespace {
 
@@ -24,6 +25,7 @@ using tgv::CapacityError;
 using tgv::ClosedError;
 using tgv::InvalidArgument;
 using namespace tgv::engine;
+using namespace tgv::test;
 
 constexpr int64_t kVocab = 61, kWidth = 32, kPositions = 256;
 
@@ -69,61 +71,6 @@ Submission asking(std::vector<int32_t> prompt, int64_t max_new_tokens) {
 }
 
 Generate& generate(Submission& submission) { return std::get<Generate>(submission.task); }
-
-struct Answer {
-  std::map<int, std::vector<int32_t>> ids;
-  std::map<int, std::vector<float>> logprobs;
-  std::map<int, Reason> ends;
-  std::vector<BeamEvent> beams;
-  std::map<int, std::vector<float>> scores;
-  std::vector<float> logits;
-  std::string message;
-  Stats stats;
-  bool done = false;
-
-  void take(Event& event) {
-    CHECK(!done);
-    if (auto* token = std::get_if<TokenEvent>(&event)) {
-      CHECK(!ends.count(token->sample));
-      ids[token->sample].push_back(token->id);
-      logprobs[token->sample].push_back(token->logprob);
-    } else if (auto* end = std::get_if<EndEvent>(&event)) {
-      CHECK(ends.emplace(end->sample, end->reason).second);
-      message = end->message;
-    } else if (auto* beam = std::get_if<BeamEvent>(&event)) {
-      beams.push_back(*beam);
-    } else if (auto* score = std::get_if<ScoresEvent>(&event)) {
-      scores[score->candidate] = score->logprobs;
-    } else if (auto* part = std::get_if<LogitsEvent>(&event)) {
-      logits.insert(logits.end(), part->values.begin(), part->values.end());
-    } else {
-      stats = std::get<DoneEvent>(event).stats;
-      done = true;
-    }
-  }
-};
-
-Answer read(Engine& engine, int64_t request) {
-  Answer answer;
-  while (!answer.done) {
-    for (Event& event : engine.next(request, 60)) answer.take(event);
-  }
-  return answer;
-}
-
-Answer ask(Engine& engine, Submission submission) {
-  return read(engine, engine.submit(std::move(submission)));
-}
-
-bool same(const Answer& a, const Answer& b) { return a.ids == b.ids && a.logprobs == b.logprobs; }
-
-void check_nothing_left(Engine& engine) {
-  engine.check();
-  const tgv::kv::Counts counts = engine.counts();
-  CHECK_EQ(counts.referenced, 0);
-  CHECK_EQ(counts.promised, 0);
-  CHECK_EQ(counts.sequences, 0);
-}
 
 // --- parts -------------------------------------------------------------------------------------
 TEST(stop_strings_are_found_across_pieces) {

@@ -88,6 +88,56 @@ std::vector<int64_t> joined(std::vector<int64_t> a, const std::vector<int64_t>& 
 
 }  // namespace
 
+// Pages that lie elsewhere, and whose copies can fail.
+class OtherPages final : public tgv::kv::PageStore {
+ public:
+  const Shape& shape() const override { return shape_; }
+  int64_t page_bytes() const override { return shape_.page_bytes(); }
+  void copy_rows(int64_t to_page, int64_t from_page, int64_t rows) override {
+    if (fails) throw tgv::SystemError("a copy failed");
+    copied = {to_page, from_page, rows};
+  }
+
+  bool fails = false;
+  std::vector<int64_t> copied;
+
+ private:
+  const Shape shape_ = small(8);
+};
+
+TEST(pages_may_lie_elsewhere_and_a_failed_copy_changes_nothing) {
+  OtherPages pages;
+  KVCache cache(pages, "m");
+  CHECK_EQ(cache.shape().pages, 8);
+  const SequenceId id = cache.reserve({keys(20), 30, 2});
+  cache.append(id, keys(20));
+  cache.commit(id);
+  const SequenceId fork = cache.fork(id);
+  const int32_t shared = cache.block_table(id)[1];
+  const tgv::kv::Counts before = cache.counts();
+  pages.fails = true;
+  for (int i = 0; i < 20; ++i) {  // a page lost each time would empty the pool
+    CHECK_THROWS(tgv::SystemError, cache.append(fork, keys(1, 20)), "a copy failed");
+    cache.check();
+  }
+  CHECK_EQ(cache.length(fork), 20);
+  CHECK_EQ(cache.block_table(fork)[1], shared);
+  CHECK_EQ(cache.counts().free, before.free);
+  CHECK_EQ(cache.counts().promised, before.promised);
+  pages.fails = false;
+  cache.append(fork, keys(1, 20));
+  cache.append(id, keys(1, 40));  // the last holder: no copy
+  const std::vector<int64_t> expected{cache.block_table(fork)[1], shared, 4};
+  CHECK(pages.copied == expected);
+  CHECK_EQ(cache.block_table(id)[1], shared);
+  cache.check();
+  CHECK_THROWS(tgv::Unsupported, cache.storage(), "do not lie in memory of its own");
+  CHECK_THROWS(tgv::Unsupported, cache.layer(0), "do not lie in memory of its own");
+  float row[24] = {};
+  CHECK_THROWS(tgv::Unsupported, cache.read(row, row, id, 0, 0, 1), "do not lie");
+  CHECK_THROWS(tgv::Unsupported, cache.write(id, 0, 40, 0, row, row), "do not lie");
+}
+
 TEST(half_conversions_match_the_exhaustively_checked_ones) {
   for (uint32_t code = 0; code < 65536; ++code) {
     const uint16_t c = static_cast<uint16_t>(code);

@@ -28,4 +28,8 @@ inline bool available() { return why_not() == nullptr; }
 int device_count();
 DeviceInfo device_info(int index);  // InvalidArgument unless 0 <= index < device_count()
 
+// A function that levels above this one have in the CUDA library, by the name it is exported under.
+// SystemError if this library has none such.
+void* function(const char* name);
+
 }  // namespace tgv::cuda

@@ -12,6 +12,7 @@ namespace tgv::cuda {
 namespace {
 
 struct Loaded {
+  void* handle = nullptr;  // never closed: kernels and contexts outlive any of ours
   const TgvCudaLibrary* library = nullptr;
   int count = 0;
   std::string why_not;  // empty when a device can be used
@@ -30,12 +31,12 @@ std::string folder_of_this_module() {
 Loaded load() {
   Loaded loaded;
   const std::string path = folder_of_this_module() + "/libtinygptv_cuda.so";
-  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!handle) {
+  loaded.handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!loaded.handle) {
     loaded.why_not = concat("the CUDA library cannot be loaded: ", dlerror());
     return loaded;
   }
-  const auto entry = reinterpret_cast<TgvCudaEntry>(dlsym(handle, TGV_CUDA_ENTRY_NAME));
+  const auto entry = reinterpret_cast<TgvCudaEntry>(dlsym(loaded.handle, TGV_CUDA_ENTRY_NAME));
   if (!entry || entry()->version != TGV_CUDA_LIBRARY_VERSION) {
     loaded.why_not = concat(path, " is of another version of this package; reinstall it");
     return loaded;
@@ -80,6 +81,12 @@ DeviceInfo device_info(int index) {
   if (cuda.library->device(&device, index, error, sizeof error) != 0) throw SystemError(error);
   return {device.name,         device.compute_major, device.compute_minor, device.multiprocessors,
           device.memory_bytes, device.l2_bytes};
+}
+
+void* function(const char* name) {
+  void* const found = dlsym(usable().handle, name);
+  if (!found) throw SystemError(concat("the CUDA library has no '", name, "'; reinstall it"));
+  return found;
 }
 
 }  // namespace tgv::cuda

@@ -17,4 +17,6 @@ int device_count() { throw Unsupported(kWhyNot); }
 
 DeviceInfo device_info(int) { throw Unsupported(kWhyNot); }
 
+void* function(const char*) { throw Unsupported(kWhyNot); }
+
 }  // namespace tgv::cuda

@@ -563,4 +563,10 @@ void CudaDecoder::read_logits(float* out, int64_t row) const {
   download(out, logits(row), static_cast<size_t>(4 * architecture_.vocab), stream_);
 }
 
+void CudaDecoder::read_all_logits(float* out) const {
+  if (shape_.logit_rows == 0) return;
+  download(out, logits(0), static_cast<size_t>(4 * architecture_.vocab * shape_.logit_rows),
+           stream_);
+}
+
 }  // namespace tgv::model

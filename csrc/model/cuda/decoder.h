@@ -29,19 +29,12 @@
 
 #include "model/cuda/device_memory.h"
 #include "model/cuda/kernels.h"
+#include "model/cuda/sizes.h"
 #include "model/cuda/step.h"
 #include "model/cuda/storage.h"
 #include "model/cuda/weights.h"
 
 namespace tgv::model {
-
-struct CudaDecoderOptions {
-  int64_t max_tokens = 256;            // in a step, all segments together
-  int64_t max_logit_rows = 16;         // in a step
-  int64_t max_sequences = 64;          // in a step; not read over f32 pages
-  int multiprocessors = 0;             // blocks of a matrix product; 0: the device's
-  int64_t shared_bytes_per_block = 0;  // 0: what the device lets a block have
-};
 
 class CudaDecoder {
  public:
@@ -68,6 +61,7 @@ class CudaDecoder {
   // [V] of logit row `row` of the last step, in device memory and in the order of the segments.
   const float* logits(int64_t row) const;
   void read_logits(float* out, int64_t row) const;  // [V] in host memory; waits
+  void read_all_logits(float* out) const;           // [logit_rows(), V]; waits if there are any
   int64_t logit_rows() const { return shape_.logit_rows; }
 
  private:

@@ -42,9 +42,8 @@ void CudaPageShape::check() const {
   if (head_dim % 8) {
     throw InvalidArgument(concat("head_dim is ", head_dim, ", expected a multiple of 8"));
   }
-  const int64_t page = 2 * layers * (plane_bytes() + scales_bytes());
-  if (page > kMostBytes / pages) {
-    throw InvalidArgument(concat("a cache of ", pages, " pages of ", page,
+  if (page_bytes() > kMostBytes / pages) {
+    throw InvalidArgument(concat("a cache of ", pages, " pages of ", page_bytes(),
                                  " bytes is larger than any address space"));
   }
 }
@@ -57,9 +56,9 @@ int64_t CudaPageShape::scales_bytes() const {
   return cuda::kv_has_scales(kind) ? heads * kPageTokens * 2 : 0;
 }
 
-int64_t CudaPageShape::total_bytes() const {
-  return 2 * pages * layers * (plane_bytes() + scales_bytes());
-}
+int64_t CudaPageShape::page_bytes() const { return 2 * layers * (plane_bytes() + scales_bytes()); }
+
+int64_t CudaPageShape::total_bytes() const { return pages * page_bytes(); }
 
 CudaStorage::CudaStorage(const CudaPageShape& shape)
     : shape_(checked(shape)),

@@ -9,25 +9,12 @@
 // it.
 #pragma once
 
-#include "kernels/cuda/kv_pages.h"
 #include "kernels/cuda/numbers.h"
 #include "kernels/cuda/page_copy.h"
 #include "model/cuda/device_memory.h"
+#include "model/cuda/sizes.h"
 
 namespace tgv::model {
-
-struct CudaPageShape {
-  int64_t pages = 0;     // NP, 1..2^31-1
-  int64_t layers = 0;    // L, 1..1024
-  int64_t heads = 0;     // H, 1..1024
-  int64_t head_dim = 0;  // D, a multiple of 8 in 8..256
-  cuda::KvKind kind = cuda::KvKind::kI8;
-
-  void check() const;            // throws InvalidArgument
-  int64_t plane_bytes() const;   // of K of one page in one layer
-  int64_t scales_bytes() const;  // of its scales; 0 for kinds without
-  int64_t total_bytes() const;
-};
 
 // One layer: page 0 of each plane.
 struct CudaPages {

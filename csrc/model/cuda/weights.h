@@ -13,28 +13,12 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/cuda/embedding.h"
 #include "model/architecture.h"
 #include "model/cuda/device_memory.h"
+#include "model/cuda/sizes.h"
 #include "model/matrix_source.h"
 
 namespace tgv::model {
-
-enum class CudaForm : uint8_t { kInt4, kF16, kF32 };
-
-// Bytes of the numbers that a product with such weights takes: f32, otherwise f16.
-inline size_t cuda_element_bytes(CudaForm form) { return form == CudaForm::kF32 ? 4 : 2; }
-
-struct CudaForms {
-  struct Matrix {
-    CudaForm form = CudaForm::kInt4;
-    int group = 32;         // int4: 32, 64 or 128
-    bool symmetric = true;  // int4
-  };
-  Matrix body;
-  Matrix head;
-  cuda::EmbeddingKind embedding = cuda::EmbeddingKind::kI8;
-};
 
 // One tensor and its place.
 struct CudaTensor {

@@ -1,0 +1,43 @@
+#include "model/cpu_backend.h"
+
+#include <utility>
+
+#include "base/errors.h"
+
+namespace tgv::model {
+
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(std::shared_ptr<const Weights> weights, const BackendOptions& options,
+             ThreadPool& pool)
+      : storage_(options.pages),
+        decoder_(std::move(weights), storage_, pool,
+                 {options.max_tokens, options.max_logit_rows, options.isa}) {}
+
+  kv::PageStore& pages() override { return storage_; }
+  bool step(std::span<const Segment> segments, const std::atomic<bool>* stop) override {
+    return decoder_.step(segments, stop);
+  }
+  const float* logits(int64_t row) const override { return decoder_.logits(row); }
+  int64_t arena_bytes() const override { return static_cast<int64_t>(decoder_.arena_bytes()); }
+
+ private:
+  kv::Storage storage_;
+  Decoder decoder_;
+};
+
+}  // namespace
+
+CpuModel::CpuModel(std::shared_ptr<const Weights> weights) : weights_(std::move(weights)) {
+  if (!weights_) throw InvalidArgument("weights is null, expected the weights of a backbone");
+  weights_->check_complete();
+}
+
+std::unique_ptr<Backend> CpuModel::make_backend(const BackendOptions& options,
+                                                ThreadPool& pool) const {
+  return std::make_unique<CpuBackend>(weights_, options, pool);
+}
+
+}  // namespace tgv::model

@@ -1,0 +1,52 @@
+// What the weights, the pages and the decoder of a GPU are made for. Numbers alone: the host reads
+// this header without the emulation, nvcc as C++17.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/embedding.h"
+#include "kernels/cuda/kv_pages.h"
+
+namespace tgv::model {
+
+// How the matrices are stored.
+enum class CudaForm : uint8_t { kInt4, kF16, kF32 };
+
+// Bytes of the numbers that a product with such weights takes: f32, otherwise f16.
+inline size_t cuda_element_bytes(CudaForm form) { return form == CudaForm::kF32 ? 4 : 2; }
+
+struct CudaForms {
+  struct Matrix {
+    CudaForm form = CudaForm::kInt4;
+    int group = 32;         // int4: 32, 64 or 128
+    bool symmetric = true;  // int4
+  };
+  Matrix body;
+  Matrix head;
+  cuda::EmbeddingKind embedding = cuda::EmbeddingKind::kI8;
+};
+
+struct CudaPageShape {
+  int64_t pages = 0;     // NP, 1..2^31-1
+  int64_t layers = 0;    // L, 1..1024
+  int64_t heads = 0;     // H, 1..1024
+  int64_t head_dim = 0;  // D, a multiple of 8 in 8..256
+  cuda::KvKind kind = cuda::KvKind::kI8;
+
+  void check() const;            // throws InvalidArgument
+  int64_t plane_bytes() const;   // of K of one page in one layer
+  int64_t scales_bytes() const;  // of its scales; 0 for kinds without
+  int64_t page_bytes() const;    // of one page in all layers: K and V, with scales
+  int64_t total_bytes() const;
+};
+
+struct CudaDecoderOptions {
+  int64_t max_tokens = 256;            // in a step, all segments together
+  int64_t max_logit_rows = 16;         // in a step
+  int64_t max_sequences = 64;          // in a step; not read over f32 pages
+  int multiprocessors = 0;             // blocks of a matrix product; 0: the device's
+  int64_t shared_bytes_per_block = 0;  // 0: what the device lets a block have
+};
+
+}  // namespace tgv::model

@@ -1,0 +1,159 @@
+#include "model/cuda/table.h"
+
+#include <cstdio>
+#include <exception>
+#include <memory>
+
+#include "base/errors.h"
+#include "model/cuda/decoder.h"
+
+namespace tgv::model {
+
+struct CudaModelHandle {
+  std::shared_ptr<CudaWeights> weights;
+};
+
+struct CudaRunnerHandle {
+  CudaRunnerHandle(const CudaModelHandle& model, const CudaPageShape& pages,
+                   const CudaDecoderOptions& options)
+      : storage(pages),
+        decoder(model.weights, storage, options),
+        logits(static_cast<size_t>(4 * options.max_logit_rows * decoder.architecture().vocab),
+               "the logits of a step") {}
+
+  CudaStorage storage;
+  CudaDecoder decoder;
+  PinnedMemory logits;  // [max_logit_rows, V] f32
+};
+
+namespace {
+
+// Calls come from several threads, and which device is current in each is somebody else's choice.
+class OnFirstDevice {
+#if defined(__CUDACC__)
+ public:
+  OnFirstDevice() {
+    cuda::check(cudaGetDevice(&before_), "cudaGetDevice");
+    cuda::check(cudaSetDevice(0), "cudaSetDevice");
+  }
+  ~OnFirstDevice() { (void)cudaSetDevice(before_); }
+  OnFirstDevice(const OnFirstDevice&) = delete;
+  OnFirstDevice& operator=(const OnFirstDevice&) = delete;
+
+ private:
+  int before_ = 0;
+#endif
+};
+
+CudaStatus failed(CudaStatus status, const char* message, CudaError* error) noexcept {
+  std::snprintf(error->message, sizeof error->message, "%s", message);
+  return status;
+}
+
+template <class Body>
+CudaStatus guarded(CudaError* error, const Body& body) noexcept {
+  try {
+    [[maybe_unused]] const OnFirstDevice device;
+    body();
+    return CudaStatus::kNone;
+  } catch (const InvalidArgument& thrown) {
+    return failed(CudaStatus::kInvalidArgument, thrown.what(), error);
+  } catch (const Unsupported& thrown) {
+    return failed(CudaStatus::kUnsupported, thrown.what(), error);
+  } catch (const SystemError& thrown) {
+    return failed(CudaStatus::kSystem, thrown.what(), error);
+  } catch (const std::exception& thrown) {
+    return failed(CudaStatus::kOther, thrown.what(), error);
+  } catch (...) {
+    return failed(CudaStatus::kOther, "an unknown error", error);
+  }
+}
+
+// --- weights ------------------------------------------------------------------------------------
+CudaStatus make_model(CudaModelHandle** out, const Architecture* architecture,
+                      const CudaForms* forms, CudaError* error) {
+  return guarded(error, [&] {
+    auto weights = std::make_shared<CudaWeights>(*architecture, *forms);
+    *out = new CudaModelHandle{std::move(weights)};
+  });
+}
+
+// What cannot be given back on its device is gone with the process.
+void free_model(CudaModelHandle* model) {
+  CudaError error;
+  (void)guarded(&error, [&] { delete model; });
+}
+
+int64_t model_bytes(const CudaModelHandle* model) {
+  return static_cast<int64_t>(model->weights->bytes());
+}
+
+CudaStatus put_matrix(CudaModelHandle* model, const char* name, const MatrixSource* source,
+                      CudaError* error) {
+  return guarded(error, [&] { model->weights->put_matrix(name, *source); });
+}
+
+CudaStatus put_embedding(CudaModelHandle* model, const MatrixSource* source, CudaError* error) {
+  return guarded(error, [&] { model->weights->put_embedding(*source); });
+}
+
+CudaStatus put_vector(CudaModelHandle* model, const char* name, const float* values, int64_t count,
+                      CudaError* error) {
+  return guarded(error, [&] { model->weights->put_vector(name, values, count); });
+}
+
+CudaStatus check_complete(const CudaModelHandle* model, CudaError* error) {
+  return guarded(error, [&] { model->weights->check_complete(); });
+}
+
+// --- pages and steps ----------------------------------------------------------------------------
+CudaStatus make_runner(CudaRunnerHandle** out, const CudaModelHandle* model,
+                       const CudaPageShape* pages, const CudaDecoderOptions* options,
+                       CudaError* error) {
+  return guarded(error, [&] { *out = new CudaRunnerHandle(*model, *pages, *options); });
+}
+
+void free_runner(CudaRunnerHandle* runner) {
+  CudaError error;
+  (void)guarded(&error, [&] { delete runner; });
+}
+
+int64_t arena_bytes(const CudaRunnerHandle* runner) {
+  return static_cast<int64_t>(runner->decoder.arena_bytes() + runner->logits.bytes());
+}
+
+int64_t page_bytes(const CudaRunnerHandle* runner) { return runner->storage.shape().page_bytes(); }
+
+CudaStatus step(CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count,
+                const std::atomic<bool>* stop, int32_t* is_whole, const float** logits,
+                CudaError* error) {
+  return guarded(error, [&] {
+    CudaDecoder& decoder = runner->decoder;
+    float* const to = reinterpret_cast<float*>(runner->logits.data());
+    const bool done = decoder.start(segments, count, stop);
+    if (done) decoder.read_all_logits(to);
+    decoder.stream().wait();  // a step that was given up or wants no logits, too
+    *is_whole = done ? 1 : 0;
+    *logits = to;
+  });
+}
+
+CudaStatus copy_rows(CudaRunnerHandle* runner, int64_t to_page, int64_t from_page, int64_t rows,
+                     CudaError* error) {
+  return guarded(error, [&] {
+    runner->storage.copy_rows(to_page, from_page, rows, runner->decoder.stream());
+  });
+}
+
+const CudaTable kTable = {kCudaTableVersion, make_model, free_model,     model_bytes, put_matrix,
+                          put_embedding,     put_vector, check_complete, make_runner, free_runner,
+                          arena_bytes,       page_bytes, step,           copy_rows};
+
+}  // namespace
+
+}  // namespace tgv::model
+
+extern "C" __attribute__((visibility("default"))) const tgv::model::CudaTable*
+tgv_cuda_model_table() {
+  return &tgv::model::kTable;
+}

@@ -1,0 +1,69 @@
+// The decoder on a GPU across the border of the CUDA library: functions in a table, because no
+// exception and no class with code behind it may cross. cuda_backend.h is the host's side of it,
+// table.cc the library's; the tests link table.cc compiled for the emulation.
+//
+// The structs that cross are plain numbers and pointers of headers that both sides are compiled
+// from. kCudaTableVersion grows by one with every change of theirs and of the table.
+//
+// C++17: nvcc reads it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "model/architecture.h"
+#include "model/cuda/sizes.h"
+#include "model/cuda/step.h"
+#include "model/matrix_source.h"
+
+namespace tgv::model {
+
+inline constexpr int32_t kCudaTableVersion = 1;
+inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
+
+// Which exception it was. kNone: the call did what it says.
+enum class CudaStatus : int32_t { kNone, kInvalidArgument, kUnsupported, kSystem, kOther };
+
+struct CudaError {
+  char message[1024];  // always terminated; not written by a call that succeeds
+};
+
+struct CudaModelHandle;   // weights, to be filled and then never changed
+struct CudaRunnerHandle;  // pages and a decoder over them
+
+// A model outlives its runners. One call at a time for each handle, from any thread. Everything is
+// on CUDA's first device; which one is current for the caller's thread does not matter and stays.
+struct CudaTable {
+  int32_t version;
+
+  CudaStatus (*make_model)(CudaModelHandle** out, const Architecture* architecture,
+                           const CudaForms* forms, CudaError* error);
+  void (*free_model)(CudaModelHandle* model);
+  int64_t (*model_bytes)(const CudaModelHandle* model);
+  // As CudaWeights has them; names are terminated.
+  CudaStatus (*put_matrix)(CudaModelHandle* model, const char* name, const MatrixSource* source,
+                           CudaError* error);
+  CudaStatus (*put_embedding)(CudaModelHandle* model, const MatrixSource* source, CudaError* error);
+  CudaStatus (*put_vector)(CudaModelHandle* model, const char* name, const float* values,
+                           int64_t count, CudaError* error);
+  CudaStatus (*check_complete)(const CudaModelHandle* model, CudaError* error);
+
+  CudaStatus (*make_runner)(CudaRunnerHandle** out, const CudaModelHandle* model,
+                            const CudaPageShape* pages, const CudaDecoderOptions* options,
+                            CudaError* error);
+  void (*free_runner)(CudaRunnerHandle* runner);
+  int64_t (*arena_bytes)(const CudaRunnerHandle* runner);  // host memory for logits included
+  int64_t (*page_bytes)(const CudaRunnerHandle* runner);
+  // CudaDecoder::step. is_whole: 0 if it was given up; else *logits is [logit rows, V] in the
+  // host's memory, until the next step.
+  CudaStatus (*step)(CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count,
+                     const std::atomic<bool>* stop, int32_t* is_whole, const float** logits,
+                     CudaError* error);
+  CudaStatus (*copy_rows)(CudaRunnerHandle* runner, int64_t to_page, int64_t from_page,
+                          int64_t rows, CudaError* error);
+};
+
+}  // namespace tgv::model
+
+// The one symbol of it, by the name kCudaTableEntry.
+extern "C" const tgv::model::CudaTable* tgv_cuda_model_table();

@@ -1,0 +1,150 @@
+#include "model/cuda_backend.h"
+
+#include <utility>
+#include <vector>
+
+#include "base/errors.h"
+#include "kernels/cuda/api.h"
+
+namespace tgv::model {
+
+namespace {
+
+// Calls `function` of the table and throws what it threw on the other side.
+template <class... Parameters, class... Arguments>
+void call(CudaStatus (*function)(Parameters...), Arguments... arguments) {
+  CudaError error;
+  error.message[0] = 0;
+  switch (function(arguments..., &error)) {
+    case CudaStatus::kNone:
+      return;
+    case CudaStatus::kInvalidArgument:
+      throw InvalidArgument(error.message);
+    case CudaStatus::kUnsupported:
+      throw Unsupported(error.message);
+    case CudaStatus::kSystem:
+      throw SystemError(error.message);
+    case CudaStatus::kOther:
+      break;
+  }
+  throw Error(error.message);
+}
+
+cuda::KvKind kind_of(kv::Kind kind) {
+  switch (kind) {
+    case kv::Kind::kF32:
+      return cuda::KvKind::kF32;
+    case kv::Kind::kF16:
+      return cuda::KvKind::kF16;
+    case kv::Kind::kBF16:
+      return cuda::KvKind::kBF16;
+    case kv::Kind::kI8:
+      break;
+  }
+  return cuda::KvKind::kI8;
+}
+
+class CudaBackend final : public Backend, private kv::PageStore {
+ public:
+  CudaBackend(const CudaTable& table, const CudaModelHandle* model, const BackendOptions& options,
+              int64_t vocab)
+      : table_(table), shape_(options.pages), vocab_(vocab) {
+    shape_.check();
+    const CudaPageShape pages{shape_.pages, shape_.layers, shape_.heads, shape_.head_dim,
+                              kind_of(shape_.kind)};
+    CudaDecoderOptions sizes;
+    sizes.max_tokens = options.max_tokens;
+    sizes.max_logit_rows = options.max_logit_rows;
+    sizes.max_sequences = options.max_segments;
+    segments_.reserve(static_cast<size_t>(options.max_segments));
+    call(table_.make_runner, &runner_, model, &pages, &sizes);
+  }
+  ~CudaBackend() override { table_.free_runner(runner_); }
+  CudaBackend(const CudaBackend&) = delete;
+  CudaBackend& operator=(const CudaBackend&) = delete;
+
+  kv::PageStore& pages() override { return *this; }
+
+  bool step(std::span<const Segment> segments, const std::atomic<bool>* stop) override {
+    logit_rows_ = 0;
+    segments_.clear();
+    int64_t rows = 0;
+    for (const Segment& s : segments) {
+      segments_.push_back({s.block_table.data(), static_cast<int64_t>(s.block_table.size()),
+                           s.first_position, s.tokens.data(), static_cast<int64_t>(s.tokens.size()),
+                           s.logit_rows});
+      rows += s.logit_rows;
+    }
+    int32_t is_whole = 0;
+    call(table_.step, runner_, segments_.data(), static_cast<int64_t>(segments_.size()), stop,
+         &is_whole, &logits_);
+    logit_rows_ = is_whole ? rows : 0;
+    return is_whole != 0;
+  }
+
+  const float* logits(int64_t row) const override {
+    if (row < 0 || row >= logit_rows_) {
+      throw InvalidArgument(concat("logit row is ", row, ", the last step had ", logit_rows_));
+    }
+    return logits_ + row * vocab_;
+  }
+
+  int64_t arena_bytes() const override { return table_.arena_bytes(runner_); }
+
+ private:
+  const kv::Shape& shape() const override { return shape_; }
+  int64_t page_bytes() const override { return table_.page_bytes(runner_); }
+  void copy_rows(int64_t to_page, int64_t from_page, int64_t rows) override {
+    call(table_.copy_rows, runner_, to_page, from_page, rows);
+  }
+
+  const CudaTable& table_;
+  const kv::Shape shape_;
+  const int64_t vocab_;
+  CudaRunnerHandle* runner_ = nullptr;
+  std::vector<DeviceSegment> segments_;  // of the step that runs
+  const float* logits_ = nullptr;        // of the last one, [logit_rows_, V]
+  int64_t logit_rows_ = 0;
+};
+
+}  // namespace
+
+const CudaTable& cuda_table() {
+  using Entry = const CudaTable* (*)();
+  const CudaTable* const table = reinterpret_cast<Entry>(cuda::function(kCudaTableEntry))();
+  if (table->version != kCudaTableVersion) {
+    throw SystemError("the CUDA library is of another version of this package; reinstall it");
+  }
+  return *table;
+}
+
+CudaModel::CudaModel(const CudaTable& table, const Architecture& architecture,
+                     const CudaForms& forms, std::string id)
+    : table_(table), architecture_(architecture), id_(std::move(id)) {
+  check_range("the length of id", static_cast<int64_t>(id_.size()), 1, 64);
+  call(table_.make_model, &handle_, &architecture_, &forms);
+}
+
+CudaModel::~CudaModel() { table_.free_model(handle_); }
+
+void CudaModel::put_matrix(const std::string& name, const MatrixSource& source) {
+  call(table_.put_matrix, handle_, name.c_str(), &source);
+}
+
+void CudaModel::put_embedding(const MatrixSource& source) {
+  call(table_.put_embedding, handle_, &source);
+}
+
+void CudaModel::put_vector(const std::string& name, std::span<const float> values) {
+  call(table_.put_vector, handle_, name.c_str(), values.data(),
+       static_cast<int64_t>(values.size()));
+}
+
+void CudaModel::check_complete() const { call(table_.check_complete, handle_); }
+
+std::unique_ptr<Backend> CudaModel::make_backend(const BackendOptions& options,
+                                                 ThreadPool& /*pool*/) const {
+  return std::make_unique<CudaBackend>(table_, handle_, options, architecture_.vocab);
+}
+
+}  // namespace tgv::model

@@ -1,0 +1,532 @@
+// The engine over the emulated CUDA decoder beside the same engine over the CPU's: the same ids,
+// log-probabilities as close as float32 is, and failures of the device that end a request and
+// nothing else.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/float16.h"
+#include "engine/engine.h"
+#include "kernels/cuda/api.h"
+#include "model/cpu_backend.h"
+#include "model/cuda_backend.h"
+#include "tests/check.h"
+#include "tests/engine_answers.h"
+#include "tests/tolerance.h"
+
+namespace tgv::test {
+namespace {
+
+using namespace tgv::engine;
+using namespace tgv::model;
+
+constexpr int64_t kVocab = 97, kWidth = 128, kMlp = 192, kLayers = 2;
+
+Architecture architecture() {
+  Architecture a;
+  a.width = kWidth, a.layers = kLayers, a.heads = 2, a.head_dim = 64, a.rotary_dims = 32;
+  a.mlp_width = kMlp, a.vocab = kVocab, a.max_positions = 192;
+  return a;
+}
+
+// --- one model on both devices ------------------------------------------------------------------
+Forms cpu_forms() {
+  Forms forms;
+  forms.body.kind = forms.head.kind = cpu::WeightKind::kF32;
+  forms.embedding = cpu::EmbeddingKind::kF32;
+  return forms;
+}
+
+CudaForms exact_forms() {
+  CudaForms forms;
+  forms.body.form = forms.head.form = CudaForm::kF32;
+  forms.embedding = cuda::EmbeddingKind::kF32;
+  return forms;
+}
+
+// Matrices keep the size of what they multiply; embeddings and logits have deviation 1.
+std::vector<float> values_of(const Entry& entry, std::mt19937& random) {
+  const bool is_matrix = entry.role == Role::kMatrix;
+  const bool is_scale = entry.name.ends_with("norm.weight");
+  const auto rows = is_matrix ? entry.matrix.rows : entry.rows;
+  const auto columns = is_matrix ? entry.matrix.columns : entry.columns;
+  const float deviation = is_matrix                        ? 1 / std::sqrt(float(columns))
+                          : entry.role == Role::kEmbedding ? 1.0f
+                                                           : 0.1f;
+  std::normal_distribution<float> normal(is_scale ? 1.0f : 0.0f, deviation);
+  std::vector<float> values(static_cast<size_t>(rows * columns));
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+struct Models {
+  std::shared_ptr<const LoadedModel> cpu;
+  std::shared_ptr<const LoadedModel> cuda;
+};
+
+Models make_models(const CudaTable& table) {
+  const Plan plan(architecture(), cpu_forms());
+  auto on_cpu = std::make_shared<Weights>(plan, "test");
+  auto on_gpu = std::make_shared<CudaModel>(table, architecture(), exact_forms(), "test");
+  ThreadPool pool(1);
+  std::mt19937 random(11);
+  for (const Entry& entry : plan.entries()) {
+    const std::vector<float> values = values_of(entry, random);
+    MatrixSource source;
+    source.f32 = values.data();
+    switch (entry.role) {
+      case Role::kMatrix:
+        on_cpu->put_matrix(entry.name, source, pool);
+        on_gpu->put_matrix(entry.name, source);
+        break;
+      case Role::kEmbedding:
+        on_cpu->put_embedding(source);
+        on_gpu->put_embedding(source);
+        break;
+      case Role::kVector:
+        on_cpu->put_vector(entry.name, values);
+        on_gpu->put_vector(entry.name, values);
+        break;
+    }
+  }
+  return {std::make_shared<CpuModel>(on_cpu), on_gpu};
+}
+
+// int4 weights and an int8 embedding, on the GPU alone: the CPU rounds activations in its own way.
+std::shared_ptr<const LoadedModel> int4_model(const CudaTable& table) {
+  const Plan plan(architecture(), Forms{});
+  auto model = std::make_shared<CudaModel>(table, architecture(), CudaForms{}, "int4");
+  std::mt19937 random(12);
+  for (const Entry& entry : plan.entries()) {
+    if (entry.role == Role::kVector) {
+      model->put_vector(entry.name, values_of(entry, random));
+      continue;
+    }
+    const bool is_matrix = entry.role == Role::kMatrix;
+    const auto rows = static_cast<size_t>(is_matrix ? entry.matrix.rows : entry.rows);
+    const auto columns = static_cast<size_t>(is_matrix ? entry.matrix.columns : entry.columns);
+    std::vector<uint8_t> levels(rows * columns);  // half of them are read of int4
+    for (uint8_t& level : levels) level = static_cast<uint8_t>(random());
+    const float scale = 1 / 4.6f / std::sqrt(static_cast<float>(columns));  // levels deviate by 4.6
+    const std::vector<uint16_t> scales(rows * columns / 32, float_to_half(scale));
+    const std::vector<float> row_scales(rows, 1 / 74.0f);
+    MatrixSource source;
+    source.int4 = levels.data(), source.scales = scales.data();
+    source.int8 = reinterpret_cast<const int8_t*>(levels.data());
+    source.row_scales = row_scales.data();
+    is_matrix ? model->put_matrix(entry.name, source) : model->put_embedding(source);
+  }
+  return model;
+}
+
+const Models& models() {
+  static const Models made = make_models(*tgv_cuda_model_table());
+  return made;
+}
+
+EngineOptions settings() {
+  EngineOptions options;
+  options.threads = 1;
+  options.kv_kind = kv::Kind::kF32;
+  options.kv_tokens = 1024;
+  options.prefill_chunk = 32;
+  for (int64_t id = 0; id < kVocab; ++id) {
+    options.token_bytes.push_back(std::string(1, static_cast<char>(' ' + id % 94)));
+  }
+  return options;
+}
+
+// --- requests -----------------------------------------------------------------------------------
+std::vector<int32_t> ids(int64_t count, int64_t seed = 0) {
+  std::vector<int32_t> out;
+  for (int64_t i = 0; i < count; ++i) {
+    out.push_back(static_cast<int32_t>((7 * i + i * i * 3 + 11 * seed) % kVocab));
+  }
+  return out;
+}
+
+Submission asking(std::vector<int32_t> prompt, int64_t max_new_tokens) {
+  Generate task;
+  task.max_new_tokens = max_new_tokens;
+  return {{std::move(prompt), {}, 0, 0}, std::move(task), {}};
+}
+
+Generate& generate(Submission& submission) { return std::get<Generate>(submission.task); }
+
+// Rows in place of every third id.
+Submission with_embeddings(Submission request) {
+  Prompt& prompt = request.prompt;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  for (size_t i = 1; i < prompt.ids.size(); i += 3) {
+    prompt.ids[i] = -1;
+    ++prompt.embedding_rows;
+    for (int64_t c = 0; c < kWidth; ++c) prompt.embeddings.push_back(normal(random));
+  }
+  prompt.embedding_width = kWidth;
+  return request;
+}
+
+// Greedy and drawn, with and without everything that changes logits, lengths around page edges.
+std::vector<Submission> many_requests() {
+  std::vector<Submission> all;
+  for (const int64_t length : {1, 5, 16, 33}) all.push_back(asking(ids(length, length), 8));
+  all.push_back(with_embeddings(asking(ids(21, 2), 6)));
+  Submission drawn = asking(ids(17, 4), 7);
+  generate(drawn).temperature = 0.9;
+  generate(drawn).top_p = 0.95;
+  generate(drawn).seed = 3;
+  generate(drawn).samples = 2;
+  all.push_back(drawn);
+  generate(drawn).top_k = 9;
+  generate(drawn).repetition_penalty = 1.3;
+  generate(drawn).frequency_penalty = 0.2;
+  generate(drawn).logit_bias = {{3, 2.5f}, {40, -1.0f}};
+  generate(drawn).top_logprobs = 4;
+  generate(drawn).samples = 1;
+  all.push_back(drawn);
+  return all;
+}
+
+std::vector<Answer> ask_all(Engine& engine, const std::vector<Submission>& requests) {
+  std::vector<int64_t> running;
+  for (const Submission& request : requests) running.push_back(engine.submit(request));
+  std::vector<Answer> answers;
+  for (const int64_t id : running) answers.push_back(read(engine, id));
+  return answers;
+}
+
+// --- comparison ---------------------------------------------------------------------------------
+// Two ways of rounding the same float32 step. A sum of K terms that grow like a random walk rounds
+// partial sums of mean square K / 2 of a term's, by a third of a squared unit each: of its own size
+// sqrt(K / 6) units. Six such sums follow one another in a layer (four products, scores and their
+// mean), the norms keep sizes, and errors of different sums are independent; so are those of both
+// sides. Six standard deviations of logits of deviation 1.
+double logit_tolerance() {
+  const double sums = 6 * kLayers + 1, longest = kMlp;
+  return 6 * std::sqrt(2 * sums * longest / 6) * kFloatUnit;
+}
+
+// log-softmax moves by the logit's error and at most the largest one; then float32 rounds numbers
+// of up to 16.
+double logprob_tolerance() { return 2 * logit_tolerance() + 2 * 16 * kFloatUnit; }
+
+double worst_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  CHECK_EQ(a.size(), b.size());
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::fabs(static_cast<double>(a[i]) - b[i]);
+    worst = difference <= worst ? worst : std::isnan(difference) ? INFINITY : difference;
+  }
+  return worst;
+}
+
+void check_within(const char* what, double worst, double allowed) {
+  std::printf("     %s: off by %.2g of %.2g allowed\n", what, worst, allowed);
+  if (!(worst <= allowed)) fail(__FILE__, __LINE__, concat(what, " are off by ", worst));
+}
+
+double check_ids_and_ends(const Answer& got, const Answer& expected) {
+  CHECK(got.ids == expected.ids);
+  CHECK(got.ends == expected.ends);
+  CHECK_EQ(got.message, expected.message);
+  double worst = 0;
+  for (const auto& [sample, logprobs] : expected.logprobs) {
+    worst = std::max(worst, worst_difference(got.logprobs.at(sample), logprobs));
+  }
+  return worst;
+}
+
+// --- the same answers ---------------------------------------------------------------------------
+TEST(batches_in_chunks_are_the_cpus) {
+  Engine cpu(models().cpu, settings()), cuda(models().cuda, settings());
+  const std::vector<Submission> requests = many_requests();
+  const std::vector<Answer> expected = ask_all(cpu, requests), got = ask_all(cuda, requests);
+  double worst = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    worst = std::max(worst, check_ids_and_ends(got[i], expected[i]));
+    CHECK(got[i].message.empty());
+    for (const auto& [sample, tops] : expected[i].tops) {
+      for (size_t t = 0; t < tops.size(); ++t) {
+        for (size_t n = 0; n < tops[t].size(); ++n) {
+          CHECK_EQ(got[i].tops.at(sample)[t][n].first, tops[t][n].first);
+        }
+      }
+    }
+  }
+  check_within("log-probabilities", worst, logprob_tolerance());
+  check_nothing_left(cuda);
+}
+
+TEST(alone_and_in_company_however_cut_are_the_same_bits) {
+  const std::vector<Submission> requests = many_requests();
+  Engine together(models().cuda, settings());
+  const std::vector<Answer> expected = ask_all(together, requests);
+  EngineOptions options = settings();
+  options.prefill_chunk = 7;
+  options.max_sequences = 2;
+  Engine alone(models().cuda, options);
+  for (size_t i = 0; i < requests.size(); ++i) CHECK(same(ask(alone, requests[i]), expected[i]));
+  check_nothing_left(alone);
+}
+
+TEST(prefixes_and_last_pages_are_shared) {
+  Engine cpu(models().cpu, settings()), cuda(models().cuda, settings());
+  Submission request = asking(ids(39, 6), 12);  // its last page is begun: samples copy it
+  generate(request).samples = 3;
+  generate(request).temperature = 1.2;
+  generate(request).seed = 8;
+  const Answer expected = ask(cpu, request), first = ask(cuda, request);
+  const double worst = check_ids_and_ends(first, expected);
+  check_within("log-probabilities", worst, logprob_tolerance());
+  CHECK(first.ids.at(0) != first.ids.at(1) && first.ids.at(1) != first.ids.at(2));
+  const Answer again = ask(cuda, request);
+  CHECK_EQ(first.stats.cached, 0);
+  CHECK_EQ(again.stats.cached, 32);
+  CHECK(same(again, first));
+  check_nothing_left(cuda);
+}
+
+// int4 weights over int8 pages: what is copied has scales, too, and up to eight rows go through the
+// same kernels as one.
+TEST(greedy_samples_that_share_a_page_are_the_one_alone) {
+  EngineOptions options = settings();
+  options.kv_kind = kv::Kind::kI8;
+  Engine engine(int4_model(*tgv_cuda_model_table()), options);
+  Submission request = asking(ids(39, 6), 10);
+  const Answer alone = ask(engine, request);
+  generate(request).samples = 3;
+  Engine other(int4_model(*tgv_cuda_model_table()), options);
+  const Answer shared = ask(other, request);
+  for (int sample = 0; sample < 3; ++sample) {
+    CHECK(shared.ids.at(sample) == alone.ids.at(0));
+    CHECK(shared.logprobs.at(sample) == alone.logprobs.at(0));
+  }
+  check_nothing_left(other);
+}
+
+// That the test above can fail: pages that nobody copied hold something else, NaN under the
+// emulation.
+TEST(a_page_that_was_not_copied_shows) {
+  CudaTable table = *tgv_cuda_model_table();
+  table.copy_rows = [](CudaRunnerHandle*, int64_t, int64_t, int64_t, CudaError*) {
+    return CudaStatus::kNone;
+  };
+  EngineOptions options = settings();
+  options.kv_kind = kv::Kind::kI8;
+  Engine engine(int4_model(table), options);
+  Submission request = asking(ids(39, 6), 10);
+  generate(request).samples = 2;
+  const Answer answer = ask(engine, request);
+  CHECK(answer.ends.at(0) == Reason::kError || answer.logprobs.at(0) != answer.logprobs.at(1));
+}
+
+TEST(drafts_change_no_bit) {
+  Engine engine(models().cuda, settings());
+  Submission request = asking(ids(12), 30);
+  const Answer plain = ask(engine, request);
+  generate(request).speculate = true;
+  const Answer guessed = ask(engine, request);
+  CHECK(same(plain, guessed));
+  CHECK(guessed.stats.drafted > 0);
+  check_nothing_left(engine);
+}
+
+TEST(ends_by_id_and_string) {
+  Engine engine(models().cuda, settings());
+  const std::vector<int32_t> said = ask(engine, asking(ids(10), 12)).ids.at(0);
+  Submission by_id = asking(ids(10), 12);
+  generate(by_id).eos_ids = {said[5]};
+  const Answer ended = ask(engine, by_id);
+  CHECK_EQ(static_cast<int64_t>(ended.ids.at(0).size()),
+           std::ranges::find(said, said[5]) - said.begin() + 1);
+  CHECK(ended.ends.at(0) == Reason::kStop);
+  Submission by_text = asking(ids(10), 12);
+  const std::vector<std::string> bytes = settings().token_bytes;
+  const auto text = [&](size_t i) { return bytes[static_cast<size_t>(said[i])]; };
+  generate(by_text).stop = {"no such", text(2) + text(3)};
+  size_t end = 1;  // the texts may have stood side by side before
+  while (text(end - 1) + text(end) != text(2) + text(3)) ++end;
+  const Answer stopped = ask(engine, by_text);
+  CHECK_EQ(stopped.ids.at(0).size(), end + 1);
+  CHECK(stopped.ends.at(0) == Reason::kStop);
+  check_nothing_left(engine);
+}
+
+// --- the other kinds of request -----------------------------------------------------------------
+TEST(logits_and_scores_are_the_cpus) {
+  Engine cpu(models().cpu, settings()), cuda(models().cuda, settings());
+  const Submission logits{{ids(37, 3), {}, 0, 0}, Logits{0}, {}};
+  check_within("logits", worst_difference(ask(cuda, logits).logits, ask(cpu, logits).logits),
+               logit_tolerance());
+  const Score candidates{{{1, 2, 3, 4, 5}, {9}, {1, 2, 90}, {60, 61}, {1, 2, 3, 4, 6}}};
+  const Submission score{{ids(20, 3), {}, 0, 0}, candidates, {}};
+  const Answer expected = ask(cpu, score), got = ask(cuda, score);
+  CHECK_EQ(got.scores.size(), candidates.candidates.size());
+  double worst = 0;
+  for (const auto& [candidate, logprobs] : expected.scores) {
+    worst = std::max(worst, worst_difference(got.scores.at(candidate), logprobs));
+  }
+  check_within("scores", worst, logprob_tolerance());
+  check_nothing_left(cuda);
+}
+
+TEST(beams_are_the_cpus) {
+  Engine cpu(models().cpu, settings()), cuda(models().cuda, settings());
+  Beams task;
+  task.beams = 4;
+  task.returned = 3;
+  task.max_new_tokens = 7;
+  task.eos_ids = {4, 9};
+  const Submission request{{ids(20), {}, 0, 0}, task, {}};
+  const Answer expected = ask(cpu, request), got = ask(cuda, request);
+  CHECK_EQ(got.beams.size(), 3u);
+  double worst = 0;
+  for (size_t i = 0; i < 3; ++i) {
+    CHECK(got.beams[i].ids == expected.beams[i].ids);
+    worst = std::max(worst, std::fabs(double{got.beams[i].score} - expected.beams[i].score));
+  }
+  check_within("scores of beams", worst, logprob_tolerance());  // means over the ids
+  check_nothing_left(cuda);
+}
+
+// --- ends that nobody planned -------------------------------------------------------------------
+TEST(cancelled_and_late_requests_leave_it_usable) {
+  EngineOptions options = settings();
+  options.event_limit = 2;  // nobody reads: they cannot end by themselves
+  Engine engine(models().cuda, options);
+  const Answer expected = ask(engine, asking(ids(9), 5));
+  const int64_t running = engine.submit(asking(ids(60), 100));
+  while (engine.metrics().running == 0) std::this_thread::yield();
+  engine.cancel(running);
+  CHECK(read(engine, running).ends.at(0) == Reason::kCancelled);
+  Submission late = asking(ids(60), 100);
+  late.deadline_s = 0;
+  CHECK(ask(engine, late).ends.at(0) == Reason::kDeadline);
+  CHECK(same(ask(engine, asking(ids(9), 5)), expected));
+  check_nothing_left(engine);
+}
+
+// A table whose calls fail when they are told to, as a GPU's do.
+struct Failures {
+  std::atomic<int> steps{0}, copies{0};  // calls until one fails; 0: none does
+};
+Failures failures;
+
+bool is_next(std::atomic<int>& count) { return count > 0 && --count == 0; }
+
+CudaStatus refuse(CudaError* error) {
+  std::strcpy(error->message, "a kernel or a copy failed: planted");
+  return CudaStatus::kSystem;
+}
+
+CudaTable failing_table() {
+  CudaTable table = *tgv_cuda_model_table();
+  table.step = [](CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count,
+                  const std::atomic<bool>* stop, int32_t* is_whole, const float** logits,
+                  CudaError* error) {
+    if (is_next(failures.steps)) return refuse(error);
+    return tgv_cuda_model_table()->step(runner, segments, count, stop, is_whole, logits, error);
+  };
+  table.copy_rows = [](CudaRunnerHandle* runner, int64_t to, int64_t from, int64_t rows,
+                       CudaError* error) {
+    if (is_next(failures.copies)) return refuse(error);
+    return tgv_cuda_model_table()->copy_rows(runner, to, from, rows, error);
+  };
+  return table;
+}
+
+TEST(a_failing_device_ends_the_requests_in_the_step_and_no_other) {
+  const CudaTable table = failing_table();
+  Engine engine(make_models(table).cuda, settings());
+  const Answer expected = ask(engine, asking(ids(20), 6));
+  for (const int at : {1, 2, 4}) {  // reading the prompt, the first token, a later one
+    failures.steps = at;
+    const Answer broken = ask(engine, asking(ids(50, at), 6));
+    CHECK(broken.ends.at(0) == Reason::kError);
+    CHECK_EQ(broken.message, std::string("a kernel or a copy failed: planted"));
+    CHECK(same(ask(engine, asking(ids(20), 6)), expected));
+    check_nothing_left(engine);
+  }
+  CHECK_EQ(engine.metrics().ended[static_cast<size_t>(Reason::kError)], 3);
+}
+
+TEST(a_failing_copy_ends_the_request_that_shares_the_page) {
+  const CudaTable table = failing_table();
+  Engine engine(make_models(table).cuda, settings());
+  const Answer expected = ask(engine, asking(ids(20), 6));
+  Submission sharing = asking(ids(23, 2), 6);
+  generate(sharing).samples = 2;
+  failures.copies = 1;
+  engine.enter_turn();  // both in one step
+  const int64_t bad = engine.submit(sharing), good = engine.submit(asking(ids(20), 6));
+  engine.leave_turn();
+  const Answer broken = read(engine, bad);
+  CHECK(broken.ends.at(0) == Reason::kError);
+  CHECK_EQ(broken.message, std::string("a kernel or a copy failed: planted"));
+  CHECK(same(read(engine, good), expected));
+  CHECK(ask(engine, sharing).ends.at(1) == Reason::kLength);
+  check_nothing_left(engine);
+}
+
+TEST(an_embedding_that_overflows_ends_its_request) {
+  Engine engine(models().cuda, settings());
+  const Answer expected = ask(engine, asking(ids(9), 6));
+  Submission broken = asking(ids(20), 6);
+  broken.prompt.ids[15] = -1;
+  broken.prompt.embedding_rows = 1;
+  broken.prompt.embedding_width = kWidth;
+  broken.prompt.embeddings.assign(kWidth, 3e38f);
+  broken.prompt.embeddings[0] = -3e38f;
+  const int64_t bad = engine.submit(broken), good = engine.submit(asking(ids(9), 6));
+  CHECK(same(read(engine, good), expected));
+  CHECK(read(engine, bad).ends.at(0) == Reason::kError);
+  check_nothing_left(engine);
+}
+
+// --- what is refused ----------------------------------------------------------------------------
+TEST(what_cannot_be_made_is_refused_in_the_devices_words) {
+  const CudaTable& table = *tgv_cuda_model_table();
+  CHECK_EQ(table.version, kCudaTableVersion);
+  const auto model = std::make_shared<CudaModel>(table, architecture(), exact_forms(), "test");
+  CHECK_THROWS(InvalidArgument, Engine(model, settings()),
+               "'text.layers.0.attn.qkv' was never put");
+  CHECK_THROWS(InvalidArgument, model->put_vector("text.tail", {}), "'text.tail' is not");
+  CHECK_THROWS(InvalidArgument, model->put_matrix("text.head", {}), "without its f32 values");
+  CHECK_THROWS(InvalidArgument, CudaModel(table, architecture(), exact_forms(), ""),
+               "the length of id");
+  CudaForms wrong;
+  wrong.body.group = 33;
+  CHECK_THROWS(InvalidArgument, CudaModel(table, architecture(), wrong, "test"), "group");
+  CudaTable full = table;
+  full.make_runner = [](CudaRunnerHandle**, const CudaModelHandle*, const CudaPageShape*,
+                        const CudaDecoderOptions*, CudaError* error) { return refuse(error); };
+  CHECK_THROWS(SystemError, Engine(make_models(full).cuda, settings()), "failed: planted");
+  CHECK_THROWS(InvalidArgument, Engine(std::shared_ptr<const LoadedModel>(), settings()),
+               "model is null");
+}
+
+TEST(without_a_gpu_there_is_no_table_and_one_reason) {
+  if (cuda::available()) return;
+  CHECK_THROWS(Unsupported, cuda_table(), cuda::why_not());
+}
+
+TEST(memory_is_the_devices) {
+  Engine engine(models().cuda, settings());
+  const Metrics metrics = engine.metrics();
+  CHECK_EQ(metrics.kv.pages, 64);
+  CHECK_EQ(metrics.kv_page_bytes, 2 * kLayers * 16 * kWidth * 4);
+  CHECK_EQ(metrics.weight_bytes, models().cuda->bytes());
+  CHECK(metrics.arena_bytes > 4 * 64 * kVocab);
+}
+
+}  // namespace
+}  // namespace tgv::test
+
+TEST_MAIN()
