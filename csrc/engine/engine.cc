@@ -53,6 +53,13 @@ kv::Shape cache_shape(const model::Architecture& model, const EngineOptions& opt
   return {pages, model.layers, model.heads, model.head_dim, options.kv_kind};
 }
 
+std::shared_ptr<const model::LoadedModel> present(std::shared_ptr<const model::LoadedModel> model) {
+  if (!model) throw InvalidArgument("model is null, expected a backbone on some device");
+  return model;
+}
+
+}  // namespace
+
 // Every sequence may have a draft to verify beside the prompts that are read.
 model::BackendOptions backend_options(const model::Architecture& model,
                                       const EngineOptions& options) {
@@ -60,13 +67,6 @@ model::BackendOptions backend_options(const model::Architecture& model,
   return {cache_shape(model, options), options.prefill_chunk + rows, rows, options.max_sequences,
           choose_isa(options.isa)};
 }
-
-std::shared_ptr<const model::LoadedModel> present(std::shared_ptr<const model::LoadedModel> model) {
-  if (!model) throw InvalidArgument("model is null, expected a backbone on some device");
-  return model;
-}
-
-}  // namespace
 
 class Engine::Impl {
  public:

@@ -43,6 +43,10 @@ struct EngineOptions {
   int64_t event_limit = 256;             // events of a request that may wait to be read
 };
 
+// What an engine of these options asks of its model's device.
+model::BackendOptions backend_options(const model::Architecture& model,
+                                      const EngineOptions& options);
+
 class Engine {
  public:
   // Throws InvalidArgument, Unsupported (isa), SystemError.

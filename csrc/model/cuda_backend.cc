@@ -22,6 +22,8 @@ void call(CudaStatus (*function)(Parameters...), Arguments... arguments) {
       throw InvalidArgument(error.message);
     case CudaStatus::kUnsupported:
       throw Unsupported(error.message);
+    case CudaStatus::kCapacity:
+      throw CapacityError(error.message);
     case CudaStatus::kSystem:
       throw SystemError(error.message);
     case CudaStatus::kOther:
@@ -44,18 +46,26 @@ cuda::KvKind kind_of(kv::Kind kind) {
   return cuda::KvKind::kI8;
 }
 
+CudaPageShape page_shape(const kv::Shape& shape) {
+  shape.check();
+  return {shape.pages, shape.layers, shape.heads, shape.head_dim, kind_of(shape.kind)};
+}
+
+CudaDecoderOptions decoder_options(const BackendOptions& options) {
+  CudaDecoderOptions sizes;
+  sizes.max_tokens = options.max_tokens;
+  sizes.max_logit_rows = options.max_logit_rows;
+  sizes.max_sequences = options.max_segments;
+  return sizes;
+}
+
 class CudaBackend final : public Backend, private kv::PageStore {
  public:
   CudaBackend(const CudaTable& table, const CudaModelHandle* model, const BackendOptions& options,
               int64_t vocab)
       : table_(table), shape_(options.pages), vocab_(vocab) {
-    shape_.check();
-    const CudaPageShape pages{shape_.pages, shape_.layers, shape_.heads, shape_.head_dim,
-                              kind_of(shape_.kind)};
-    CudaDecoderOptions sizes;
-    sizes.max_tokens = options.max_tokens;
-    sizes.max_logit_rows = options.max_logit_rows;
-    sizes.max_sequences = options.max_segments;
+    const CudaPageShape pages = page_shape(shape_);
+    const CudaDecoderOptions sizes = decoder_options(options);
     segments_.reserve(static_cast<size_t>(options.max_segments));
     call(table_.make_runner, &runner_, model, &pages, &sizes);
   }
@@ -115,7 +125,17 @@ const CudaTable& cuda_table() {
   if (table->version != kCudaTableVersion) {
     throw SystemError("the CUDA library is of another version of this package; reinstall it");
   }
+  if (table->is_emulated) throw SystemError("the CUDA library is an emulation for tests");
   return *table;
+}
+
+CudaMemoryPlan plan_cuda_memory(const CudaTable& table, const Architecture& architecture,
+                                const CudaForms& forms, const BackendOptions& options) {
+  const CudaPageShape pages = page_shape(options.pages);
+  const CudaDecoderOptions sizes = decoder_options(options);
+  CudaMemoryPlan plan;
+  call(table.plan_memory, &plan, &architecture, &forms, &pages, &sizes);
+  return plan;
 }
 
 CudaModel::CudaModel(const CudaTable& table, const Architecture& architecture,

@@ -13,11 +13,17 @@ namespace tgv::model {
 // SystemError for a library of another version.
 const CudaTable& cuda_table();
 
+// What a model of these would take, and its backend. Allocates nothing. Throws InvalidArgument,
+// SystemError.
+CudaMemoryPlan plan_cuda_memory(const CudaTable& table, const Architecture& architecture,
+                                const CudaForms& forms, const BackendOptions& options);
+
 // Weights on a GPU: filled tensor by tensor by one thread, then never changed again.
 class CudaModel final : public LoadedModel {
  public:
   // Room for every tensor, nothing in it. id: 1..64 characters; weights of equal ids are equal in
-  // every form of them. The table outlives the model. Throws InvalidArgument, SystemError.
+  // every form of them. The table outlives the model. Throws InvalidArgument, CapacityError (no
+  // room on the GPU), SystemError.
   CudaModel(const CudaTable& table, const Architecture& architecture, const CudaForms& forms,
             std::string id);
   ~CudaModel() override;

@@ -543,9 +543,9 @@ TEST(what_does_not_fit_is_refused) {
 }
 
 TEST(memory_that_is_not_there_is_named) {
-  CHECK_THROWS(SystemError, DeviceMemory(size_t{1} << 63, "a test"),
+  CHECK_THROWS(CapacityError, DeviceMemory(size_t{1} << 63, "a test"),
                "9223372036854775808 bytes of");
-  CHECK_THROWS(SystemError, PinnedMemory(size_t{1} << 63, "a test"), "memory for a test");
+  CHECK_THROWS(CapacityError, PinnedMemory(size_t{1} << 63, "a test"), "memory for a test");
 }
 
 TEST(what_cannot_be_built_is_refused) {

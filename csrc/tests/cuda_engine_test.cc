@@ -512,14 +512,33 @@ TEST(what_cannot_be_made_is_refused_in_the_devices_words) {
                "model is null");
 }
 
+TEST(no_room_is_a_capacity_error) {
+  CudaTable full = *tgv_cuda_model_table();
+  full.make_model = [](CudaModelHandle**, const Architecture*, const CudaForms*, CudaError* error) {
+    std::snprintf(error->message, sizeof error->message, "cannot have 5 bytes");
+    return CudaStatus::kCapacity;
+  };
+  CHECK_THROWS(CapacityError, CudaModel(full, architecture(), exact_forms(), "test"), "5 bytes");
+}
+
 TEST(without_a_gpu_there_is_no_table_and_one_reason) {
   if (cuda::available()) return;
   CHECK_THROWS(Unsupported, cuda_table(), cuda::why_not());
 }
 
-TEST(memory_is_the_devices) {
+TEST(memory_is_the_devices_and_known_before) {
   Engine engine(models().cuda, settings());
   const Metrics metrics = engine.metrics();
+  const BackendOptions asked = backend_options(architecture(), settings());
+  const CudaMemoryPlan plan =
+      plan_cuda_memory(*tgv_cuda_model_table(), architecture(), exact_forms(), asked);
+  const int64_t logits = 4 * asked.max_logit_rows * kVocab;  // pinned on the host
+  CHECK_EQ(plan.weights_bytes, metrics.weight_bytes);
+  CHECK_EQ(plan.arena_bytes + logits, metrics.arena_bytes);
+  CHECK(plan.pages_bytes >= 64 * metrics.kv_page_bytes);
+  CHECK(plan.pages_bytes < 64 * metrics.kv_page_bytes + 8192);
+  CHECK(plan.pinned_bytes > logits);
+  CHECK(plan.free_bytes > 0 && plan.free_bytes <= plan.total_bytes);
   CHECK_EQ(metrics.kv.pages, 64);
   CHECK_EQ(metrics.kv_page_bytes, 2 * kLayers * 16 * kWidth * 4);
   CHECK_EQ(metrics.weight_bytes, models().cuda->bytes());

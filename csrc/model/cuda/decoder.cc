@@ -84,6 +84,30 @@ cuda::GemmWork work_of(const cuda::FloatGemmParams& p, int blocks) {
   return cuda::float_gemm_work(p, blocks);
 }
 
+// Of a product of m rows with an [n, k] matrix. Tiles, and with them counters and sums, grow with
+// m.
+cuda::GemmWork largest_work(const CudaForms::Matrix& form, int64_t n, int64_t k, int64_t m,
+                            int blocks) {
+  const auto sized = [&](auto p) {
+    p.m = m;
+    p.n = n;
+    p.k = k;
+    return p;
+  };
+  switch (form.form) {
+    case CudaForm::kInt4: {
+      cuda::Int4GemmParams p = sized(cuda::Int4GemmParams{});
+      p.group = form.group;
+      return work_of(p, blocks);
+    }
+    case CudaForm::kF16:
+      return work_of(sized(cuda::HalfGemmParams{}), blocks);
+    case CudaForm::kF32:
+      break;
+  }
+  return work_of(sized(cuda::FloatGemmParams{}), blocks);
+}
+
 }  // namespace
 
 // --- construction -------------------------------------------------------------------------------
@@ -107,8 +131,8 @@ CudaDecoder::CudaDecoder(std::shared_ptr<const CudaWeights> weights, const CudaS
       head_form_(weights_->forms().head.form),
       inputs_(limits_of(architecture_, options_, page_shape_)),
       staging_(inputs_.bytes(), "the inputs of a step"),
-      arena_(carve(nullptr).bytes, "a decoder"),
-      buffers_(std::make_unique<const Buffers>(carve(arena_.data()))) {
+      arena_(carve(sizes(), nullptr).bytes, "a decoder"),
+      buffers_(std::make_unique<const Buffers>(carve(sizes(), arena_.data()))) {
   weights_->check_complete();
   read_layers(storage);
   upload_rotary();
@@ -123,72 +147,66 @@ CudaDecoder::~CudaDecoder() {
 #endif
 }
 
-// Tiles, and with them counters and sums, grow with the rows.
-cuda::GemmWork CudaDecoder::largest_work(const CudaMatrix& matrix, int64_t rows) const {
-  const auto work = [&](auto p) {
-    p.m = rows;
-    p.n = matrix.rows;
-    p.k = matrix.columns;
-    return p;
-  };
-  switch (matrix.form.form) {
-    case CudaForm::kInt4: {
-      cuda::Int4GemmParams p = work(cuda::Int4GemmParams{});
-      p.group = matrix.form.group;
-      return work_of(p, options_.multiprocessors);
-    }
-    case CudaForm::kF16:
-      return work_of(work(cuda::HalfGemmParams{}), options_.multiprocessors);
-    case CudaForm::kF32:
-      break;
-  }
-  return work_of(work(cuda::FloatGemmParams{}), options_.multiprocessors);
+CudaDecoder::Sizes CudaDecoder::sizes() const {
+  return {architecture_, weights_->forms(), options_, page_shape_.kind, inputs_};
 }
 
-CudaDecoder::Buffers CudaDecoder::carve(uint8_t* base) const {
-  const Architecture& a = architecture_;
-  const size_t T = static_cast<size_t>(options_.max_tokens);
-  const size_t rows = static_cast<size_t>(options_.max_logit_rows);
+CudaDecoder::Memory CudaDecoder::memory_for(const Architecture& architecture,
+                                            const CudaForms& forms, const CudaPageShape& pages,
+                                            const CudaDecoderOptions& options) {
+  architecture.check();
+  const CudaDecoderOptions chosen = with_device(options);
+  const StepInputs inputs(limits_of(architecture, chosen, checked(pages, architecture)));
+  return {carve({architecture, forms, chosen, pages.kind, inputs}, nullptr).bytes, inputs.bytes()};
+}
+
+CudaDecoder::Buffers CudaDecoder::carve(const Sizes& sizes, uint8_t* base) {
+  const Architecture& a = sizes.architecture;
+  const CudaDecoderOptions& options = sizes.options;
+  const size_t T = static_cast<size_t>(options.max_tokens);
+  const size_t rows = static_cast<size_t>(options.max_logit_rows);
   const size_t C = static_cast<size_t>(a.width), F = static_cast<size_t>(a.mlp_width);
-  const size_t element = cuda_element_bytes(body_form_);
+  const size_t element = cuda_element_bytes(sizes.forms.body.form);
   Buffers b{};
   int64_t sum_bytes = 0;
-  const auto add_work = [&](const char* name, int64_t most_rows) {
-    const cuda::GemmWork work = largest_work(weights_->matrix(name), most_rows);
+  const auto add_work = [&](const CudaForms::Matrix& form, int64_t n, int64_t k, int64_t m) {
+    const cuda::GemmWork work = largest_work(form, n, k, m, options.multiprocessors);
     const int64_t counters = cuda::gemm_counter_bytes(work);
     b.counter_bytes = std::max(b.counter_bytes, counters);
     sum_bytes = std::max(sum_bytes, cuda::gemm_workspace_bytes(work) - counters);
   };
-  for (const char* name : {"attn.qkv", "mlp.fc1", "attn.out", "mlp.fc2"}) {
-    add_work(layer_name(0, name).c_str(), options_.max_tokens);
-  }
-  add_work("text.head", options_.max_logit_rows);
+  add_work(sizes.forms.body, 3 * a.width, a.width, options.max_tokens);  // qkv
+  add_work(sizes.forms.body, a.mlp_width, a.width, options.max_tokens);  // fc1
+  add_work(sizes.forms.body, a.width, a.width, options.max_tokens);      // out
+  add_work(sizes.forms.body, a.width, a.mlp_width, options.max_tokens);  // fc2
+  add_work(sizes.forms.head, a.vocab, a.width, options.max_logit_rows);
   b.workspace_bytes = b.counter_bytes + sum_bytes;
 
   cuda::PagedAttentionParams singles;
-  singles.sequences = static_cast<int>(std::min(kSinglesAtOnce, inputs_.limits().max_sequences));
+  singles.sequences =
+      static_cast<int>(std::min(kSinglesAtOnce, sizes.inputs.limits().max_sequences));
   singles.heads = static_cast<int>(a.heads);
   singles.head_dim = static_cast<int>(a.head_dim);
-  singles.max_pages = static_cast<int>(inputs_.limits().max_pages());
+  singles.max_pages = static_cast<int>(sizes.inputs.limits().max_pages());
 
   DeviceCarver carver(base);
-  carver.take(b.step, inputs_.bytes());
+  carver.take(b.step, sizes.inputs.bytes());
   carver.take(b.x, 4 * T * C);
   carver.take(b.h, element * T * C);
   carver.take(b.qkv, 12 * T * C);
-  carver.take(b.q, static_cast<size_t>(cuda::kv_query_bytes(page_shape_.kind)) * T * C);
+  carver.take(b.q, static_cast<size_t>(cuda::kv_query_bytes(sizes.pages)) * T * C);
   carver.take(b.mixed, element * T * C);
   carver.take(b.gelu, element * T * F);
   carver.take(b.attention, 4 * T * C);
   carver.take(b.mlp, 4 * T * C);
-  carver.take(b.last, cuda_element_bytes(head_form_) * rows * C);
+  carver.take(b.last, cuda_element_bytes(sizes.forms.head.form) * rows * C);
   carver.take(b.logits, 4 * rows * static_cast<size_t>(a.vocab));
   carver.take(b.partial, static_cast<size_t>(4 * cuda::paged_attention_partial_elems(singles)));
   const size_t angles = static_cast<size_t>(4 * a.max_positions * (a.rotary_dims / 2));
   carver.take(b.cosines, angles);
   carver.take(b.sines, angles);
   carver.take(b.workspace, static_cast<size_t>(b.workspace_bytes));
-  b.given = inputs_.arrays(b.step);
+  b.given = sizes.inputs.arrays(b.step);
   b.bytes = carver.used();
   return b;
 }

@@ -38,8 +38,16 @@ namespace tgv::model {
 
 class CudaDecoder {
  public:
+  // What a decoder of these would take, on the GPU and pinned on the host. Throws InvalidArgument,
+  // SystemError.
+  struct Memory {
+    size_t arena_bytes = 0, pinned_bytes = 0;
+  };
+  static Memory memory_for(const Architecture& architecture, const CudaForms& forms,
+                           const CudaPageShape& pages, const CudaDecoderOptions& options);
+
   // The pages' shape must be the model's. Weights and pages outlive the decoder. Throws
-  // InvalidArgument (quoting the kernel that cannot take the model), SystemError.
+  // InvalidArgument (quoting the kernel that cannot take the model), CapacityError, SystemError.
   CudaDecoder(std::shared_ptr<const CudaWeights> weights, const CudaStorage& storage,
               const CudaDecoderOptions& options);
   ~CudaDecoder();
@@ -80,7 +88,15 @@ class CudaDecoder {
     int64_t rows;
   };
 
-  Buffers carve(uint8_t* base) const;
+  struct Sizes {  // what the arena follows from
+    const Architecture& architecture;
+    const CudaForms& forms;
+    const CudaDecoderOptions& options;  // the device's numbers put in
+    cuda::KvKind pages;
+    const StepInputs& inputs;
+  };
+  static Buffers carve(const Sizes& sizes, uint8_t* base);
+  Sizes sizes() const;
   void read_layers(const CudaStorage& storage);
   void upload_rotary();
   void check_kernels() const;
@@ -105,7 +121,6 @@ class CudaDecoder {
   void multiply(const CudaMatrix& matrix, const Product& product) const;
   bool takes_gemv(const cuda::Int4GemvParams& p) const;
   void give_workspace(cuda::GemmProblem& p, const cuda::GemmWork& work) const;
-  cuda::GemmWork largest_work(const CudaMatrix& matrix, int64_t rows) const;
   cuda::Launch launch(int blocks) const;
 
   const std::shared_ptr<const CudaWeights> weights_;

@@ -4,8 +4,11 @@
 // Under the emulation new memory is filled with NaN bits: what nobody wrote shows where it is used.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstring>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -50,7 +53,25 @@ class DeviceStream {
 // --- blocks of memory ---------------------------------------------------------------------------
 enum class MemoryPlace { kDevice, kPinned };  // kPinned: the host's, from where copies do not wait
 
-// An owned block, aligned to kDeviceAlign. Throws SystemError naming what it was for and the bytes.
+// What the current device has. Under the emulation all the host's memory counts as free.
+struct DeviceMemoryInfo {
+  size_t free_bytes = 0, total_bytes = 0;
+};
+
+inline DeviceMemoryInfo device_memory_info() {
+  DeviceMemoryInfo out;
+#if defined(__CUDACC__)
+  cuda::check(cudaMemGetInfo(&out.free_bytes, &out.total_bytes), "cudaMemGetInfo");
+#else
+  out.total_bytes =
+      static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  out.free_bytes = out.total_bytes;
+#endif
+  return out;
+}
+
+// An owned block, aligned to kDeviceAlign. Where there is no room for it, throws CapacityError
+// naming what it was for and the bytes; SystemError for any other failure.
 template <MemoryPlace kPlace>
 class MemoryBlock {
  public:
@@ -60,15 +81,17 @@ class MemoryBlock {
         kPlace == MemoryPlace::kDevice ? cudaMalloc(&data_, bytes) : cudaMallocHost(&data_, bytes);
     if (status != cudaSuccess) {
       (void)cudaGetLastError();  // clear it, so that the next launch does not report it
-      throw SystemError(concat("cannot have ", bytes, " bytes of ",
-                               kPlace == MemoryPlace::kDevice ? "GPU" : "pinned", " memory for ",
-                               what, ": ", cudaGetErrorString(status)));
+      const std::string message = concat("cannot have ", bytes, " bytes of ",
+                                         kPlace == MemoryPlace::kDevice ? "GPU" : "pinned",
+                                         " memory for ", what, ": ", cudaGetErrorString(status));
+      if (status == cudaErrorMemoryAllocation) throw CapacityError(message);
+      throw SystemError(message);
     }
 #else
     try {
       host_.assign(bytes + kDeviceAlign, 0xff);
     } catch (const std::exception&) {
-      throw SystemError(concat("cannot have ", bytes, " bytes of memory for ", what));
+      throw CapacityError(concat("cannot have ", bytes, " bytes of memory for ", what));
     }
     const auto address = reinterpret_cast<uintptr_t>(host_.data());
     data_ = host_.data() + (kDeviceAlign - address % kDeviceAlign) % kDeviceAlign;

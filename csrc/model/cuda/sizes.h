@@ -41,6 +41,16 @@ struct CudaPageShape {
   int64_t total_bytes() const;
 };
 
+// What a model, its pages and steps over them take. Of the GPU but for pinned_bytes.
+struct CudaMemoryPlan {
+  int64_t weights_bytes = 0;
+  int64_t pages_bytes = 0;   // of all pages
+  int64_t arena_bytes = 0;   // what steps are computed in
+  int64_t pinned_bytes = 0;  // of the host: inputs and logits of a step
+  int64_t free_bytes = 0;    // of the GPU, when asked
+  int64_t total_bytes = 0;   // of the GPU
+};
+
 struct CudaDecoderOptions {
   int64_t max_tokens = 256;            // in a step, all segments together
   int64_t max_logit_rows = 16;         // in a step

@@ -60,9 +60,14 @@ int64_t CudaPageShape::page_bytes() const { return 2 * layers * (plane_bytes() +
 
 int64_t CudaPageShape::total_bytes() const { return pages * page_bytes(); }
 
+size_t CudaStorage::bytes_for(const CudaPageShape& shape) {
+  uint8_t* planes[cuda::kPageCopyMaxPlanes];
+  int32_t* pairs;
+  return carve(planes, pairs, kMostPairs * 8, checked(shape), nullptr);
+}
+
 CudaStorage::CudaStorage(const CudaPageShape& shape)
-    : shape_(checked(shape)),
-      memory_(carve(planes_, pairs_, kMostPairs * 8, shape_, nullptr), "the KV cache") {
+    : shape_(checked(shape)), memory_(bytes_for(shape_), "the KV cache") {
   carve(planes_, pairs_, kMostPairs * 8, shape_, memory_.data());
 }
 

@@ -24,7 +24,11 @@ struct CudaPages {
 
 class CudaStorage {
  public:
-  explicit CudaStorage(const CudaPageShape& shape);  // throws InvalidArgument, SystemError
+  // Throws InvalidArgument, CapacityError, SystemError.
+  explicit CudaStorage(const CudaPageShape& shape);
+
+  // What pages of this shape would take. Throws InvalidArgument.
+  static size_t bytes_for(const CudaPageShape& shape);
 
   const CudaPageShape& shape() const { return shape_; }
   size_t bytes() const { return memory_.bytes(); }

@@ -18,8 +18,11 @@ struct CudaRunnerHandle {
                    const CudaDecoderOptions& options)
       : storage(pages),
         decoder(model.weights, storage, options),
-        logits(static_cast<size_t>(4 * options.max_logit_rows * decoder.architecture().vocab),
-               "the logits of a step") {}
+        logits(logits_bytes(decoder.architecture(), options), "the logits of a step") {}
+
+  static size_t logits_bytes(const Architecture& model, const CudaDecoderOptions& options) {
+    return static_cast<size_t>(4 * options.max_logit_rows * model.vocab);
+  }
 
   CudaStorage storage;
   CudaDecoder decoder;
@@ -60,6 +63,8 @@ CudaStatus guarded(CudaError* error, const Body& body) noexcept {
     return failed(CudaStatus::kInvalidArgument, thrown.what(), error);
   } catch (const Unsupported& thrown) {
     return failed(CudaStatus::kUnsupported, thrown.what(), error);
+  } catch (const CapacityError& thrown) {
+    return failed(CudaStatus::kCapacity, thrown.what(), error);
   } catch (const SystemError& thrown) {
     return failed(CudaStatus::kSystem, thrown.what(), error);
   } catch (const std::exception& thrown) {
@@ -67,6 +72,23 @@ CudaStatus guarded(CudaError* error, const Body& body) noexcept {
   } catch (...) {
     return failed(CudaStatus::kOther, "an unknown error", error);
   }
+}
+
+CudaStatus plan_memory(CudaMemoryPlan* out, const Architecture* architecture,
+                       const CudaForms* forms, const CudaPageShape* pages,
+                       const CudaDecoderOptions* options, CudaError* error) {
+  return guarded(error, [&] {
+    const CudaTensorPlan weights(*architecture, *forms);
+    const auto decoder = CudaDecoder::memory_for(*architecture, *forms, *pages, *options);
+    const size_t logits = CudaRunnerHandle::logits_bytes(*architecture, *options);
+    const DeviceMemoryInfo memory = device_memory_info();
+    out->weights_bytes = static_cast<int64_t>(weights.bytes());
+    out->pages_bytes = static_cast<int64_t>(CudaStorage::bytes_for(*pages));
+    out->arena_bytes = static_cast<int64_t>(decoder.arena_bytes);
+    out->pinned_bytes = static_cast<int64_t>(decoder.pinned_bytes + logits);
+    out->free_bytes = static_cast<int64_t>(memory.free_bytes);
+    out->total_bytes = static_cast<int64_t>(memory.total_bytes);
+  });
 }
 
 // --- weights ------------------------------------------------------------------------------------
@@ -145,9 +167,16 @@ CudaStatus copy_rows(CudaRunnerHandle* runner, int64_t to_page, int64_t from_pag
   });
 }
 
-const CudaTable kTable = {kCudaTableVersion, make_model, free_model,     model_bytes, put_matrix,
-                          put_embedding,     put_vector, check_complete, make_runner, free_runner,
-                          arena_bytes,       page_bytes, step,           copy_rows};
+#if defined(__CUDACC__)
+constexpr int32_t kIsEmulated = 0;
+#else
+constexpr int32_t kIsEmulated = 1;
+#endif
+
+const CudaTable kTable = {kCudaTableVersion, kIsEmulated,    plan_memory, make_model,
+                          free_model,        model_bytes,    put_matrix,  put_embedding,
+                          put_vector,        check_complete, make_runner, free_runner,
+                          arena_bytes,       page_bytes,     step,        copy_rows};
 
 }  // namespace
 

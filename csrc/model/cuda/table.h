@@ -18,11 +18,18 @@
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 1;
+inline constexpr int32_t kCudaTableVersion = 2;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
 
 // Which exception it was. kNone: the call did what it says.
-enum class CudaStatus : int32_t { kNone, kInvalidArgument, kUnsupported, kSystem, kOther };
+enum class CudaStatus : int32_t {
+  kNone,
+  kInvalidArgument,
+  kUnsupported,
+  kCapacity,
+  kSystem,
+  kOther
+};
 
 struct CudaError {
   char message[1024];  // always terminated; not written by a call that succeeds
@@ -35,6 +42,12 @@ struct CudaRunnerHandle;  // pages and a decoder over them
 // on CUDA's first device; which one is current for the caller's thread does not matter and stays.
 struct CudaTable {
   int32_t version;
+  int32_t is_emulated;  // 1: compiled for the host, for tests
+
+  // What make_model and make_runner would take of these. Allocates nothing.
+  CudaStatus (*plan_memory)(CudaMemoryPlan* out, const Architecture* architecture,
+                            const CudaForms* forms, const CudaPageShape* pages,
+                            const CudaDecoderOptions* options, CudaError* error);
 
   CudaStatus (*make_model)(CudaModelHandle** out, const Architecture* architecture,
                            const CudaForms* forms, CudaError* error);

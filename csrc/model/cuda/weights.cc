@@ -107,12 +107,8 @@ std::vector<uint32_t> pack_groups(const Half* values, int64_t rows, int64_t colu
 }  // namespace
 
 // --- the plan -----------------------------------------------------------------------------------
-CudaWeights::CudaWeights(const Architecture& architecture, const CudaForms& forms)
-    : architecture_(checked(architecture)),
-      forms_(checked(forms)),
-      memory_((plan(), planned_), "the weights") {}
-
-void CudaWeights::plan() {
+CudaTensorPlan::CudaTensorPlan(const Architecture& architecture, const CudaForms& forms)
+    : architecture_(checked(architecture)), forms_(checked(forms)) {
   const Architecture& a = architecture_;
   for (int64_t l = 0; l < a.layers; ++l) {
     add_matrix(layer_name(l, "attn.qkv"), 3 * a.width, a.width, forms_.body);
@@ -135,8 +131,8 @@ void CudaWeights::plan() {
   add_vector("text.final_norm.bias", a.width);
 }
 
-void CudaWeights::add_matrix(std::string name, int64_t rows, int64_t columns,
-                             const CudaForms::Matrix& form) {
+void CudaTensorPlan::add_matrix(std::string name, int64_t rows, int64_t columns,
+                                const CudaForms::Matrix& form) {
   CudaTensor tensor;
   tensor.role = Role::kMatrix;
   tensor.rows = rows;
@@ -154,7 +150,7 @@ void CudaWeights::add_matrix(std::string name, int64_t rows, int64_t columns,
   add_vector(bias, rows, cuda_element_bytes(form.form) == 2);
 }
 
-void CudaWeights::add_embedding() {
+void CudaTensorPlan::add_embedding() {
   CudaTensor tensor;
   tensor.name = "text.embed";
   tensor.role = Role::kEmbedding;
@@ -165,7 +161,7 @@ void CudaWeights::add_embedding() {
   tensors_.push_back(std::move(tensor));
 }
 
-void CudaWeights::add_vector(std::string name, int64_t length, bool is_half) {
+void CudaTensorPlan::add_vector(std::string name, int64_t length, bool is_half) {
   CudaTensor tensor;
   tensor.name = std::move(name);
   tensor.rows = length;
@@ -174,17 +170,20 @@ void CudaWeights::add_vector(std::string name, int64_t length, bool is_half) {
   tensors_.push_back(std::move(tensor));
 }
 
-size_t CudaWeights::take(int64_t bytes) {
-  const size_t offset = planned_;
-  planned_ += device_aligned(static_cast<size_t>(bytes));
+size_t CudaTensorPlan::take(int64_t bytes) {
+  const size_t offset = bytes_;
+  bytes_ += device_aligned(static_cast<size_t>(bytes));
   return offset;
 }
 
 // --- filling ------------------------------------------------------------------------------------
+CudaWeights::CudaWeights(const Architecture& architecture, const CudaForms& forms)
+    : plan_(architecture, forms), memory_(plan_.bytes(), "the weights") {}
+
 const CudaTensor& CudaWeights::find(std::string_view name, Role role) const {
-  const auto at = std::find_if(tensors_.begin(), tensors_.end(),
+  const auto at = std::find_if(tensors().begin(), tensors().end(),
                                [&](const CudaTensor& tensor) { return tensor.name == name; });
-  if (at == tensors_.end()) {
+  if (at == tensors().end()) {
     throw InvalidArgument(
         concat("'", std::string(name.substr(0, 80)), "' is not a tensor of this model"));
   }
@@ -276,7 +275,7 @@ void CudaWeights::put_embedding(const MatrixSource& source) {
     for (size_t i = 0; i < count; ++i) codes[i] = round(values[i]);
     send(to.offset, codes.data(), 2 * count);
   };
-  switch (forms_.embedding) {
+  switch (forms().embedding) {
     case cuda::EmbeddingKind::kF32:
       send(to.offset, required(source.f32, to.name, "f32 rows"), 4 * count);
       break;
@@ -315,7 +314,7 @@ void CudaWeights::put_vector(std::string_view name, const float* values, int64_t
 }
 
 void CudaWeights::check_complete() const {
-  for (const CudaTensor& tensor : tensors_) {
+  for (const CudaTensor& tensor : tensors()) {
     if (!tensor.filled) throw InvalidArgument(concat("'", tensor.name, "' was never put"));
   }
 }
@@ -346,7 +345,7 @@ const float* CudaWeights::vector(std::string_view name) const {
 CudaEmbedding CudaWeights::embedding() const {
   const CudaTensor& tensor = find("text.embed", Role::kEmbedding);
   CudaEmbedding out;
-  out.kind = forms_.embedding;
+  out.kind = forms().embedding;
   out.rows = at(tensor.offset);
   if (out.kind == cuda::EmbeddingKind::kI8) {
     out.scales = reinterpret_cast<const float*>(at(tensor.scales));

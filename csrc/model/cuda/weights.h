@@ -49,14 +49,37 @@ struct CudaEmbedding {
   const float* scales = nullptr;  // [V]; null unless int8
 };
 
-class CudaWeights {
+// Every tensor of a model and its place in one block. Follows from its arguments alone.
+class CudaTensorPlan {
  public:
-  // Room for every tensor, nothing in it. Throws InvalidArgument, SystemError.
-  CudaWeights(const Architecture& architecture, const CudaForms& forms);
+  CudaTensorPlan(const Architecture& architecture, const CudaForms& forms);  // InvalidArgument
 
   const Architecture& architecture() const { return architecture_; }
   const CudaForms& forms() const { return forms_; }
   const std::vector<CudaTensor>& tensors() const { return tensors_; }
+  std::vector<CudaTensor>& tensors() { return tensors_; }
+  size_t bytes() const { return bytes_; }  // of the block
+
+ private:
+  void add_matrix(std::string name, int64_t rows, int64_t columns, const CudaForms::Matrix& form);
+  void add_embedding();
+  void add_vector(std::string name, int64_t length, bool is_half = false);
+  size_t take(int64_t bytes);
+
+  const Architecture architecture_;
+  const CudaForms forms_;
+  std::vector<CudaTensor> tensors_;
+  size_t bytes_ = 0;
+};
+
+class CudaWeights {
+ public:
+  // Room for every tensor, nothing in it. Throws InvalidArgument, CapacityError, SystemError.
+  CudaWeights(const Architecture& architecture, const CudaForms& forms);
+
+  const Architecture& architecture() const { return plan_.architecture(); }
+  const CudaForms& forms() const { return plan_.forms(); }
+  const std::vector<CudaTensor>& tensors() const { return plan_.tensors(); }
   size_t bytes() const { return memory_.bytes(); }
 
   // --- filling: each tensor once; all throw InvalidArgument -------------------------------------
@@ -73,12 +96,6 @@ class CudaWeights {
   CudaEmbedding embedding() const;
 
  private:
-  void plan();
-  void add_matrix(std::string name, int64_t rows, int64_t columns, const CudaForms::Matrix& form);
-  void add_embedding();
-  void add_vector(std::string name, int64_t length, bool is_half = false);
-  size_t take(int64_t bytes);
-
   const CudaTensor& find(std::string_view name, CudaTensor::Role role) const;
   CudaTensor& to_fill(std::string_view name, CudaTensor::Role role);
   uint8_t* at(size_t offset) const { return memory_.data() + offset; }
@@ -86,10 +103,7 @@ class CudaWeights {
   void put_int4(const CudaTensor& to, const MatrixSource& source);
   void put_half(const CudaTensor& to, const MatrixSource& source);
 
-  const Architecture architecture_;
-  const CudaForms forms_;
-  std::vector<CudaTensor> tensors_;
-  size_t planned_ = 0;
+  CudaTensorPlan plan_;  // what is filled changes in it
   DeviceMemory memory_;
   DeviceStream stream_;
 };
