@@ -65,7 +65,7 @@ int64_t submit(Engine& self, engine::Submission&& submission) {
   return self.submit(std::move(submission));
 }
 
-std::unique_ptr<Engine> make_engine(WeightsHandle& weights, int threads, const std::string& isa,
+std::unique_ptr<Engine> make_engine(ModelHandle& weights, int threads, const std::string& isa,
                                     const std::string& kv_kind, int64_t kv_tokens,
                                     int64_t max_sequences, int64_t prefill_chunk,
                                     const std::optional<std::vector<py::bytes>>& token_bytes,
@@ -80,9 +80,9 @@ std::unique_ptr<Engine> make_engine(WeightsHandle& weights, int threads, const s
   if (token_bytes) options.token_bytes = strings_of(*token_bytes);
   options.queue_limit = queue_limit;
   options.event_limit = event_limit;
-  const auto complete = weights.complete();
+  const auto model = weights.loaded();
   py::gil_scoped_release release;
-  return std::make_unique<Engine>(complete, std::move(options));
+  return std::make_unique<Engine>(model, std::move(options));
 }
 
 int64_t submit_generate(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,

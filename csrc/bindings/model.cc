@@ -11,12 +11,12 @@
 #include <vector>
 
 #include "base/errors.h"
-#include "base/match.h"
 #include "base/topology.h"
 #include "bindings/bindings.h"
 #include "bindings/caller.h"
-#include "bindings/tensors.h"
+#include "bindings/weight_sources.h"
 #include "kv/kv_cache.h"
+#include "model/cpu_backend.h"
 #include "model/decoder.h"
 #include "model/random_weights.h"
 
@@ -35,46 +35,16 @@ const std::shared_ptr<const model::Weights>& WeightsHandle::complete() {
   return complete_;
 }
 
+std::shared_ptr<const model::LoadedModel> WeightsHandle::loaded() {
+  return std::make_shared<model::CpuModel>(complete());
+}
+
 namespace {
 
 using cpu::WeightKind;
-using FormTuple = std::tuple<std::string, int64_t, bool>;
 using AnyDict = py::typing::Dict<py::str, py::object>;
 
-// --- from Python
-// ----------------------------------------------------------------------------------
-template <class T>
-T taken(const py::dict& fields, const char* name, const char* what) {
-  if (!fields.contains(name)) throw InvalidArgument(tgv::concat(what, " has no '", name, "'"));
-  try {
-    return fields[name].cast<T>();
-  } catch (const py::cast_error&) {
-    throw InvalidArgument(tgv::concat(what, ".", name, " is ",
-                                      py::repr(fields[name]).cast<std::string>().substr(0, 80),
-                                      ", which is of another type than expected"));
-  }
-}
-
-model::Architecture architecture_of(const py::dict& fields) {
-  const char* what = "architecture";
-  model::Architecture a;
-  a.width = taken<int64_t>(fields, "width", what);
-  a.layers = taken<int64_t>(fields, "layers", what);
-  a.heads = taken<int64_t>(fields, "heads", what);
-  a.head_dim = taken<int64_t>(fields, "head_dim", what);
-  a.rotary_dims = taken<int64_t>(fields, "rotary_dims", what);
-  a.mlp_width = taken<int64_t>(fields, "mlp_width", what);
-  a.vocab = taken<int64_t>(fields, "vocab_size", what);
-  a.max_positions = taken<int64_t>(fields, "max_positions", what);
-  a.rope_theta = taken<double>(fields, "rope_theta", what);
-  a.norm_eps = taken<float>(fields, "norm_eps", what);
-  a.rms_norm_eps = taken<float>(fields, "rms_norm_eps", what);
-  a.qk_norm = taken<bool>(fields, "qk_norm", what);
-  a.post_attention_norm = taken<bool>(fields, "post_attention_norm", what);
-  a.check();
-  return a;
-}
-
+// --- from Python -------------------------------------------------------------------------------
 WeightKind kind_of(const std::string& name) {
   if (name == "int4") return WeightKind::kInt4;
   if (name == "int8") return WeightKind::kInt8;
@@ -114,25 +84,9 @@ model::Forms forms_of(const py::dict& fields) {
   throw InvalidArgument("forms.embedding is 'int4', expected 'int8', 'bf16' or 'f32'");
 }
 
-template <class T>
-const T* data_of(const TensorView& view) {
-  return static_cast<const T*>(view.data);
-}
-
 int threads_or_all(int threads) { return threads == 0 ? physical_cores() : threads; }
 
-// --- Weights
-// -------------------------------------------------------------------------------------- [N, K] of
-// a matrix or of the embedding.
-std::pair<int64_t, int64_t> sizes_of(const model::Plan& plan, const std::string& name) {
-  const model::Entry& entry = plan.entries()[static_cast<size_t>(plan.find(name))];
-  if (entry.role == model::Role::kEmbedding) return {entry.rows, entry.columns};
-  if (entry.role == model::Role::kVector) {
-    throw InvalidArgument(tgv::concat("'", name, "' is a vector: use put_vector"));
-  }
-  return {entry.matrix.rows, entry.matrix.columns};
-}
-
+// --- Weights -----------------------------------------------------------------------------------
 void put(WeightsHandle& handle, const std::string& name, const model::MatrixSource& source,
          int threads) {
   model::Weights& weights = handle.filling();
@@ -142,69 +96,32 @@ void put(WeightsHandle& handle, const std::string& name, const model::MatrixSour
   weights.put_matrix(name, source, pool);
 }
 
+MatrixSize size_in(const WeightsHandle& handle, const std::string& name) {
+  return size_of(handle.any().plan(), name);
+}
+
 void put_int4(WeightsHandle& handle, const std::string& name, const py::buffer& qweight,
               const py::buffer& scales, const std::optional<py::buffer>& zeros, int threads) {
-  const model::Plan& plan = handle.any().plan();
-  const auto [N, K] = sizes_of(plan, name);
-  const bool is_head = name == "text.head";
-  const int64_t G = (is_head ? plan.forms().head : plan.forms().body).group_size;
-  const int64_t groups = (K + G - 1) / G;
-  Sizes sizes;
-  const TensorView q = view_of(qweight, "qweight"), s = view_of(scales, "scales");
-  sizes.match("qweight", q, {N, (K + 1) / 2}, {DType::kU8});
-  sizes.match("scales", s, {N, groups}, {DType::kF16});
-  model::MatrixSource source;
-  source.int4 = data_of<uint8_t>(q);
-  source.scales = data_of<uint16_t>(s);
-  if (zeros) {
-    const TensorView z = view_of(*zeros, "zeros");
-    sizes.match("zeros", z, {N, (groups + 1) / 2}, {DType::kU8});
-    source.zeros = data_of<uint8_t>(z);
-  }
-  put(handle, name, source, threads);
+  put(handle, name, int4_source(size_in(handle, name), qweight, scales, zeros), threads);
 }
 
 void put_int8(WeightsHandle& handle, const std::string& name, const py::buffer& qweight,
               const py::buffer& scales, int threads) {
-  const auto [N, K] = sizes_of(handle.any().plan(), name);
-  Sizes sizes;
-  const TensorView q = view_of(qweight, "qweight"), s = view_of(scales, "scales");
-  sizes.match("qweight", q, {N, K}, {DType::kI8});
-  sizes.match("scales", s, {N}, {DType::kF32});
-  model::MatrixSource source;
-  source.int8 = data_of<int8_t>(q);
-  source.row_scales = data_of<float>(s);
-  put(handle, name, source, threads);
+  put(handle, name, int8_source(size_in(handle, name), qweight, scales), threads);
 }
 
 void put_f32(WeightsHandle& handle, const std::string& name, const py::buffer& values,
              int threads) {
-  const auto [N, K] = sizes_of(handle.any().plan(), name);
-  Sizes sizes;
-  const TensorView v = view_of(values, "values");
-  sizes.match("values", v, {N, K}, {DType::kF32});
-  model::MatrixSource source;
-  source.f32 = data_of<float>(v);
-  put(handle, name, source, threads);
+  put(handle, name, f32_source(size_in(handle, name), values), threads);
 }
 
-// numpy has no bfloat16: its bits come as int16 or uint16.
 void put_bf16(WeightsHandle& handle, const std::string& name,
               const py::array_t<uint16_t, py::array::c_style>& bits, int threads) {
-  const auto [N, K] = sizes_of(handle.any().plan(), name);
-  if (bits.ndim() != 2 || bits.shape(0) != N || bits.shape(1) != K) {
-    throw InvalidArgument(tgv::concat("bits has another shape, expected [", N, ",", K, "]"));
-  }
-  model::MatrixSource source;
-  source.bf16 = bits.data();
-  put(handle, name, source, threads);
+  put(handle, name, bf16_source(size_in(handle, name), bits), threads);
 }
 
 void put_vector(WeightsHandle& handle, const std::string& name, const py::buffer& values) {
-  const TensorView v = view_of(values, "values");
-  Sizes sizes;
-  sizes.match("values", v, {"N"}, {DType::kF32});
-  handle.filling().put_vector(name, {data_of<float>(v), static_cast<size_t>(sizes["N"])});
+  handle.filling().put_vector(name, vector_source(values));
 }
 
 model::Weights::Mode load_mode(const std::string& name) {
@@ -258,7 +175,9 @@ std::vector<std::tuple<std::string, std::string, std::vector<int64_t>>> entries(
 }
 
 void bind_weights(py::module_& module) {
-  py::class_<WeightsHandle>(
+  py::class_<ModelHandle>(module, "LoadedModel",
+                          "The weights of a backbone on some device; internal.");
+  py::class_<WeightsHandle, ModelHandle>(
       module, "Weights",
       "The packed weights of a backbone; internal, it may change without notice. Filled tensor by\n"
       "tensor with the names of docs/architecture.md, matrices and the embedding without\n"
@@ -392,6 +311,7 @@ void bind_decoder(py::module_& module) {
 
 void bind_model(py::module_& module) {
   bind_weights(module);
+  bind_cuda_model(module);
   bind_decoder(module);
 }
 

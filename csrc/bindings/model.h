@@ -5,12 +5,22 @@
 
 #include <memory>
 
+#include "model/backend.h"
 #include "model/weights.h"
 
 namespace tgv::bindings {
 
-// The Python object _native.Weights: being filled, or complete and shared.
-class WeightsHandle {
+// The Python object _native.LoadedModel: weights on some device, being filled or complete.
+class ModelHandle {
+ public:
+  virtual ~ModelHandle() = default;
+
+  // From here on it cannot be filled. Throws InvalidArgument if a tensor is missing.
+  virtual std::shared_ptr<const model::LoadedModel> loaded() = 0;
+};
+
+// The Python object _native.Weights: those of the CPU.
+class WeightsHandle final : public ModelHandle {
  public:
   explicit WeightsHandle(std::shared_ptr<model::Weights> filling) : filling_(std::move(filling)) {}
   explicit WeightsHandle(std::shared_ptr<const model::Weights> complete)
@@ -19,10 +29,13 @@ class WeightsHandle {
   const model::Weights& any() const { return complete_ ? *complete_ : *filling_; }
   model::Weights& filling();                                // throws once complete
   const std::shared_ptr<const model::Weights>& complete();  // from here on it cannot be filled
+  std::shared_ptr<const model::LoadedModel> loaded() override;
 
  private:
   std::shared_ptr<model::Weights> filling_;
   std::shared_ptr<const model::Weights> complete_;
 };
+
+void bind_cuda_model(pybind11::module_& module);  // part of bind_model: weights on a GPU
 
 }  // namespace tgv::bindings

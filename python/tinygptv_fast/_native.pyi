@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BandwidthProbe', 'Decoder', 'Engine', 'HugeBuffer', 'KVCache', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
+__all__: list[str] = ['BandwidthProbe', 'CudaWeights', 'Decoder', 'Engine', 'HugeBuffer', 'KVCache', 'LoadedModel', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_memory_plan', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
 class BandwidthProbe:
     """
     read_bandwidth with a buffer that is kept, to be asked around whatever is measured.
@@ -96,7 +96,11 @@ class KVCache:
         """
         Write k, v f32 [T, H, D] at positions first .. first+T-1, not committed.
         """
-class Weights:
+class LoadedModel:
+    """
+    The weights of a backbone on some device; internal.
+    """
+class Weights(LoadedModel):
     """
     The packed weights of a backbone; internal, it may change without notice. Filled tensor by
     tensor with the names of docs/architecture.md, matrices and the embedding without
@@ -159,6 +163,43 @@ class Weights:
     @property
     def step_bytes(self) -> int:
         ...
+class CudaWeights(LoadedModel):
+    """
+    The weights of a backbone on a GPU; internal, it may change without notice. Filled as
+    Weights is. Raises CapacityError where the GPU has no room for them.
+    """
+    def __init__(self, architecture: dict, forms: dict, id: str, *, emulation: str = '') -> None:
+        """
+        As of Weights, where a matrix is 'int4', 'f16' or 'f32' and the embedding 'int8',
+        'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library compiled for the
+        host, for tests. Raises UnsupportedError where no GPU can be used.
+        """
+    def put_bf16(self, name: str, bits: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16]) -> None:
+        """
+        Of the embedding: u16 [N, K], codes of bfloat16.
+        """
+    def put_f32(self, name: str, values: typing_extensions.Buffer) -> None:
+        """
+        values f32 [N, K]; an f16 form rounds them.
+        """
+    def put_int4(self, name: str, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, zeros: typing_extensions.Buffer | None = None) -> None:
+        """
+        qweight u8 [N, ceil(K/2)], scales f16 [N, ceil(K/G)], zeros u8 packed likewise.
+        """
+    def put_int8(self, name: str, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer) -> None:
+        """
+        Of the embedding: qweight i8 [N, K], scales f32 [N].
+        """
+    def put_vector(self, name: str, values: typing_extensions.Buffer) -> None:
+        """
+        values f32 [N].
+        """
+    @property
+    def bytes(self) -> int:
+        ...
+    @property
+    def id(self) -> str:
+        ...
 class Decoder:
     """
     The decoder step alone, with a cache of its own; for tests and benchmarks, it may change
@@ -196,7 +237,7 @@ class Engine:
     Requests over one backbone, batched step by step by a native thread; internal, it may change
     without notice. See docs/engine.md. Every method may be called from any thread.
     """
-    def __init__(self, weights: Weights, *, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, prefill_chunk: typing.SupportsInt | typing.SupportsIndex = 256, token_bytes: collections.abc.Sequence[bytes] | None = None, queue_limit: typing.SupportsInt | typing.SupportsIndex = 1024, event_limit: typing.SupportsInt | typing.SupportsIndex = 256) -> None:
+    def __init__(self, weights: LoadedModel, *, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, prefill_chunk: typing.SupportsInt | typing.SupportsIndex = 256, token_bytes: collections.abc.Sequence[bytes] | None = None, queue_limit: typing.SupportsInt | typing.SupportsIndex = 1024, event_limit: typing.SupportsInt | typing.SupportsIndex = 256) -> None:
         """
         threads: 0 for all physical cores; isa: '' for the widest; kv_kind: 'int8', 'f16',
         'bf16' or 'f32'; token_bytes: the text of each id, for stop strings.
@@ -303,6 +344,12 @@ def cuda_device_count() -> int:
 def cuda_device_info(index: typing.SupportsInt | typing.SupportsIndex = 0) -> dict[str, typing.Any]:
     """
     Name, compute_capability, multiprocessors, memory_bytes and l2_bytes of a GPU.
+    """
+def cuda_memory_plan(architecture: dict, forms: dict, *, kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, emulation: str = '') -> dict[str, int]:
+    """
+    Bytes that CudaWeights of these and an Engine over them would take on the GPU
+    (weights_bytes, kv_bytes, arena_bytes) and pinned on the host (pinned_bytes), and
+    what the GPU has (free_bytes, total_bytes). Allocates nothing.
     """
 def cuda_why_not() -> str:
     """
