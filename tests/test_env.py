@@ -22,6 +22,12 @@ def test_good_values() -> None:
     assert found.unknown == ()
 
 
+def test_no_emulation_is_found_unless_it_is_named() -> None:
+    assert env.read_settings({}).cuda_emulation == ""
+    named = env.read_settings({"TINYGPTV_CUDA_EMULATION": "/x/lib.so"})
+    assert (named.cuda_emulation, named.unknown) == ("/x/lib.so", ())
+
+
 def test_an_empty_no_color_is_not_set() -> None:
     assert env.read_settings({"NO_COLOR": ""}).color
 

@@ -9,6 +9,7 @@
 | ``TINYGPTV_IMAGE_CACHE_MB`` | most that encoded pictures may take in memory, 10^6 bytes; 64 by default, 0 keeps none |
 | ``TINYGPTV_LOG`` | log level of the command line: debug, info, warning (the default), error |
 | ``TINYGPTV_TRACEBACK`` | 1 shows the traceback of an unexpected error in the command line; 0 (the default) one line |
+| ``TINYGPTV_CUDA_EMULATION`` | for tests: path of the CUDA library compiled for the CPU, which device="cuda" runs on |
 | ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
 """
 
@@ -34,6 +35,7 @@ _KNOWN = (
     "TINYGPTV_IMAGE_CACHE_MB",
     "TINYGPTV_LOG",
     "TINYGPTV_TRACEBACK",
+    "TINYGPTV_CUDA_EMULATION",
 )
 _BUILD_ONLY = ("TINYGPTV_CUDA",)  # read by CMake, not by us
 
@@ -50,6 +52,7 @@ class Settings:
     log_level: str = "warning"
     traceback: bool = False
     color: bool = True
+    cuda_emulation: str = ""  # empty: none
     unknown: tuple[str, ...] = ()
 
 
@@ -65,6 +68,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         log_level=_one_of("TINYGPTV_LOG", given.get("TINYGPTV_LOG", ""), LOG_LEVELS, "warning"),
         traceback=_one_of("TINYGPTV_TRACEBACK", given.get("TINYGPTV_TRACEBACK", ""), ("0", "1"), "0") == "1",
         color=not given.get("NO_COLOR", ""),
+        cuda_emulation=given.get("TINYGPTV_CUDA_EMULATION", ""),
         unknown=tuple(sorted(n for n in given if n.startswith(PREFIX) and n not in _KNOWN + _BUILD_ONLY)),
     )
 

@@ -94,7 +94,9 @@ def _show_machine(machine: Machine, data: dict[str, Any]) -> None:
     lack = [name for name, there in machine.instruction_sets.items() if not there]
     quota = f", limited to {machine.cpu_quota:g} by the control group" if machine.cpu_quota else ""
     limit = f", control group limit {gigabytes(memory.limit_bytes)}" if memory.limit_bytes is not None else ""
-    gpu = "; ".join(str(one.get("name")) for one in machine.gpus) or f"none: {machine.cuda_why_not}"
+    gpu = "; ".join(map(_gpu_line, machine.gpus)) or f"none: {machine.cuda_why_not}"
+    if emulation := env.read_settings().cuda_emulation:
+        gpu += f"; device 'cuda' is an emulation on the CPU, for tests: {emulation}"
     packages = ", ".join(f"{name} {version or 'missing'}" for name, version in machine.packages.items())
     lines = {
         "CPU": f"{machine.cpu or 'unnamed'}: {machine.physical_cores} cores, {machine.logical_cpus} logical{quota}",
@@ -113,6 +115,12 @@ def _show_machine(machine: Machine, data: dict[str, Any]) -> None:
     }
     for name, text in lines.items():
         screen.print(f"{name:<12} {text}", soft_wrap=True)
+
+
+def _gpu_line(gpu: dict[str, Any]) -> str:
+    major, minor = gpu["compute_capability"]
+    memory, cache = gigabytes(gpu["memory_bytes"]), gigabytes(gpu["l2_bytes"])
+    return f"{gpu['name']}, sm_{major}{minor}, {gpu['multiprocessors']} multiprocessors, {memory}, L2 {cache}"
 
 
 def _show_predictions(predictions: list[Prediction], usable: int, reference: int) -> None:

@@ -15,12 +15,13 @@ KV_KINDS = {"int8": "int8", "float16": "f16", "bfloat16": "bf16", "float32": "f3
 """Names of KV types here and in the native core."""
 
 _FLOAT_FORMS = {"float32": "f32", "bfloat16": "bf16"}
-_KV_OF_FORM = {"int4": "int8", "int8": "int8", "bf16": "bfloat16", "f32": "float32"}
+_KV_OF_FORM = {"int4": "int8", "int8": "int8", "f16": "float16", "bf16": "bfloat16", "f32": "float32"}
+_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """kind: int4, int8, bf16 or f32; the other two speak of int4 alone."""
+    """kind: int4, int8, bf16 or f32, on a GPU also f16; the other two speak of int4 alone."""
 
     kind: str
     group_size: int
@@ -32,20 +33,20 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Forms:
-    """body: every matrix of the layers; head; embedding: int8, bf16 or f32."""
+    """body: every matrix of the layers; head; embedding: int8, bf16 or f32, on a GPU also f16."""
 
     body: Matrix
     head: Matrix
     embedding: str
 
     def native(self) -> dict[str, object]:
-        """As ``_native.Weights`` takes it."""
+        """As ``_native.Weights`` and ``CudaWeights`` take it."""
         return {"body": self.body.native(), "head": self.head.native(), "embedding": self.embedding}
 
     @property
     def dtype(self) -> str:
         """What the model computes in, for people: the form of the layers' matrices."""
-        return {"f32": "float32", "bf16": "bfloat16"}.get(self.body.kind, self.body.kind)
+        return _DTYPES.get(self.body.kind, self.body.kind)
 
     def kv_dtype(self, asked: str) -> str:
         """``asked``, or for "auto" the KV type that goes with these weights: float weights keep their own."""

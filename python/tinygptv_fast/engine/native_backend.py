@@ -53,7 +53,7 @@ class NativeBackend:
 
     def __init__(
         self,
-        weights: _native.Weights,
+        weights: _native.Weights | _native.CudaWeights,
         text: TextConfig,
         *,
         kv_kind: str,
@@ -76,7 +76,6 @@ class NativeBackend:
             "kv_bytes": kv_tokens * kv_token_bytes(text, kv_kind),
             "max_sequences": max_sequences,
             "weights_bytes": weights.bytes,
-            "weights_mapped": weights.mapped,
         }
         self._engine = _native.Engine(
             weights,

@@ -79,11 +79,16 @@ def pack(directory: ModelDirectory, forms: Forms, key: str) -> _native.Weights:
         weights = _native.Weights(dataclasses.asdict(config), forms.native(), key)
     except MemoryError as error:
         raise CapacityError(f"no memory for {packed_bytes(directory, forms)} bytes of weights") from error
+    fill(weights, directory, forms)
+    return weights
+
+
+def fill(weights: _native.Weights | _native.CudaWeights, directory: ModelDirectory, forms: Forms) -> None:
+    """Put every text tensor, one at a time."""
     for name in directory.names():
         if name.startswith("text."):
             _put(weights, directory, name, forms)
             directory.release(name)
-    return weights
 
 
 def packed_bytes(directory: ModelDirectory, forms: Forms) -> int:
@@ -108,12 +113,12 @@ def _form(name: str, forms: Forms) -> Matrix:
     return Matrix(forms.embedding, 0, True) if name == "text.embed.weight" else forms.body
 
 
-def _put(weights: _native.Weights, directory: ModelDirectory, name: str, forms: Forms) -> None:
+def _put(weights: _native.Weights | _native.CudaWeights, directory: ModelDirectory, name: str, forms: Forms) -> None:
     if len(directory.shape(name)) == 1:
         weights.put_vector(name, _floats(directory, name))
         return
     stem, kind = name.removesuffix(".weight"), _form(name, forms).kind
-    if kind == "f32":
+    if kind in ("f32", "f16"):  # which the GPU's weights round
         weights.put_f32(stem, _floats(directory, name))
     elif kind == "bf16":
         weights.put_bf16(stem, _bfloat16_bits(directory, name))
@@ -123,7 +128,9 @@ def _put(weights: _native.Weights, directory: ModelDirectory, name: str, forms: 
         _put_quantized(weights, directory, name, stem)
 
 
-def _put_quantized(weights: _native.Weights, directory: ModelDirectory, name: str, stem: str) -> None:
+def _put_quantized(
+    weights: _native.Weights | _native.CudaWeights, directory: ModelDirectory, name: str, stem: str
+) -> None:
     qweight, scales, *zeros = _stored(directory, name)
     if directory.kind(name) == "int4":
         weights.put_int4(stem, qweight, scales, *zeros or [None])

@@ -36,6 +36,7 @@ class Settings:
     max_sequences: int
     kv_tokens: int | None
     backend: str
+    device: str  # "cpu" or "cuda"
 
     def check_directory(self, config: ModelConfig) -> None:
         """Raises InvalidArgumentError where a setting contradicts the directory."""
@@ -58,7 +59,7 @@ class Settings:
             "path": str(path),
             "model_id": directory.content_hash,
             "backend": self.backend,
-            "device": "cpu",
+            "device": self.device,
             "quantization": config.quantization.text,
             "group_size": config.quantization.group_size,
             "vision": vision,
@@ -100,14 +101,30 @@ def check_settings(
     _count("kv_tokens", kv_tokens, MAX_KV_TOKENS, optional=True)
     if adapter is not None and not isinstance(adapter, (str, os.PathLike)):
         raise InvalidArgumentError(f"adapter is {type(adapter).__name__}, expected the path of an adapter's directory")
-    unavailable = {"device": device == "cuda"}
     if backend == "reference":
-        unavailable |= {"kv_dtype": kv_name != "auto", "load": load == "mmap", "kv_tokens": kv_tokens is not None}
-    for key, asked in unavailable.items():
-        if asked:
-            raise UnsupportedError(f"{key} is not available with backend {backend!r}, expected its default")
+        _unavailable(
+            "backend 'reference'",
+            {
+                "device": device == "cuda",
+                "kv_dtype": kv_name != "auto",
+                "load": load == "mmap",
+                "kv_tokens": kv_tokens is not None,
+            },
+        )
+    elif device == "cuda":
+        from ..engine.cuda import check_cuda
+
+        _unavailable("device 'cuda'", {"load": load == "mmap"})
+        check_cuda()
     count = threads or read_settings().threads or 0
-    return Settings(name, quantization, kv_name, vision_dtype, load, count, max_sequences, kv_tokens, backend)
+    where = "cuda" if device == "cuda" else "cpu"  # "auto" is the CPU until a GPU has shown that it is right
+    return Settings(name, quantization, kv_name, vision_dtype, load, count, max_sequences, kv_tokens, backend, where)
+
+
+def _unavailable(where: str, asked: dict[str, bool]) -> None:
+    for key, is_asked in asked.items():
+        if is_asked:
+            raise UnsupportedError(f"{key} is not available with {where}, expected its default")
 
 
 def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:

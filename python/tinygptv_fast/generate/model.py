@@ -72,6 +72,8 @@ class TinyGPTV:
         ``backend="native"`` is the engine of this package; "reference" decodes in plain torch, exact and slow, and is
         what the engine is tested against.
 
+        device: "auto" and "cpu" are this machine's CPU; "cuda" is its first GPU (no GPU has run it yet:
+        docs/gpu_status.md), where int4 and float weights compute; pictures are encoded on the CPU either way.
         dtype: "auto" computes with the weights as they are stored; "float32" dequantises them, which is the exact mode
         of the native engine; "bfloat16" holds them in that type. quantization: other than "auto" it must agree with
         the directory. kv_dtype: "auto" is int8 for quantised weights and the weights' own type for float ones; else

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .. import engine
 from ..checkpoint.directory import ModelDirectory
@@ -13,6 +14,7 @@ from ..protocol import Backend
 from .loading import Settings
 
 if TYPE_CHECKING:
+    from .. import _native
     from ..engine.pictures import PictureEncoder
 
 
@@ -25,26 +27,61 @@ def open_backend(directory: ModelDirectory, settings: Settings, vision: bool) ->
 
             dtype = "float32" if settings.dtype == "auto" else settings.dtype
             return tokenizer.result(), ReferenceBackend(directory, dtype, vision=vision)
-        forms = engine.choose_forms(directory, settings.dtype)
-        cache = engine.PackedCache.from_environment()
-        loaded = engine.load_weights(directory, forms, cache, mapped=settings.load == "mmap", threads=settings.threads)
+        ready = _on_gpu(directory, settings) if settings.device == "cuda" else _on_cpu(directory, settings)
         words = tokenizer.result()
-    text, kv_dtype = directory.config.text, forms.kv_dtype(settings.kv_dtype)
-    kind = engine.KV_KINDS[kv_dtype]
-    kv_tokens = settings.kv_tokens or engine.choose_kv_tokens(text, kind, settings.max_sequences)
+    text = directory.config.text
     backend = engine.NativeBackend(
-        loaded.weights,
+        ready.weights,
         text,
-        kv_kind=kind,
-        kv_tokens=kv_tokens,
+        kv_kind=engine.KV_KINDS[ready.kv_dtype],
+        kv_tokens=ready.kv_tokens,
         max_sequences=settings.max_sequences,
         threads=settings.threads,
         isa=read_settings().cpu_isa,
         token_bytes=words.token_bytes(text.vocab_size),
         pictures=_pictures(directory, settings) if vision else None,
-        facts={"dtype": forms.dtype, "kv_dtype": kv_dtype, "weights_from": loaded.source},
+        facts={"dtype": ready.forms.dtype, "kv_dtype": ready.kv_dtype, **ready.facts},
     )
     return words, backend
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Weights where the device reads them, and how large a cache goes with them."""
+
+    weights: _native.Weights | _native.CudaWeights
+    forms: engine.Forms
+    kv_dtype: str
+    kv_tokens: int
+    facts: dict[str, Any]
+
+
+def _on_cpu(directory: ModelDirectory, settings: Settings) -> _Ready:
+    forms = engine.choose_forms(directory, settings.dtype)
+    cache = engine.PackedCache.from_environment()
+    loaded = engine.load_weights(directory, forms, cache, mapped=settings.load == "mmap", threads=settings.threads)
+    text, kv_dtype = directory.config.text, forms.kv_dtype(settings.kv_dtype)
+    kind = engine.KV_KINDS[kv_dtype]
+    kv_tokens = settings.kv_tokens or engine.choose_kv_tokens(text, kind, settings.max_sequences)
+    facts = {"weights_from": loaded.source, "weights_mapped": loaded.weights.mapped}
+    return _Ready(loaded.weights, forms, kv_dtype, kv_tokens, facts)
+
+
+def _on_gpu(directory: ModelDirectory, settings: Settings) -> _Ready:
+    from ..engine.cuda import choose_cuda_forms, describe_cuda, load_cuda_weights, plan_memory
+
+    forms = choose_cuda_forms(directory, settings.dtype)
+    kv_dtype = forms.kv_dtype(settings.kv_dtype)
+    plan = plan_memory(
+        directory.config.text,
+        forms,
+        kv_kind=engine.KV_KINDS[kv_dtype],
+        kv_tokens=settings.kv_tokens,
+        max_sequences=settings.max_sequences,
+    )
+    weights = load_cuda_weights(directory, forms, plan)
+    facts = {**describe_cuda(), "arena_bytes": plan.arena_bytes, "weights_from": "packed", "weights_mapped": False}
+    return _Ready(weights, forms, kv_dtype, plan.kv_tokens, facts)
 
 
 def _pictures(directory: ModelDirectory, settings: Settings) -> PictureEncoder:
