@@ -1,0 +1,275 @@
+"""``device="cuda"`` from Python, over the CUDA library compiled for the CPU: the ids of the CPU's engine, and every
+refusal. What a GPU does to the same calls no test here says."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinygptv_fast as tgv
+from engine_support import Answer, ask, nothing_left
+from golden_support import convert_case
+from model.support import Stored, put, random_backbone, small_config, stored_tensors
+from tinygptv_fast import _native
+from tinygptv_fast.data.world.drawing import draw
+from tinygptv_fast.data.world.showcase import SHOWCASE_SIDE, showcase
+from tinygptv_fast.engine.cuda import MemoryPlan
+from tinygptv_fast.errors import CapacityError, CheckpointError, InvalidArgumentError, TinyGPTVError, UnsupportedError
+
+VARIABLE = "TINYGPTV_CUDA_EMULATION"
+CONFIG = small_config(width=128, heads=2, head_dim=64, rotary_dims=32, mlp_width=192, layers=2, max_positions=192)
+SMALL = {"max_sequences": 2, "kv_tokens": 512, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def library(cpp_build: Path) -> str:
+    return str(cpp_build / "csrc" / "tests" / "libtinygptv_cuda_emulated.so")
+
+
+@pytest.fixture
+def emulated(library: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv(VARIABLE, library)
+    return library
+
+
+# --- engines over the same random weights -----------------------------------------------------------------------------
+def forms_of(kind: str, embedding: str, group_size: int = 32, symmetric: bool = True) -> dict[str, object]:
+    matrix = (kind, group_size, symmetric)
+    return {"body": matrix, "head": matrix, "embedding": embedding}
+
+
+def fill(weights: _native.Weights | _native.CudaWeights, tensors: dict[str, Stored]) -> None:
+    for name, tensor in tensors.items():
+        if isinstance(weights, _native.Weights):
+            put(weights, f"text.{name}", tensor)
+        else:
+            put(_WithoutThreads(weights), f"text.{name}", tensor)  # type: ignore[arg-type]
+
+
+class _WithoutThreads:
+    """A GPU's weights under the calls of the CPU's, which say with how many threads they are packed."""
+
+    def __init__(self, weights: _native.CudaWeights) -> None:
+        self._weights = weights
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        call = getattr(self._weights, name)
+        return lambda *values, threads=0: call(*values)
+
+
+def on_cuda(library: str, forms: dict[str, object], tensors: dict[str, Stored], kv_kind: str) -> _native.Engine:
+    weights = _native.CudaWeights(dataclasses.asdict(CONFIG), forms, "test", emulation=library)
+    fill(weights, tensors)
+    return _native.Engine(weights, kv_kind=kv_kind, threads=1, max_sequences=2, kv_tokens=512)
+
+
+def exact_on_cpu() -> _native.Engine:
+    weights = _native.Weights(dataclasses.asdict(CONFIG), forms_of("f32", "f32"), "test")
+    fill(weights, stored_tensors(random_backbone(CONFIG), "f32"))
+    return _native.Engine(weights, kv_kind="f32", threads=1, max_sequences=2, kv_tokens=512)
+
+
+def some_ids(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, CONFIG.vocab_size, count).astype(np.int32)
+
+
+def logits_of(engine: _native.Engine, ids: np.ndarray) -> np.ndarray:
+    request, out = engine.submit_logits(ids, None), []
+    while True:
+        for event in engine.next(request, 60.0):
+            if event[0] == "logits":
+                out.append(event[1])
+            elif event[0] == "done":
+                return np.concatenate(out)
+
+
+def test_the_exact_mode_says_what_the_cpu_says(library: str) -> None:
+    cpu = exact_on_cpu()
+    cuda = on_cuda(library, forms_of("f32", "f32"), stored_tensors(random_backbone(CONFIG), "f32"), "f32")
+
+    def answers(engine: _native.Engine) -> list[Answer]:
+        return [
+            ask(engine, some_ids(40), None, max_new_tokens=8),
+            ask(engine, some_ids(40), None, max_new_tokens=8, temperature=1.0, seed=7, samples=2),
+        ]
+
+    for expected, found in zip(answers(cpu), answers(cuda), strict=True):
+        assert found.ids == expected.ids
+        for sample, logprobs in expected.logprobs.items():
+            np.testing.assert_allclose(found.logprobs[sample], logprobs, atol=1e-4)
+    nothing_left(cuda)
+
+
+@pytest.mark.parametrize(
+    ("group_size", "symmetric", "kv_kind"), [(32, True, "int8"), (64, False, "f16"), (128, False, "bf16")]
+)
+def test_int4_is_as_close_as_on_the_cpu(library: str, group_size: int, symmetric: bool, kv_kind: str) -> None:
+    """Beside the same levels dequantised, in float32: rounding of activations to f16 and of K and V."""
+    tensors = stored_tensors(random_backbone(CONFIG), "int4", group_size, symmetric)
+    forms = forms_of("int4", "int8", group_size, symmetric)
+    cpu = _native.Weights(dataclasses.asdict(CONFIG), forms, "test")
+    fill(cpu, tensors)
+    ids = some_ids(24)
+    on_cpu = logits_of(_native.Engine(cpu, kv_kind="f32", threads=1, max_sequences=2, kv_tokens=512), ids)
+    found = logits_of(on_cuda(library, forms, tensors, kv_kind), ids)
+    difference = np.abs(found - on_cpu).max() / on_cpu.std()
+    assert difference < 0.12, difference  # the CPU rounds activations to 8 bits
+
+
+def test_float16_weights(library: str) -> None:
+    """Rounded by the loader from float32, the embedding too."""
+    tensors = stored_tensors(random_backbone(CONFIG), "f32")
+    ids = some_ids(24)
+    found = logits_of(on_cuda(library, forms_of("f16", "f16"), tensors, "f16"), ids)
+    expected = logits_of(exact_on_cpu(), ids)
+    assert np.abs(found - expected).max() < 0.02 * expected.std()
+
+
+# --- the facade -------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def exact(library: str) -> Iterator[tuple[tgv.TinyGPTV, tgv.TinyGPTV]]:
+    """The shipped demo model, dequantised: on the CPU and on the emulation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, library)
+        with (
+            tgv.TinyGPTV.from_pretrained("demo", dtype="float32", **SMALL) as cpu,
+            tgv.TinyGPTV.from_pretrained("demo", dtype="float32", device="cuda", **SMALL) as cuda,
+        ):
+            yield cpu, cuda
+
+
+def test_pictures_and_questions_end_to_end(exact: tuple[tgv.TinyGPTV, tgv.TinyGPTV]) -> None:
+    cpu, cuda = exact
+    example = showcase(1)
+    picture = draw(example.scene, SHOWCASE_SIDE)
+    requests = [{"image": picture, "prompt": one.prompt, "task": one.task} for one in example.questions[:2]]
+    expected, found = (model.generate_batch(requests) for model in (cpu, cuda))
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]  # type: ignore[union-attr]
+    assert [one.text for one in found] == [one.text for one in expected]  # type: ignore[union-attr]
+
+
+def test_info_says_what_it_runs_on(exact: tuple[tgv.TinyGPTV, tgv.TinyGPTV]) -> None:
+    cpu, cuda = exact
+    assert (cpu.info["device"], cuda.info["device"]) == ("cpu", "cuda")
+    assert "emulation" in cuda.info["gpu"] and cuda.info["weights_mapped"] is False
+    assert cuda.stats()["weight_bytes"] == cuda.info["weights_bytes"]
+    assert cuda.info["arena_bytes"] > 0
+
+
+def test_the_demo_as_it_is_stored(emulated: str, caplog: pytest.LogCaptureFixture) -> None:
+    """int4 weights, an int8 embedding, int8 keys and values: the text of the CPU's answer, whose rounding differs."""
+    example = showcase(2)
+    picture, question = draw(example.scene, SHOWCASE_SIDE), example.questions[0]
+    with caplog.at_level(logging.WARNING, logger="tinygptv_fast"):
+        with tgv.TinyGPTV.from_pretrained("demo", device="cuda", **SMALL) as cuda:
+            found = cuda.generate(picture, question.prompt, task=question.task)
+    assert "emulation" in caplog.text
+    with tgv.TinyGPTV.from_pretrained("demo", **SMALL) as cpu:
+        assert found.text == cpu.generate(picture, question.prompt, task=question.task).text
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+def test_memory_is_known_before_it_is_taken(library: str) -> None:
+    forms, config = forms_of("f32", "f32"), dataclasses.asdict(CONFIG)
+    plan = _native.cuda_memory_plan(config, forms, kv_kind="f32", kv_tokens=512, max_sequences=2, emulation=library)
+    engine = on_cuda(library, forms, stored_tensors(random_backbone(CONFIG), "f32"), "f32")
+    taken = engine.metrics()
+    logits = 4 * 2 * 8 * CONFIG.vocab_size  # of 2 sequences and 7 drafted ids each, pinned on the host
+    assert plan["weights_bytes"] == taken["weight_bytes"]
+    assert plan["arena_bytes"] + logits == taken["arena_bytes"]
+    assert taken["kv_bytes"] <= plan["kv_bytes"] < taken["kv_bytes"] + 8192
+    assert plan["pinned_bytes"] > logits
+
+
+def test_what_does_not_fit_says_what_would(emulated: str) -> None:
+    with pytest.raises(CapacityError, match=r"bytes of weights, .* positions .* are free; kv_tokens=\d+ would fit"):
+        tgv.TinyGPTV.from_pretrained("demo", device="cuda", kv_tokens=1 << 26, kv_dtype="float32")
+
+
+def test_a_full_gpu_has_no_advice_about_positions() -> None:
+    plan = MemoryPlan(900, 200, 200, 0, 1000, 4000, kv_tokens=32, token_bytes=5)
+    assert not plan.fits and plan.affordable_tokens == 0
+    assert "not even one page" in plan.explain() and "of the GPU's 4000 bytes 1000 are free" in plan.explain()
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+def test_int8_matrices_are_refused_by_name(emulated: str, tmp_path: Path) -> None:
+    path = convert_case("A_stage1", tmp_path / "int8", quantization="int8")
+    with pytest.raises(UnsupportedError, match=r"text\.layers\.0\.attn\.qkv\.weight is int8.*int4.*dtype='float32'"):
+        tgv.TinyGPTV.from_pretrained(path, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "bfloat16"}, r"text\.layers\.0\.attn\.qkv\.weight is bfloat16"),
+        ({"load": "mmap"}, "load is not available with device 'cuda'"),
+    ],
+)
+def test_what_cuda_has_not_is_refused(emulated: str, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        tgv.TinyGPTV.from_pretrained("demo", device="cuda", **settings)  # type: ignore[arg-type]
+
+
+def test_a_model_of_other_sizes_is_refused(emulated: str, tmp_path: Path) -> None:
+    path = convert_case("A_stage1", tmp_path / "model")
+    with pytest.raises(UnsupportedError, match="head_dim is 20"):
+        tgv.TinyGPTV.from_pretrained(path, device="cuda")
+
+
+def test_tensors_that_do_not_fit_are_refused(library: str) -> None:
+    config, forms = dataclasses.asdict(CONFIG), forms_of("int4", "int8", 32, False)
+    weights = _native.CudaWeights(config, forms, "test", emulation=library)
+    levels, scales = np.zeros((192, 64), np.uint8), np.ones((192, 4), np.float16)
+    with pytest.raises(InvalidArgumentError, match="given without zeros"):
+        weights.put_int4("text.layers.0.mlp.fc1", levels, scales)
+    zeros = np.zeros((192, 2), np.uint8)
+    with pytest.raises(InvalidArgumentError, match="scales"):
+        weights.put_int4("text.layers.0.mlp.fc1", levels, scales[:, :3], zeros)
+    with pytest.raises(InvalidArgumentError, match="embedding has no int4 form"):
+        weights.put_int4("text.embed", levels, scales, zeros)
+    with pytest.raises(InvalidArgumentError, match="was never put"):
+        _native.Engine(weights, kv_kind="f16", kv_tokens=64)
+    with pytest.raises(InvalidArgumentError, match="'int4', 'f16' or 'f32' on a GPU"):
+        _native.CudaWeights(config, forms_of("int8", "int8"), "test", emulation=library)
+
+
+def test_only_an_emulation_is_taken_for_one(tmp_path: Path) -> None:
+    config, forms = dataclasses.asdict(CONFIG), forms_of("f32", "f32")
+    with pytest.raises(TinyGPTVError, match="emulation cannot be loaded"):
+        _native.CudaWeights(config, forms, "test", emulation=str(tmp_path / "none.so"))
+    with pytest.raises(TinyGPTVError, match="of another version"):
+        _native.CudaWeights(config, forms, "test", emulation=str(_native.__file__))
+
+
+def test_without_a_gpu_there_is_one_error_and_no_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a file is looked at: the directory is not there."""
+    why_not = _native.cuda_why_not()
+    if not why_not:
+        pytest.skip("a GPU can be used here")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(UnsupportedError) as caught:
+        tgv.TinyGPTV.from_pretrained("nowhere", device="cuda")
+    assert str(caught.value) == f"device is 'cuda', but it cannot be used: {why_not}"
+    with pytest.raises(UnsupportedError, match=r"."):
+        _native.CudaWeights(dataclasses.asdict(CONFIG), forms_of("f32", "f32"), "test")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        tgv.TinyGPTV.from_pretrained("nowhere", device="cpu")
+
+
+def test_the_cpu_never_imports_the_cuda_side() -> None:
+    code = (
+        "import sys, tinygptv_fast as tgv\n"
+        "tgv.TinyGPTV.from_pretrained('demo', vision=False, kv_tokens=512).close()\n"
+        "assert 'tinygptv_fast.engine.cuda' not in sys.modules"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
