@@ -192,8 +192,15 @@ def bench(run: Runner) -> dict[str, Step]:
     return steps
 
 
-def e2e(_run: Runner) -> dict[str, Step]:
-    return {"generate": not_available("this version has no CUDA engine: generation runs on the CPU")}
+def e2e(run: Runner) -> dict[str, Step]:
+    """The demo model through ``from_pretrained(device="cuda")`` beside the CPU."""
+    site = REPOSITORY / "build" / "site"
+    if not (site / "tinygptv_fast").exists():
+        return {"generate": not_available("the package was not built here")}
+    missing = [name for name in ("numpy", "PIL", "tokenizers") if importlib.util.find_spec(name) is None]
+    if missing:
+        return {"generate": not_available(f"python has no {', '.join(missing)}")}
+    return {"generate": run([sys.executable, REPOSITORY / "benchmarks" / "gpu_generate.py", site], 90)}
 
 
 SECTIONS: dict[str, Callable[[Runner], dict[str, Step]]] = {
