@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 
 from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.directory import open_directory
+from tinygptv_fast.cli.doctor import _cuda_state, _gpu_line
+from tinygptv_fast.diagnosis.machine import inspect_machine
 from tinygptv_fast.generate import TinyGPTV
 
 QUESTION = "what is it?"
@@ -179,6 +182,22 @@ def test_doctor_json(run, int4_model: Path) -> None:
 def test_doctor_text_marks_predictions(run) -> None:
     text = run("doctor").out
     assert "limits, not measurements" in text and "(measured)" in text and "GPU" in text
+
+
+def test_doctor_tells_an_emulation_from_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = {
+        "name": "Test 9000",
+        "compute_capability": (9, 0),
+        "multiprocessors": 4,
+        "memory_bytes": 8e9,
+        "l2_bytes": 5e7,
+    }
+    assert _gpu_line(gpu) == "Test 9000, sm_90, 4 multiprocessors, 8 GB, L2 50 MB"
+    machine = inspect_machine(1, measure_bandwidth=False)
+    assert _cuda_state(replace(machine, gpus=[gpu])) == "available, not proved on a GPU yet"
+    assert _cuda_state(replace(machine, gpus=[])) == "not available"
+    monkeypatch.setenv("TINYGPTV_CUDA_EMULATION", "/x/lib.so")
+    assert _cuda_state(machine) == "an emulation on the CPU, for tests: /x/lib.so"
 
 
 # --- draw -------------------------------------------------------------------------------------------------------------

@@ -197,7 +197,17 @@ def test_what_does_not_fit_says_what_would(emulated: str) -> None:
 def test_a_full_gpu_has_no_advice_about_positions() -> None:
     plan = MemoryPlan(900, 200, 200, 0, 1000, 4000, kv_tokens=32, token_bytes=5)
     assert not plan.fits and plan.affordable_tokens == 0
-    assert "not even one page" in plan.explain() and "of the GPU's 4000 bytes 1000 are free" in plan.explain()
+    assert "not even one page" in plan.advice() and "of the GPU's 4000 bytes 1000 are free" in plan.sizes()
+
+
+@pytest.mark.parametrize("what", ["CudaWeights", "Engine"])
+def test_memory_that_somebody_took_meanwhile(emulated: str, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    def refuse(*_arguments: object, **_settings: object) -> None:
+        raise CapacityError("cannot have 5 bytes of GPU memory")
+
+    monkeypatch.setattr(_native, what, refuse)
+    with pytest.raises(CapacityError, match=r"cannot have 5 bytes.*when this was planned: needed are \d+ bytes"):
+        tgv.TinyGPTV.from_pretrained("demo", device="cuda", vision=False, **SMALL)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

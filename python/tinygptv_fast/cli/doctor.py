@@ -48,6 +48,7 @@ def doctor(
         "torch_cuda": torch.cuda.is_available(),
         "backends": {
             "native": f"available, {env.read_settings().cpu_isa or _native.best_isa()}",
+            "native on CUDA": _cuda_state(machine),
             "reference": "available",
         },
         "packed_cache": cache_facts(),
@@ -95,8 +96,6 @@ def _show_machine(machine: Machine, data: dict[str, Any]) -> None:
     quota = f", limited to {machine.cpu_quota:g} by the control group" if machine.cpu_quota else ""
     limit = f", control group limit {gigabytes(memory.limit_bytes)}" if memory.limit_bytes is not None else ""
     gpu = "; ".join(map(_gpu_line, machine.gpus)) or f"none: {machine.cuda_why_not}"
-    if emulation := env.read_settings().cuda_emulation:
-        gpu += f"; device 'cuda' is an emulation on the CPU, for tests: {emulation}"
     packages = ", ".join(f"{name} {version or 'missing'}" for name, version in machine.packages.items())
     lines = {
         "CPU": f"{machine.cpu or 'unnamed'}: {machine.physical_cores} cores, {machine.logical_cpus} logical{quota}",
@@ -115,6 +114,13 @@ def _show_machine(machine: Machine, data: dict[str, Any]) -> None:
     }
     for name, text in lines.items():
         screen.print(f"{name:<12} {text}", soft_wrap=True)
+
+
+def _cuda_state(machine: Machine) -> str:
+    """Why there is no GPU stands in the machine's own line."""
+    if emulation := env.read_settings().cuda_emulation:
+        return f"an emulation on the CPU, for tests: {emulation}"
+    return "available, not proved on a GPU yet" if machine.gpus else "not available"
 
 
 def _gpu_line(gpu: dict[str, Any]) -> str:

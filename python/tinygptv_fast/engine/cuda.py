@@ -5,8 +5,10 @@ Weights go from the mapped file to the GPU, tensor by tensor, at every start: no
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,19 +91,27 @@ class MemoryPlan:
     def fits(self) -> bool:
         return self.weights_bytes + self.kv_bytes + self.arena_bytes <= self.free_bytes
 
-    def explain(self) -> str:
-        """What is needed, what there is and what would fit, for an error."""
-        needs = (
-            f"{self.weights_bytes} bytes of weights, {self.kv_bytes} of keys and values for {self.kv_tokens} "
-            f"positions and {self.arena_bytes} to compute in"
+    def sizes(self) -> str:
+        """What is needed and what there is, for an error."""
+        return (
+            f"needed are {self.weights_bytes} bytes of weights, {self.kv_bytes} of keys and values for "
+            f"{self.kv_tokens} positions and {self.arena_bytes} to compute in; of the GPU's {self.total_bytes} bytes "
+            f"{self.free_bytes} are free"
         )
-        most = self.affordable_tokens
-        advice = (
-            f"kv_tokens={most} would fit"
-            if most
-            else "not even one page of positions would fit: free some, lower max_sequences or convert to fewer bits"
-        )
-        return f"needed are {needs}; of the GPU's {self.total_bytes} bytes {self.free_bytes} are free; {advice}"
+
+    def advice(self) -> str:
+        """What would fit."""
+        if self.affordable_tokens:
+            return f"kv_tokens={self.affordable_tokens} would fit"
+        return "not even one page of positions would fit: free some, lower max_sequences or convert to fewer bits"
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Around what takes the memory: a CapacityError says that somebody was faster, and what was planned."""
+        try:
+            yield
+        except CapacityError as error:
+            raise CapacityError(f"{error}; it was free when this was planned: {self.sizes()}") from error
 
 
 def plan_memory(
@@ -131,7 +141,7 @@ def plan_memory(
         affordable = int(chosen.affordable_tokens * _KV_SHARE)
         chosen = plan(_whole_pages(max(min(chosen.kv_tokens, affordable), text.max_positions)))
     if not chosen.fits:
-        raise CapacityError(f"no room on the GPU: {chosen.explain()}")
+        raise CapacityError(f"no room on the GPU: {chosen.sizes()}; {chosen.advice()}")
     return chosen
 
 
@@ -147,9 +157,7 @@ def load_cuda_weights(directory: ModelDirectory, forms: Forms, plan: MemoryPlan)
     if emulation:
         _log.warning("device='cuda' is an emulation on the CPU, for tests: %s", emulation)
     config = dataclasses.asdict(directory.config.text)
-    try:
+    with plan.explaining():
         weights = _native.CudaWeights(config, forms.native(), forms.key(directory.content_hash), emulation=emulation)
-    except CapacityError as error:
-        raise CapacityError(f"{error}; {plan.explain()}") from error
     fill(weights, directory, forms)
     return weights

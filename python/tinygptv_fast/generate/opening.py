@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,30 +31,33 @@ def open_backend(directory: ModelDirectory, settings: Settings, vision: bool) ->
         ready = _on_gpu(directory, settings) if settings.device == "cuda" else _on_cpu(directory, settings)
         words = tokenizer.result()
     text = directory.config.text
-    backend = engine.NativeBackend(
-        ready.weights,
-        text,
-        kv_kind=engine.KV_KINDS[ready.kv_dtype],
-        kv_tokens=ready.kv_tokens,
-        max_sequences=settings.max_sequences,
-        threads=settings.threads,
-        isa=read_settings().cpu_isa,
-        token_bytes=words.token_bytes(text.vocab_size),
-        pictures=_pictures(directory, settings) if vision else None,
-        facts={"dtype": ready.forms.dtype, "kv_dtype": ready.kv_dtype, **ready.facts},
-    )
+    with ready.explaining:
+        backend = engine.NativeBackend(
+            ready.weights,
+            text,
+            kv_kind=engine.KV_KINDS[ready.kv_dtype],
+            kv_tokens=ready.kv_tokens,
+            max_sequences=settings.max_sequences,
+            threads=settings.threads,
+            isa=read_settings().cpu_isa,
+            token_bytes=words.token_bytes(text.vocab_size),
+            pictures=_pictures(directory, settings) if vision else None,
+            facts={"dtype": ready.forms.dtype, "kv_dtype": ready.kv_dtype, **ready.facts},
+        )
     return words, backend
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """Weights where the device reads them, and how large a cache goes with them."""
+    """Weights where the device reads them, and how large a cache goes with them. explaining: entered around what takes
+    the cache's memory."""
 
     weights: _native.Weights | _native.CudaWeights
     forms: engine.Forms
     kv_dtype: str
     kv_tokens: int
     facts: dict[str, Any]
+    explaining: AbstractContextManager[None]
 
 
 def _on_cpu(directory: ModelDirectory, settings: Settings) -> _Ready:
@@ -64,7 +68,7 @@ def _on_cpu(directory: ModelDirectory, settings: Settings) -> _Ready:
     kind = engine.KV_KINDS[kv_dtype]
     kv_tokens = settings.kv_tokens or engine.choose_kv_tokens(text, kind, settings.max_sequences)
     facts = {"weights_from": loaded.source, "weights_mapped": loaded.weights.mapped}
-    return _Ready(loaded.weights, forms, kv_dtype, kv_tokens, facts)
+    return _Ready(loaded.weights, forms, kv_dtype, kv_tokens, facts, nullcontext())
 
 
 def _on_gpu(directory: ModelDirectory, settings: Settings) -> _Ready:
@@ -81,7 +85,7 @@ def _on_gpu(directory: ModelDirectory, settings: Settings) -> _Ready:
     )
     weights = load_cuda_weights(directory, forms, plan)
     facts = {**describe_cuda(), "arena_bytes": plan.arena_bytes, "weights_from": "packed", "weights_mapped": False}
-    return _Ready(weights, forms, kv_dtype, plan.kv_tokens, facts)
+    return _Ready(weights, forms, kv_dtype, plan.kv_tokens, facts, plan.explaining())
 
 
 def _pictures(directory: ModelDirectory, settings: Settings) -> PictureEncoder:
