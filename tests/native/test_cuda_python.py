@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +21,14 @@ from engine_support import Answer, ask, nothing_left
 from golden_support import convert_case
 from model.support import Stored, put, random_backbone, small_config, stored_tensors
 from tinygptv_fast import _native
+from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.data.world.drawing import draw
 from tinygptv_fast.data.world.showcase import SHOWCASE_SIDE, showcase
-from tinygptv_fast.engine.cuda import MemoryPlan
+from tinygptv_fast.engine.cuda import MemoryPlan, choose_cuda_forms, plan_memory
+from tinygptv_fast.engine.forms import Forms, Matrix
+from tinygptv_fast.engine.native_backend import kv_token_bytes
 from tinygptv_fast.errors import CapacityError, CheckpointError, InvalidArgumentError, TinyGPTVError, UnsupportedError
+from tinygptv_fast.generate.loading import locate
 
 VARIABLE = "TINYGPTV_CUDA_EMULATION"
 CONFIG = small_config(width=128, heads=2, head_dim=64, rotary_dims=32, mlp_width=192, layers=2, max_positions=192)
@@ -32,6 +38,10 @@ SMALL = {"max_sequences": 2, "kv_tokens": 512, "threads": 1}
 @pytest.fixture(scope="module")
 def library(cpp_build: Path) -> str:
     return str(cpp_build / "csrc" / "tests" / "libtinygptv_cuda_emulated.so")
+
+
+def locate_demo() -> Path:
+    return locate("demo", revision=None, token=None, cache_dir=None, local_files_only=True)
 
 
 @pytest.fixture
@@ -194,6 +204,30 @@ def test_what_does_not_fit_says_what_would(emulated: str) -> None:
         tgv.TinyGPTV.from_pretrained("demo", device="cuda", kv_tokens=1 << 26, kv_dtype="float32")
 
 
+def test_the_cache_takes_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full contexts where they fit, else nine tenths of what weights and arena leave, but one context at least."""
+    text = small_config(max_positions=1024)
+    token_bytes = kv_token_bytes(text, "f16")
+    forms = Forms(Matrix("int4", 32, True), Matrix("int4", 32, True), "int8")
+
+    def tokens(room: int, kv_tokens: int | None = None) -> int:
+        def plan(*_: object, kv_tokens: int, **_more: object) -> dict[str, int]:
+            sizes = {"weights_bytes": 1000, "kv_bytes": kv_tokens * token_bytes, "arena_bytes": 500, "pinned_bytes": 1}
+            return {**sizes, "free_bytes": 1500 + room * token_bytes, "total_bytes": 1 << 40}
+
+        monkeypatch.setattr(_native, "cuda_memory_plan", plan)
+        return plan_memory(text, forms, kv_kind="f16", kv_tokens=kv_tokens, max_sequences=4).kv_tokens
+
+    assert tokens(10_000) == 4096
+    assert tokens(2000) == 1808  # whole pages: 0.9 of 2000 is 1800
+    assert tokens(1040) == 1024
+    assert tokens(2000, 2000) == 2000
+    with pytest.raises(CapacityError, match="kv_tokens=1008 would fit"):
+        tokens(1010)
+    with pytest.raises(CapacityError, match="not even one page"):
+        tokens(3)
+
+
 def test_a_full_gpu_has_no_advice_about_positions() -> None:
     plan = MemoryPlan(900, 200, 200, 0, 1000, 4000, kv_tokens=32, token_bytes=5)
     assert not plan.fits and plan.affordable_tokens == 0
@@ -215,6 +249,21 @@ def test_int8_matrices_are_refused_by_name(emulated: str, tmp_path: Path) -> Non
     path = convert_case("A_stage1", tmp_path / "int8", quantization="int8")
     with pytest.raises(UnsupportedError, match=r"text\.layers\.0\.attn\.qkv\.weight is int8.*int4.*dtype='float32'"):
         tgv.TinyGPTV.from_pretrained(path, device="cuda")
+
+
+def test_an_int8_head_is_refused_by_name() -> None:
+    """An int4 model may have one."""
+    config = open_directory(locate_demo()).config
+    directory: Any = SimpleNamespace(config=config, kind=lambda _name: "int8")
+    with pytest.raises(UnsupportedError, match=r"text\.head\.weight is int8"):
+        choose_cuda_forms(directory, "auto")
+    assert choose_cuda_forms(directory, "float32").head.kind == "f32"
+
+
+def test_float16_stays_float16(tmp_path: Path) -> None:
+    forms = choose_cuda_forms(open_directory(convert_case("A_stage1", tmp_path / "half", dtype="float16")), "auto")
+    assert (forms.body.kind, forms.head.kind, forms.embedding) == ("f16", "f16", "f16")
+    assert (forms.dtype, forms.kv_dtype("auto")) == ("float16", "float16")
 
 
 @pytest.mark.parametrize(
