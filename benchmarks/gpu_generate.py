@@ -20,7 +20,7 @@ def main(folder: str) -> int:
     sys.path.insert(0, folder)
     import tinygptv_fast as tgv
 
-    def answers(**settings: Any) -> tuple[list[list[int]], float]:
+    def answers(**settings: Any) -> tuple[list[list[int]], float, str]:
         with tgv.TinyGPTV.from_pretrained("demo", vision=False, kv_tokens=2048, **settings) as model:
             asked: list[Any] = [
                 {"prompt": prompt, "max_new_tokens": TOKENS, "min_length": TOKENS} for prompt in PROMPTS
@@ -30,13 +30,14 @@ def main(folder: str) -> int:
             found = model.generate_batch(asked)
             seconds = time.perf_counter() - begun
             ids = [list(one.token_ids) for one in found]  # type: ignore[union-attr]
-            return ids, sum(map(len, ids)) / seconds
+            return ids, sum(map(len, ids)) / seconds, model.info.get("gpu", "")
 
-    expected, _ = answers(dtype="float32")
+    expected, *_ = answers(dtype="float32")
     for name, settings in (("exact", {"dtype": "float32"}), ("int4", {})):
-        ids, rate = answers(device="cuda", **settings)
+        ids, rate, gpu = answers(device="cuda", **settings)
         same = ids == expected
-        print(json.dumps({"name": f"generate_{name}", "same_ids_as_the_cpu": same, "tokens_per_second": rate}))
+        result = {"name": f"generate_{name}", "gpu": gpu, "same_ids_as_the_cpu": same, "tokens_per_second": rate}
+        print(json.dumps(result))
         if name == "exact" and not same:
             print(f"the exact mode says {ids}, expected {expected}")
             return 1

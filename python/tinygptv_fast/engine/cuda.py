@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _BODY, _HEAD = "text.layers.0.attn.qkv.weight", "text.head.weight"
 _MATRICES = ("int4", "f16", "f32")  # what the CUDA kernels multiply
 _KV_SHARE = 0.9  # "auto" leaves the rest of what the weights leave to others
-_log = logging.getLogger("tinygptv_fast")
 
 
 def check_cuda() -> None:
@@ -155,7 +154,8 @@ def load_cuda_weights(directory: ModelDirectory, forms: Forms, plan: MemoryPlan)
 
     emulation = read_settings().cuda_emulation
     if emulation:
-        _log.warning("device='cuda' is an emulation on the CPU, for tests: %s", emulation)
+        # Not a line in the log, which nobody sees unless they ask for it.
+        warnings.warn(f"device='cuda' is an emulation on the CPU, for tests: {emulation}", RuntimeWarning, stacklevel=2)
     config = dataclasses.asdict(directory.config.text)
     with plan.explaining():
         weights = _native.CudaWeights(config, forms.native(), forms.key(directory.content_hash), emulation=emulation)
