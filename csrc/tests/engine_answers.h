@@ -1,4 +1,4 @@
-// What an engine says to a request, collected to its end.
+// Requests to an engine, and what it says to them, collected to the end.
 #pragma once
 
 #include <map>
@@ -11,6 +11,25 @@
 #include "tests/check.h"
 
 namespace tgv::test {
+
+// Ids that differ with `seed` and hardly repeat.
+inline std::vector<int32_t> prompt_ids(int64_t vocab, int64_t count, int64_t seed) {
+  std::vector<int32_t> out;
+  for (int64_t i = 0; i < count; ++i) {
+    out.push_back(static_cast<int32_t>((7 * i + i * i * 3 + 11 * seed) % vocab));
+  }
+  return out;
+}
+
+inline engine::Submission asking(std::vector<int32_t> prompt, int64_t max_new_tokens) {
+  engine::Generate task;
+  task.max_new_tokens = max_new_tokens;
+  return {{std::move(prompt), {}, 0, 0}, std::move(task), {}};
+}
+
+inline engine::Generate& generate(engine::Submission& submission) {
+  return std::get<engine::Generate>(submission.task);
+}
 
 struct Answer {
   std::map<int, std::vector<int32_t>> ids;

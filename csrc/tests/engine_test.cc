@@ -57,20 +57,8 @@ EngineOptions settings() {
 }
 
 std::vector<int32_t> ids(int64_t count, int64_t seed = 0) {
-  std::vector<int32_t> out;
-  for (int64_t i = 0; i < count; ++i) {
-    out.push_back(static_cast<int32_t>((7 * i + i * i * 3 + 11 * seed) % kVocab));
-  }
-  return out;
+  return prompt_ids(kVocab, count, seed);
 }
-
-Submission asking(std::vector<int32_t> prompt, int64_t max_new_tokens) {
-  Generate task;
-  task.max_new_tokens = max_new_tokens;
-  return {{std::move(prompt), {}, 0, 0}, std::move(task), {}};
-}
-
-Generate& generate(Submission& submission) { return std::get<Generate>(submission.task); }
 
 // --- parts -------------------------------------------------------------------------------------
 TEST(stop_strings_are_found_across_pieces) {
