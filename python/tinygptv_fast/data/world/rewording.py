@@ -3,7 +3,7 @@ and takes a tenth for a question about something it does not know.
 
 A question is put as a clause behind an opening ("I want to know what colour the star is."), in another order, behind
 or before a few words that say nothing, and with small words left out, added or exchanged, also for words that do not
-exist. Nothing here is worded as ``wordings.HELD_OUT``, and no word stands here that training meets only there.
+exist. Nothing here is worded as ``wordings.HELD_OUT``, and no word that stands only there is used here.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ _SMALL = frozenset(
     drawn shown show give on at would i know want let like my
     """.split()
 )
-_PLAIN, _COMPOSED = 0.4, 0.35  # of questions: as listed; anew as a clause or another whole; the rest is as listed too
-_FRAMED, _NOISY = 0.25, 0.4
+_PLAIN, _COMPOSED = 0.4, 0.35  # of questions: left as they are; put as a clause or another whole
+_FRAMED, _NOISY = 0.25, 0.4  # of those that are not left as they are
 _DROP, _SWAP, _INSERT = 0.10, 0.10, 0.05  # of a noisy question's small words
 _INVENTED = 0.4  # of the words that slip in
 _SLOT = re.compile(r"\{(\w+)\}")
