@@ -28,6 +28,17 @@ _EVERYTHING = {
     "side": 18, "position": 6, "statement": 14, "word": 80, "number": 40, "caption": 3, "refer": 22, "identify": 6,
     "grounding": 4, "detection": 7, "dialogue": 4, "absent": 7, "unknown": 3, "nothing": 5,
 }  # fmt: skip
+#: The same once the rest is known: most of what takes longest, exact coordinates and counts.
+_AIMED = {
+    **_EVERYTHING,
+    "count": 65,
+    "refer": 65,
+    "grounding": 8,
+    "detection": 12,
+    "comparison": 10,
+    "word": 60,
+    "number": 30,
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,7 @@ STAGES: dict[str, Stage] = {
     ),
     "multitask": Stage(_MIXED, _only(*KINDS), 6),
     "reading": Stage(((0.18, FULL), (0.80, TEXT), (0.02, EMPTY))),  # more words than shapes, for the vision side
+    "aimed": Stage(_MIXED, tuple((kind, float(weight)) for kind, weight in _AIMED.items()), 6),
 }
 
 

@@ -2,8 +2,7 @@
 
 Straight-through: each step rounds the matrices exactly as the converter will, computes with the rounded ones, and gives
 the gradient to the unrounded ones. The goal is the right answers and, by ``distil``, the unquantised model's
-distribution: what is lost by rounding is to be won back, nothing else is to change. In the last third the unrounded
-weights are drawn towards the rounded ones, so that little is left to round.
+distribution: what is lost by rounding is to be won back, nothing else is to change.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from .stages import CachedQuestions, SmallExam, batches_of, stage_conversations
 from .telling import QUERIES
 
 _BUCKETS = 3
-_SETTLING = 0.3  # of the steps, the last ones: the weights are drawn to the rounded ones
 
 
 def as_shipped(name: str, weight: Tensor, config: ModelConfig) -> Tensor:
@@ -96,18 +94,6 @@ class Finishing:
             for name, value in kept.items():
                 self.trained[name].copy_(value)
 
-    @property
-    def _settling(self) -> int:
-        return max(1, round(_SETTLING * self.settings.steps))
-
-    def _settle(self) -> None:
-        """Move towards the rounded weights: over the last part of the phase all but ``recipe.settle`` of the way."""
-        left = self.recipe.settle ** (1 / self._settling)
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                if storage_kind(name, self.shipped) == "int4":
-                    parameter.lerp_(as_shipped(name, parameter, self.shipped), 1 - left)
-
     def step(self, step: int) -> dict[str, float]:
         conversations, visual = stage_conversations(self.batches, step)
         visual = visual.to(self.device)
@@ -123,7 +109,7 @@ class Finishing:
                 logits = answer_logits(self.model.text, self.model.projector, visual, there)
                 divergence = F.kl_div(logits.log_softmax(-1), wanted.log_softmax(-1), reduction="none", log_target=True)
                 far = divergence.sum(-1) @ there.weight[there.labels != IGNORE] / whole
-                right = answer_loss(logits, there, self.numbers, self.recipe.sharp) / whole
+                right = answer_loss(logits, there, self.numbers) / whole
             (right + self.recipe.distil * far).backward()
             total += right.item()
             apart += far.item()
@@ -133,8 +119,6 @@ class Finishing:
         torch.nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        if step >= self.settings.steps - self._settling:
-            self._settle()
         return {"loss": total, "divergence": apart}
 
     def exam(self) -> dict[str, float]:

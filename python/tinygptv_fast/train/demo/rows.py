@@ -24,7 +24,7 @@ from ...reference.loss import IGNORE
 from ...reference.phi import PhiBackbone
 from ..coordinates import blurred_cross_entropy, find_coordinates, mark_tokens, number_tokens
 
-SIGMA = 1.0  # standard deviation of a coordinate's label, in hundredths of the side, before S4
+SIGMA = 1.0  # standard deviation of a coordinate's label, in hundredths of the side
 _MOST = 400  # tokens of a row; further questions about its scene are left out
 UNTAGGED = 0.25  # of plain questions come without their tag, as users may write them
 

@@ -62,7 +62,7 @@ def stage_config(recipe: DemoRecipe, phase: str) -> StageConfig:
         "prompts": [],
         "one_prompt_per_batch": False,
         "row_weight": "sqrt",
-        "coordinate_sigma": recipe.sharp if phase == "s4" else SIGMA,
+        "coordinate_sigma": SIGMA,
         "batch_size": plan.pictures * plan.questions,
         "accumulation": 3,
         "epochs": 1,
@@ -156,7 +156,7 @@ def write_base(session: Session, size: int, out: Path) -> None:
     config = recipe.model_config(size)
     eyes = load_eyes(session).cpu()
     state = eyes.state_for(size)
-    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("look")["text"].items()}
+    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("aim")["text"].items()}
     state["projector.weight"] = torch.zeros(config.text.width, recipe.vision_width)
     state["projector.bias"] = torch.zeros(config.text.width)
     write_directory(session, config, state, out)
@@ -178,7 +178,7 @@ class SmallExam:
         recipe = session.recipe
         kinds = tuple(kind for kind, _ in WORLD[shown].kinds)
         # A small input cannot show a word: no picture of the early stages has one, in training or here.
-        asked = exam_conversations(recipe.exam, kinds, texts=0.3 if shown == "multitask" else 0.0)
+        asked = exam_conversations(recipe.exam, kinds, texts=0.3 if shown in ("multitask", "aimed") else 0.0)
         self._text, self._projector = text, projector
         self._asked = [replace(one, scene=None, picture=i) for i, (_, one) in enumerate(asked)]
         self._visual = see_scenes(load_eyes(session), recipe, [scene for scene, _ in asked], size)
