@@ -67,8 +67,8 @@ class DemoRecipe:
     """Everything a run depends on besides the code: two runs with equal recipes are equal.
 
     Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
-    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
-    "look" that are about a picture, the others about a scene in words; ``aiming``: the same of "aim". ``distil``: weight
+    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking`` and ``aiming``: share of the
+    conversations of "look" and "aim" that are about a picture, the others about a scene in words. ``distil``: weight
     of the divergence from the unquantised model in "finish".
     """
 
