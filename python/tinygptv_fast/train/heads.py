@@ -19,6 +19,7 @@ from .matching import assign
 
 CELLS = 4  # labels per side of a patch
 _BOX_WEIGHT, _OVERLAP_WEIGHT, _PRESENCE_WEIGHT = 5.0, 2.0, 3.0
+_EDGE_BLUR = 1.0  # standard deviation of an edge's label, in classes
 _NAMES = ("shape", "colour")  # what rows and objects are matched by, besides their boxes
 
 
@@ -52,23 +53,28 @@ class Teaching:
     """What is taught, name → number of classes: of cells (background comes on top), of objects, of the whole picture.
 
     weights: of an object's name in the loss, 1 where it is not given. rare_cells: of a cell's name, the weight of the
-    mean over cells that are not background, on top of the mean over all: letters are four cells in a hundred.
+    mean over cells that are not background, on top of the mean over all: letters are four cells in a hundred. edges:
+    classes over 0..1 that a linear head tells each edge of a box by (0: no such head). A box that only a hidden layer can
+    read from a row is one that a language model is slow to read, too.
     """
 
     cells: Mapping[str, int]
     things: Mapping[str, int]
     grounds: int = 0
+    edges: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
     rare_cells: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ObjectLogits:
-    """Logits: presence [B, NQ], classes name → [B, NQ, n]; box [B, NQ, 4], cx cy w h in 0..1."""
+    """Logits: presence [B, NQ], classes name → [B, NQ, n], edges [B, NQ, 4, edges] of x1 y1 x2 y2 or None; box
+    [B, NQ, 4], cx cy w h in 0..1."""
 
     presence: Tensor
     classes: Mapping[str, Tensor]
     box: Tensor
+    edges: Tensor | None = None
 
 
 class TeachingHeads(nn.Module):
@@ -81,6 +87,7 @@ class TeachingHeads(nn.Module):
         self.names = nn.Linear(qformer_width, 1 + sum(teaching.things.values()))
         self.boxes = nn.Sequential(nn.Linear(qformer_width, 128), nn.GELU(), nn.Linear(128, 4))
         self.ground = nn.Linear(qformer_width, teaching.grounds) if teaching.grounds else None
+        self.edges = nn.Linear(qformer_width, 4 * teaching.edges) if teaching.edges else None
 
     def cell_logits(self, patches: Tensor) -> dict[str, Tensor]:
         """[B, N, E] → name → f32 [B, N, CELLS², classes + 1]."""
@@ -92,7 +99,8 @@ class TeachingHeads(nn.Module):
         """rows [B, NQ, Q]."""
         presence, *classes = self.names(rows).float().split([1, *self.teaching.things.values()], dim=-1)
         named = dict(zip(self.teaching.things, classes, strict=True))
-        return ObjectLogits(presence[..., 0], named, self.boxes(rows).float().sigmoid())
+        edges = None if self.edges is None else self.edges(rows).float().unflatten(-1, (4, self.teaching.edges))
+        return ObjectLogits(presence[..., 0], named, self.boxes(rows).float().sigmoid(), edges)
 
 
 def mean_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -118,7 +126,8 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class SeeingLoss:
     """The scalar to minimise; figures of the batch, 0..1: the share of objects whose class is right, by name,
-    "located" (IoU > 0.5), and the share of pictures whose count is right, "counted"."""
+    "located" (IoU > 0.5), the share of pictures whose count is right, "counted", and how far the edges told by the
+    linear head are off in the mean, "edges"."""
 
     total: Tensor
     figures: Mapping[str, float]
@@ -146,10 +155,18 @@ def match(said: ObjectLogits, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
     return picture_, row_, item_
 
 
-def seeing_loss(heads: TeachingHeads, patches: Tensor, rows: Tensor, labels: Labels) -> SeeingLoss:
-    """patches [B, I-1, E] (class row left out), rows [B, NQ, Q]."""
+def edge_loss(logits: Tensor, true: Tensor) -> Tensor:
+    """Mean cross-entropy of edges under blurred labels. logits [n, 4, K], true [n, 4] in 0..1; 0 where n is 0."""
+    K = logits.shape[-1]
+    places = torch.arange(K, device=logits.device, dtype=torch.float32)
+    wanted = (-((places - (K - 1) * true[..., None]) ** 2) / (2 * _EDGE_BLUR**2)).softmax(-1)
+    return -(wanted * logits.log_softmax(-1)).sum() / max(1, 4 * len(logits))
+
+
+def seeing_loss(heads: TeachingHeads, patches: Tensor | None, rows: Tensor, labels: Labels) -> SeeingLoss:
+    """patches [B, I-1, E] (class row left out; None: cells are not taught), rows [B, NQ, Q]."""
     loss = torch.zeros((), device=rows.device)
-    for name, logits in heads.cell_logits(patches).items():
+    for name, logits in ({} if patches is None else heads.cell_logits(patches)).items():
         flat, target = logits.flatten(0, 2), labels.cells[name].flatten()
         loss = loss + F.cross_entropy(flat, target)
         if name in heads.teaching.rare_cells:
@@ -172,6 +189,11 @@ def seeing_loss(heads: TeachingHeads, patches: Tensor, rows: Tensor, labels: Lab
     many = max(1, len(overlap))
     loss = loss + (_BOX_WEIGHT * (mine - true).abs().sum() + _OVERLAP_WEIGHT * (1 - overlap).sum()) / many
     figures["located"] = _share(overlap > 0.5)
+    if said.edges is not None:
+        edges = said.edges[picture, row]
+        loss = loss + edge_loss(edges, corners(true))
+        told = edges.argmax(-1) / (heads.teaching.edges - 1)
+        figures["edges"] = (told - corners(true)).abs().mean().item() if len(told) else 0.0
     counts = torch.tensor(labels.counts, device=rows.device)
     figures["counted"] = _share((said.presence > 0).sum(1) == counts)
     return SeeingLoss(loss, figures)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, InvalidArgumentError, TinyGPTVError, UnsupportedError
-from .recipe import CACHES, LOOKED_AT, PHASES, SEEING, STAGES, TINY, DemoRecipe
+from .recipe import CACHES, PHASES, SEEING, STAGES, TINY, DemoRecipe
 
 RECIPE_FILE = "recipe.json"
 
@@ -88,10 +88,10 @@ def work_of(phase: str) -> Callable[[Any], None]:
         from .telling import tell
 
         return tell
-    if phase in LOOKED_AT:
+    if phase == "look":
         from .looking import look
 
-        return lambda session: look(session, phase)
+        return look
     if phase == "finish":
         from .finish import finish
 

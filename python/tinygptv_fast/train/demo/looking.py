@@ -1,15 +1,13 @@
-"""Look and aim: the language model goes on learning, now mostly from pictures, through a projector that is thrown away.
+"""Look: the language model goes on learning, now mostly from pictures, through a projector that is thrown away.
 
 The stages train only projections, norms and LoRA. What a picture's rows do not say in words (which is larger, on which
 side, how many of which sort) must be worked out inside the language model, and from rows that is another work than from
-words. It is a departure from the paper, whose Phi-2 has read the world's text; see docs/training_the_demo.md. "aim" is
-"look" again, asking mostly for boxes and counts, which take longest.
+words. It is a departure from the paper, whose Phi-2 has read the world's text; see docs/training_the_demo.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,22 +22,19 @@ from .rows import Conversation
 from .stages import SmallExam
 from .telling import Telling, conversation
 
-_STREAMS = {"look": 10, "aim": 11}  # apart from those of telling and stages
+_STREAM = 10  # apart from those of telling and stages
 
 
 class Looking(Telling):
-    """The learner of ``phase`` "look" or "aim". ``caches``: the pictures, taken in turn, each with what is asked."""
+    """The learner of phase "look". ``caches``: the pictures, taken in turn, each with what is asked of it."""
 
-    def __init__(self, recipe: DemoRecipe, phase: str, device: torch.device, caches: list[tuple[Cache, str]]) -> None:
+    def __init__(self, recipe: DemoRecipe, device: torch.device, caches: list[tuple[Cache, str]]) -> None:
         super().__init__(recipe, device)
-        self.settings, self.caches, self.stream = recipe.phase(phase), caches, _STREAMS[phase]
-        self.share = recipe.looking if phase == "look" else recipe.aiming
-        # Where the phases before have not been among the scenes in words.
-        self.first_told = recipe.text.steps + (0 if phase == "look" else recipe.look.steps)
+        self.settings, self.caches = recipe.look, caches
         width = recipe.model_config(recipe.small_size).text.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 2)
-            self.projector: Projector = Projector(recipe.vision_width, width, recipe.projector_hidden).to(device)
+            self.projector = Projector(recipe.vision_width, width, recipe.projector_hidden).to(device)
         self.optimiser = self.new_optimiser()
         self.small_exam: SmallExam | None = None
 
@@ -47,12 +42,12 @@ class Looking(Telling):
         out: list[Conversation] = []
         looks: list[Tensor] = []
         for index in range(self.settings.pictures):
-            if generator(self.recipe.seed, self.stream, step, index).random() >= self.share:
-                out.append(self.told(self.first_told + step, index))
+            if generator(self.recipe.seed, _STREAM, step, index).random() >= self.recipe.looking:
+                out.append(self.told(self.recipe.text.steps + step, index))  # where phase "text" has not been
                 continue
             cache, shown, at = self.whose(step * self.settings.pictures + index)
             scene = training_scene(self.recipe.seed, cache.shown, 0, at)
-            asked = conversation(self.recipe, shown, scene, self.settings.questions, self.stream, step, index)
+            asked = conversation(self.recipe, shown, scene, self.settings.questions, _STREAM, step, index)
             if asked.questions:
                 out.append(replace(asked, scene=None, picture=len(looks)))
                 looks.append(cache.rows(at))
@@ -66,25 +61,18 @@ class Looking(Telling):
         often, before = self.caches.count(mine), self.caches[:place].count(mine)
         return *mine, (turn * often + before) % len(mine[0])
 
-    def start(self, before: dict[str, Any]) -> None:
-        """Go on from the weights that the phase before handed on."""
-        self.text.load_state_dict(before["text"])
-        if "projector" in before:
-            self.projector.load_state_dict(before["projector"])
-
     def exam(self) -> dict[str, float]:
         assert self.small_exam is not None
         return self.small_exam.take()
 
-    def weights(self) -> dict[str, Any]:
-        return {**super().weights(), "projector": self.projector.state_dict()}
 
-
-def look(session: Session, phase: str) -> None:
-    """Run ``phase`` "look" or "aim"."""
-    recipe, before = session.recipe, "text" if phase == "look" else "look"
-    opened = {kept: open_cache(session, CACHED[kept]) for kept, _ in LOOKED_AT[phase]}
-    learner = Looking(recipe, phase, session.device, [(opened[kept], shown) for kept, shown in LOOKED_AT[phase]])
-    learner.start(session.weights(before))
+def look(session: Session) -> None:
+    """Run phase "look"."""
+    recipe = session.recipe
+    opened = {stage: (open_cache(session, CACHED[stage]), SHOWN[stage]) for stage in LOOKED_AT}
+    caches = [opened[stage] for stage in LOOKED_AT]
+    learner = Looking(recipe, session.device, caches)
+    learner.text.load_state_dict(session.weights("text")["text"])
+    assert learner.projector is not None
     learner.small_exam = SmallExam(session, SHOWN["s4"], learner.text, learner.projector, recipe.large_size)
-    run_phase(session, phase, learner, learner.settings.steps, (before, *CACHES), learner.weights)
+    run_phase(session, "look", learner, learner.settings.steps, ("text", *CACHES), learner.weights)

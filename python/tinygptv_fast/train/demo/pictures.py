@@ -60,6 +60,9 @@ READING = dataclasses.replace(
     TEACHING, weights={**TEACHING.weights, **{f"letter{k}": 1.0 for k in range(_LETTERS)}}, rare_cells={"letter": 1.0}
 )
 
+#: Of V4: the same of the objects, and their edges from one linear map of a row.
+PLACING = dataclasses.replace(READING, edges=101)
+
 
 def scenes_of(recipe: DemoRecipe, shown: str, step: int, indices: Sequence[int]) -> list[Scene]:
     """Scenes ``indices`` of ``step``, of what stage ``shown`` draws."""

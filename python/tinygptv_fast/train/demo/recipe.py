@@ -13,10 +13,10 @@ from ...data.world_vocabulary import VOCAB_SIZE
 from ...errors import InvalidArgumentError
 from ..phase import Phase
 
-SEEING = ("v1a", "v1b", "v2", "v3")
+SEEING = ("v1a", "v1b", "v2", "v3", "v4")
 CACHES = ("cache64", "cache128")
 STAGES = ("s1", "s2", "s3", "s4")
-PHASES = (*SEEING, *CACHES, "text", "look", "aim", *STAGES, "finish", "report")
+PHASES = (*SEEING, *CACHES, "text", "look", *STAGES, "finish", "report")
 #: What the pictures of each phase show and, in the stages, what is asked: names of ``world.sampler.STAGES``.
 SHOWN = {
     "v1a": "easy",
@@ -29,20 +29,17 @@ SHOWN = {
     "s4": "aimed",
     "finish": "aimed",
     "v3": "reading",
-    "aim": "aimed",
+    "v4": "multitask",
 }
 #: Which cached pictures each phase learns from. S3 asks new kinds of questions about the pictures of S2.
 CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "multitask", "finish": "multitask"}
 
-#: Whose cached pictures "look" and "aim" take in turn, mostly those of the size that is shipped, and what they ask.
-LOOKED_AT = {
-    "look": (("s4", "multitask"), ("s4", "multitask"), ("s3", "instruct"), ("s4", "multitask")),
-    "aim": (("s4", "aimed"), ("s4", "aimed"), ("s3", "aimed"), ("s4", "aimed")),
-}
+#: Whose cached pictures and questions phase "look" takes in turn: mostly those of the size that is shipped.
+LOOKED_AT = ("s4", "s4", "s3", "s4")
 
 #: What is shipped: int4 in groups of 32 for the text, int8 for the vision side.
 SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision="int8")
-_PHASE_FIELDS = (*SEEING, "text", "look", "aim", "finish")
+_PHASE_FIELDS = (*SEEING, "text", "look", "finish")
 
 
 @dataclass(frozen=True)
@@ -67,9 +64,9 @@ class DemoRecipe:
     """Everything a run depends on besides the code: two runs with equal recipes are equal.
 
     Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
-    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking`` and ``aiming``: share of the
-    conversations of "look" and "aim" that are about a picture, the others about a scene in words. ``distil``: weight
-    of the divergence from the unquantised model in "finish".
+    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
+    "look" that are about a picture, the others about a scene in words. ``distil``: weight of the divergence from the
+    unquantised model in "finish".
     """
 
     seed: int = 0
@@ -77,11 +74,11 @@ class DemoRecipe:
     v1b: Phase = Phase(steps=5000, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
     v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
     v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    small_every: int = 4  # of the steps of v2 and v3, every fourth is at the small size: the tower must serve both
+    v4: Phase = Phase(steps=2400, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.8)
+    small_every: int = 4  # of the steps from v2 on, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
-    look: Phase = Phase(steps=3700, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    aim: Phase = Phase(steps=3000, pictures=32, questions=4, muon_lr=0.005, adam_lr=8e-4, decay=0.9)
-    s1: StagePlan = StagePlan(steps=200, pictures=16, questions=4, lr=2e-3)
+    look: Phase = Phase(steps=4400, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
+    s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
     s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
     s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
     s4: StagePlan = StagePlan(steps=1400, pictures=10, questions=6, lr=1e-3)
@@ -89,8 +86,7 @@ class DemoRecipe:
     warm_up: int = 4000
     pretrain: int = 36000
     multitask: int = 30000
-    looking: float = 0.8
-    aiming: float = 0.9
+    looking: float = 0.85
     distil: float = 1.0
     lora_rank: int = 32
     exam: int = 12  # questions a kind, or 16 times as many pictures, in the small exams while training
@@ -110,14 +106,13 @@ class DemoRecipe:
     text_mlp: int = 1280
 
     def __post_init__(self) -> None:
-        for name in ("looking", "aiming"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)!r}, expected a share from 0 to 1")
+        if not 0 <= self.looking <= 1:
+            raise InvalidArgumentError(f"looking is {self.looking!r}, expected a share from 0 to 1")
         if self.large_size != 2 * self.small_size:
             raise InvalidArgumentError(f"large_size is {self.large_size}, expected twice small_size={self.small_size}")
 
     def phase(self, name: str) -> Phase:
-        """Settings of "v1a", "v1b", "v2", "v3", "text", "look", "aim" or "finish"."""
+        """Settings of "v1a" to "v4", "text", "look" or "finish"."""
         if name not in _PHASE_FIELDS:
             raise InvalidArgumentError(f"phase is {name!r}, expected one of {list(_PHASE_FIELDS)}")
         phase = getattr(self, name)

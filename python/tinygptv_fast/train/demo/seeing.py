@@ -1,4 +1,5 @@
-"""V1a, V1b, V2, V3: the vision side learns under throw-away heads, with no words."""
+"""V1a, V1b, V2, V3, V4: the vision side learns under throw-away heads, with no words. In V4 the Q-Former alone: its rows
+learn to say where things are in a way that one linear map reads."""
 
 from __future__ import annotations
 
@@ -8,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..heads import Labels, TeachingHeads, seeing_loss
+from ..heads import Labels, SeeingLoss, TeachingHeads, seeing_loss
 from ..optimizers import MuonAdamW
 from .loop import Session, run_phase
-from .pictures import READING, TEACHING, Eyes, labels_of, pixels_of, scenes_of
+from .pictures import PLACING, READING, TEACHING, Eyes, labels_of, pixels_of, scenes_of
 from .recipe import SEEING, SHOWN, DemoRecipe
 
 _EXAM_STEP = 1 << 30  # of the sampler's path: far behind every step of training
 _EXAM_BATCH = 64
-_LARGE = ("v2", "v3")
+_LARGE = ("v2", "v3", "v4")
+_TAUGHT = {"v3": READING, "v4": PLACING}  # TEACHING before
 
 
 class Seeing:
-    """The learner of one of the four phases."""
+    """The learner of one of the phases."""
 
     def __init__(self, recipe: DemoRecipe, phase: str, device: torch.device) -> None:
         self.recipe, self.phase, self.device = recipe, phase, device
@@ -29,13 +31,19 @@ class Seeing:
             torch.manual_seed(recipe.seed)
             self.eyes = Eyes(recipe).to(device)
             width = recipe.vision_width
-            self.heads = TeachingHeads(READING if phase == "v3" else TEACHING, width, width).to(device)
-        named = [*self.eyes.named_parameters(), *((f"heads.{n}", p) for n, p in self.heads.named_parameters())]
+            self.heads = TeachingHeads(_TAUGHT.get(phase, TEACHING), width, width).to(device)
+        self.still = phase == "v4"  # the tower: it sees what there is, and a step costs a third
+        learning = [(n, p) for n, p in self.eyes.named_parameters() if n.startswith("qformer.") or not self.still]
+        named = [*learning, *((f"heads.{n}", p) for n, p in self.heads.named_parameters() if self._taught(n))]
         self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
         self._exams: dict[tuple[int, int], tuple[Tensor, Labels]] = {}
 
+    def _taught(self, name: str) -> bool:
+        """Whether this head has anything to learn: labels of cells teach the tower alone."""
+        return not (self.still and name.startswith("cells."))
+
     def size(self, step: int) -> int:
-        """V2 and V3 are at the large size but for every fourth step."""
+        """From V2 on at the large size but for every fourth step."""
         if self.phase not in _LARGE or step % self.recipe.small_every == self.recipe.small_every - 1:
             return self.recipe.small_size
         return self.recipe.large_size
@@ -50,12 +58,18 @@ class Seeing:
         pixels = pixels_of(self.recipe, scenes, size, SEEING.index(self.phase), step).to(self.device)
         labels = labels_of(scenes, size // 8).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            patches = self.eyes.patches(pixels)
-            loss = seeing_loss(self.heads, patches[:, 1:], self.eyes.qformer(patches), labels)
+            loss = self._loss(pixels, labels)
         loss.total.backward()
         self.optimiser.step(self.settings.rate(step))
-        figures = {name: loss.figures[name] for name in ("shape", "colour", "located", "counted")}
+        shown_figures = ("shape", "colour", "located", "counted", "edges")
+        figures = {name: loss.figures[name] for name in shown_figures if name in loss.figures}
         return {"loss": loss.total.item(), **figures}
+
+    def _loss(self, pixels: Tensor, labels: Labels) -> SeeingLoss:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.still):
+            patches = self.eyes.patches(pixels)
+        rows = self.eyes.qformer(patches)
+        return seeing_loss(self.heads, None if self.still else patches[:, 1:], rows, labels)
 
     @torch.no_grad()
     def exam(self) -> dict[str, float]:
@@ -77,13 +91,12 @@ class Seeing:
             indices = range(start, min(start + _EXAM_BATCH, count))
             pixels, labels = self._exam_batch(size, shown, indices)
             with torch.autocast(self.device.type, torch.bfloat16):
-                patches = self.eyes.patches(pixels)
-                figures = seeing_loss(self.heads, patches[:, 1:], self.eyes.qformer(patches), labels).figures
+                figures = self._loss(pixels, labels).figures
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value * len(indices)
         letters = [value for name, value in sums.items() if name.startswith("letter")]
         kept = {name: value for name, value in sums.items() if not name.startswith("letter")}
-        if shown in ("words", "reading"):
+        if shown in ("words", "reading", "multitask"):
             kept["letters"] = sum(letters) / len(letters)
         return {name: round(value / count, 4) for name, value in kept.items()}
 
@@ -105,14 +118,17 @@ class Seeing:
     def begin(self, weights: dict[str, Any]) -> None:
         """Start from what an earlier phase handed on."""
         self.eyes.load_state_dict(weights["eyes"])
-        self.heads.load_state_dict(weights["heads"])
+        heads = dict(weights["heads"])
+        if self.heads.edges is not None:  # V3 had none
+            heads = {f"edges.{n}": p for n, p in self.heads.edges.state_dict().items()} | heads
+        self.heads.load_state_dict(heads)
 
     def weights(self) -> dict[str, Any]:
         return {"eyes": self.eyes.state_dict(), "heads": self.heads.state_dict()}
 
 
 def see(session: Session, phase: str) -> None:
-    """Run one of the four phases."""
+    """Run one of the phases."""
     learner = Seeing(session.recipe, phase, session.device)
     before = SEEING[: SEEING.index(phase)][-1:]
     for earlier in before:

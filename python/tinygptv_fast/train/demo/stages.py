@@ -156,7 +156,7 @@ def write_base(session: Session, size: int, out: Path) -> None:
     config = recipe.model_config(size)
     eyes = load_eyes(session).cpu()
     state = eyes.state_for(size)
-    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("aim")["text"].items()}
+    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("look")["text"].items()}
     state["projector.weight"] = torch.zeros(config.text.width, recipe.vision_width)
     state["projector.bias"] = torch.zeros(config.text.width)
     write_directory(session, config, state, out)
