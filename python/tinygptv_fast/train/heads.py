@@ -53,9 +53,9 @@ class Teaching:
     """What is taught, name → number of classes: of cells (background comes on top), of objects, of the whole picture.
 
     weights: of an object's name in the loss, 1 where it is not given. rare_cells: of a cell's name, the weight of the
-    mean over cells that are not background, on top of the mean over all: letters are four cells in a hundred. edges:
-    classes over 0..1 that a linear head tells each edge of a box by (0: no such head). A box that only a hidden layer can
-    read from a row is one that a language model is slow to read, too.
+    mean over cells that are not background, on top of the mean over all: letters are four cells in a hundred.
+    edges: classes over 0..1 that a linear head tells each edge of a box by (0: no such head). A box that only a hidden
+    layer can read from a row is one that a language model is slow to read, too.
     """
 
     cells: Mapping[str, int]

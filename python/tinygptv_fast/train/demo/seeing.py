@@ -1,5 +1,7 @@
-"""V1a, V1b, V2, V3, V4: the vision side learns under throw-away heads, with no words. In V4 the Q-Former alone: its rows
-learn to say where things are in a way that one linear map reads."""
+"""V1a, V1b, V2, V3, V4: the vision side learns under throw-away heads, with no words.
+
+In V4 the Q-Former learns alone: its rows are to say where things are so that one linear map can read it.
+"""
 
 from __future__ import annotations
 
