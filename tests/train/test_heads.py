@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tinygptv_fast.data.world.labels import COLOUR_CLASSES, SHAPE_CLASSES
 from tinygptv_fast.data.world.lexicon import MAX_THINGS
 from tinygptv_fast.data.world.sampling import scene_from_seed
-from tinygptv_fast.train.demo.pictures import TEACHING, labels_of
-from tinygptv_fast.train.heads import ObjectLogits, TeachingHeads, corners, generalised_iou, match, seeing_loss
+from tinygptv_fast.train.demo.pictures import PLACING, TEACHING, labels_of
+from tinygptv_fast.train.heads import (
+    ObjectLogits,
+    TeachingHeads,
+    corners,
+    edge_loss,
+    generalised_iou,
+    match,
+    seeing_loss,
+)
 
 
 def test_generalised_iou() -> None:
@@ -51,6 +61,29 @@ def test_loss_is_finite_and_teaches_every_head() -> None:
     for parameter in heads.parameters():
         assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0
     assert labels.box.shape == (3, MAX_THINGS, 4)
+
+
+def test_edges_are_taught_where_asked_and_cells_need_patches() -> None:
+    torch.manual_seed(0)
+    heads = TeachingHeads(PLACING, 16, 24)
+    labels = labels_of([scene_from_seed(seed) for seed in range(3)], 8)
+    loss = seeing_loss(heads, None, torch.randn(3, 16, 24), labels)
+    loss.total.backward()
+    assert heads.edges is not None and float(heads.edges.weight.grad.abs().sum()) > 0  # type: ignore[union-attr]
+    assert heads.cells.weight.grad is None
+    assert 0 < loss.figures["edges"] < 1
+    without = seeing_loss(TeachingHeads(TEACHING, 16, 24), None, torch.randn(3, 16, 24), labels)
+    assert "edges" not in without.figures
+
+
+def test_edge_loss_is_least_at_the_blurred_truth() -> None:
+    true = torch.tensor([[0.1, 0.255, 0.5, 0.75]])
+    places = torch.arange(101.0)
+    best = -((places - 100 * true[..., None]) ** 2) / 2
+    least = edge_loss(best, true).item()
+    assert least == pytest.approx(0.5 * math.log(2 * math.pi * math.e), abs=1e-3)  # entropy of a Gaussian, 1 wide
+    assert edge_loss(best.roll(1, -1), true).item() == pytest.approx(least + 0.5, abs=1e-3)  # off by one: 1/2 nat
+    assert edge_loss(torch.zeros(0, 4, 101), torch.zeros(0, 4)).item() == 0
 
 
 def test_corners() -> None:
