@@ -65,8 +65,7 @@ class DemoRecipe:
 
     Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
     ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
-    "look" that are about a picture, the others about a scene in words. ``distil``: weight of the divergence from the
-    unquantised model in "finish".
+    "look" that are about a picture, the others about a scene in words.
     """
 
     seed: int = 0
@@ -82,12 +81,11 @@ class DemoRecipe:
     s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
     s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
     s4: StagePlan = StagePlan(steps=1400, pictures=10, questions=6, lr=1e-3)
-    finish: Phase = Phase(steps=600, pictures=10, questions=6, muon_lr=1e-4, adam_lr=1e-4, warmup=20, decay=0.9)
+    finish: Phase = Phase(steps=800, pictures=10, questions=6, muon_lr=5e-5, adam_lr=5e-5, warmup=20, decay=0.9)
     warm_up: int = 4000
     pretrain: int = 36000
     multitask: int = 30000
     looking: float = 0.85
-    distil: float = 1.0
     lora_rank: int = 32
     exam: int = 12  # questions a kind, or 16 times as many pictures, in the small exams while training
     report_questions: int = 4000
