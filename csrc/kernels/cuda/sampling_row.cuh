@@ -15,12 +15,13 @@ struct ProcessedRow {
   const Span& span;
 
   __device__ __forceinline__ const float* logits() const {
-    return p.logits + sequence * p.logits_stride;
+    return p.logits + (p.logit_rows ? p.logit_rows[sequence] : sequence) * p.logits_stride;
   }
 
   __device__ __forceinline__ bool penalizes() const {
-    return p.history && (s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f ||
-                         s.frequency_penalty != 0.0f);
+    return s.history_end > s.history_begin &&
+           (s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f ||
+            s.frequency_penalty != 0.0f);
   }
 
   __device__ __forceinline__ bool changes_logits() const {
@@ -37,12 +38,12 @@ struct ProcessedRow {
 
   // Every id of the history once, by whoever finds its count.
   __device__ __forceinline__ void penalize(float* row) const {
-    const int32_t* ids = p.history + sequence * p.history_stride;
     int32_t* counts = p.counts + int64_t{sequence} * p.vocab;
-    const int length = p.history_lengths[sequence];
     const auto each = [&](auto f) {
-      for (int i = static_cast<int>(threadIdx.x); i < length; i += kSamplingThreads) {
-        if (ids[i] >= 0 && ids[i] < p.vocab) f(ids[i]);
+      for (int i = s.history_begin + static_cast<int>(threadIdx.x); i < s.history_end;
+           i += kSamplingThreads) {
+        const int id = p.history[i];
+        if (id >= 0 && id < p.vocab) f(id);
       }
     };
     each([&](int id) { block_fetch_add(counts + id, 1); });
