@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/sampling.h"
 #include "model/cuda/draw_inputs.h"
+#include "model/cuda/step.h"
 #include "model/cuda_backend.h"
 #include "tests/check.h"
 #include "tests/cuda_models.h"
@@ -330,6 +331,26 @@ TEST(a_step_given_up_draws_nothing) {
 }
 
 // --- memory and refusals ------------------------------------------------------------------------
+// Of the decoder's part of a step, too.
+TEST(laying_out_segments_allocates_nothing) {
+  StepLimits limits;
+  limits.max_tokens = limits.max_logit_rows = limits.max_sequences = kRows;
+  limits.max_positions = 192;
+  limits.vocab = kIds, limits.width = kWidth, limits.pages = 16;
+  StepInputs inputs(limits);
+  std::vector<uint8_t> memory(inputs.bytes() + 256);
+  uint8_t* const base =
+      memory.data() + (256 - reinterpret_cast<uintptr_t>(memory.data()) % 256) % 256;
+  const std::vector<int32_t> pages = {3, 1, 2, 0, 15};
+  const std::vector<StepToken> tokens(3);
+  const std::vector<DeviceSegment> segments = {{pages.data(), 5, 70, tokens.data(), 1, 1, false},
+                                               {pages.data(), 5, 0, tokens.data(), 3, 1, true}};
+  const int64_t before = allocations;
+  inputs.fill(base, segments.data(), 2);
+  const int64_t after = allocations;
+  CHECK_EQ(after, before);
+}
+
 TEST(laying_out_draws_allocates_nothing) {
   const Lists lists;
   const std::vector<Draw> draws = grid(lists);
@@ -338,6 +359,7 @@ TEST(laying_out_draws_allocates_nothing) {
   uint8_t* const base =
       memory.data() + (256 - reinterpret_cast<uintptr_t>(memory.data()) % 256) % 256;
   const int64_t before = allocations;
+  inputs.check(draws.data(), kDraws, kRows);
   inputs.fill(base, draws.data(), kDraws);
   const int64_t after = allocations;
   CHECK_EQ(after, before);

@@ -583,7 +583,10 @@ void CudaDecoder::read_logits(float* out, int64_t row) const {
 
 void CudaDecoder::start_reading(float* out, int64_t first, int64_t count) const {
   if (count == 0) return;
-  check_range("the last row that is read", first + count - 1, first, shape_.logit_rows - 1);
+  if (count < 0 || first + count > shape_.logit_rows) {
+    throw InvalidArgument(concat("rows ", first, "..", first + count - 1,
+                                 " are read, the last step had ", shape_.logit_rows));
+  }
   start_download(out, logits(first), static_cast<size_t>(4 * architecture_.vocab * count), stream_);
 }
 

@@ -73,32 +73,46 @@ DrawArrays DrawInputs::arrays(uint8_t* base) const {
 }
 
 // --- checks -------------------------------------------------------------------------------------
+namespace {
+
+// Names are made for what fails alone: every step comes by here, with every id of its histories.
+void require(int64_t index, const char* field, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return;
+  check_range(concat("draws[", index, "].", field), value, least, most);
+}
+
+void require_list(int64_t index, const char* field, const void* list, int64_t count, int64_t most) {
+  if (count < 0 || count > most) {
+    check_range(concat("draws[", index, "].", field, "_count"), count, 0, most);
+  }
+  if (count && !list) throw InvalidArgument(concat("draws[", index, "].", field, " is null"));
+}
+
+}  // namespace
+
 void DrawInputs::check_draw(const Draw& draw, int64_t index, int64_t logit_rows) const {
-  const auto name = [&](const char* field) { return concat("draws[", index, "].", field); };
-  const auto check_list = [&](const char* field, const void* list, int64_t count, int64_t most) {
-    check_range(name(concat(field, "_count").c_str()), count, 0, most);
-    if (count && !list) throw InvalidArgument(concat(name(field), " is null"));
-  };
-  check_range(name("row"), draw.row, 0, logit_rows - 1);
-  check_range(name("top"), draw.top, 0, limits_.top);
-  check_range(name("top_k"), draw.top_k, 0, INT64_MAX);
-  check_list("history", draw.history, draw.history_count, limits_.history);
-  check_list("bias", draw.bias, draw.bias_count, limits_.bias);
-  check_list("banned", draw.banned, draw.banned_count, limits_.banned);
+  require(index, "row", draw.row, 0, logit_rows - 1);
+  require(index, "top", draw.top, 0, limits_.top);
+  require(index, "top_k", draw.top_k, 0, INT64_MAX);
+  require_list(index, "history", draw.history, draw.history_count, limits_.history);
+  require_list(index, "bias", draw.bias, draw.bias_count, limits_.bias);
+  require_list(index, "banned", draw.banned, draw.banned_count, limits_.banned);
   for (int64_t i = 0; i < draw.history_count; ++i) {
-    check_range(name("history"), draw.history[i], 0, vocab_ - 1);
+    require(index, "history", draw.history[i], 0, vocab_ - 1);
   }
   for (int64_t i = 0; i < draw.bias_count; ++i) {
     // Sorted: whoever finds the first of equal ids adds them all.
-    check_range(name("bias"), draw.bias[i].id, i ? draw.bias[i - 1].id : 0, vocab_ - 1);
+    require(index, "bias", draw.bias[i].id, i ? draw.bias[i - 1].id : 0, vocab_ - 1);
   }
   for (int64_t i = 0; i < draw.banned_count; ++i) {
-    check_range(name("banned"), draw.banned[i], 0, vocab_ - 1);
+    require(index, "banned", draw.banned[i], 0, vocab_ - 1);
   }
 }
 
 void DrawInputs::check(const Draw* draws, int64_t count, int64_t logit_rows) const {
-  check_range("the number of draws", count, 0, limits_.draws);
+  if (count < 0 || count > limits_.draws) {
+    check_range("the number of draws", count, 0, limits_.draws);
+  }
   for (int64_t i = 0; i < count; ++i) check_draw(draws[i], i, logit_rows);
 }
 

@@ -39,7 +39,8 @@ class DrawInputs {
   DrawArrays arrays(uint8_t* base) const;  // base: 256-byte aligned
 
   // Throws InvalidArgument naming the draw if they do not fit limits or vocabulary, or want a row
-  // that the step does not have. On a GPU a wrong id is the end of the process's CUDA.
+  // that the step does not have. On a GPU a wrong id is the end of the process's CUDA. Allocates
+  // nothing.
   void check(const Draw* draws, int64_t count, int64_t logit_rows) const;
 
   // Writes draws that were checked. Allocates nothing.
