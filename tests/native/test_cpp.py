@@ -28,6 +28,7 @@ EXECUTABLES = (
     "cuda_page_copy_test",
     "cuda_sampling_test",
     "cuda_decoder_test",
+    "cuda_draws_test",
     "cuda_engine_test",
     "cuda_embedding_test",
     "prefill_attention_test",

@@ -31,7 +31,7 @@ MAX_REGISTERS = 96  # 256 threads a block, two blocks a multiprocessor and room 
 # sums in registers (up to 128 a thread), and stages in shared memory hide the latency, not other blocks.
 MORE_REGISTERS = {"paged_attention_cutsILNS0_6KvKindE0E": 128, "prefill_attention": 168, "_gemmI": 255}
 
-DECODER = ("decoder", "kernels", "step", "storage", "table", "weights")
+DECODER = ("decoder", "draw_inputs", "kernels", "sampler", "step", "storage", "table", "weights")
 
 
 def nvcc(repository: Path, *arguments: str | Path) -> str:

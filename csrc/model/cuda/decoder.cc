@@ -581,10 +581,15 @@ void CudaDecoder::read_logits(float* out, int64_t row) const {
   download(out, logits(row), static_cast<size_t>(4 * architecture_.vocab), stream_);
 }
 
-void CudaDecoder::read_all_logits(float* out) const {
-  if (shape_.logit_rows == 0) return;
-  download(out, logits(0), static_cast<size_t>(4 * architecture_.vocab * shape_.logit_rows),
-           stream_);
+void CudaDecoder::start_reading(float* out, int64_t first, int64_t count) const {
+  if (count == 0) return;
+  if (count < 0 || first + count > shape_.logit_rows) {
+    throw InvalidArgument(concat("rows ", first, "..", first + count - 1,
+                                 " are read, the last step had ", shape_.logit_rows));
+  }
+  start_download(out, logits(first), static_cast<size_t>(4 * architecture_.vocab * count), stream_);
 }
+
+const float* CudaDecoder::all_logits() const { return buffers_->logits; }
 
 }  // namespace tgv::model

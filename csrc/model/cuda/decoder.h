@@ -69,7 +69,9 @@ class CudaDecoder {
   // [V] of logit row `row` of the last step, in device memory and in the order of the segments.
   const float* logits(int64_t row) const;
   void read_logits(float* out, int64_t row) const;  // [V] in host memory; waits
-  void read_all_logits(float* out) const;           // [logit_rows(), V]; waits if there are any
+  // Rows [first, first + count) to host memory [count, V], there when stream() has been waited for.
+  void start_reading(float* out, int64_t first, int64_t count) const;
+  const float* all_logits() const;  // [max_logit_rows, V] in device memory, of every step
   int64_t logit_rows() const { return shape_.logit_rows; }
 
  private:

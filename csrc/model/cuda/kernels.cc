@@ -44,4 +44,8 @@ void run_kernel(const cuda::PageCopyParams& p, const cuda::Launch& launch) {
   cuda::launch_page_copy(p, launch);
 }
 
+void run_kernel(const cuda::SamplingParams& p, const cuda::Launch& launch) {
+  cuda::launch_sampling(p, launch);
+}
+
 }  // namespace tgv::model

@@ -15,6 +15,7 @@
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/qkv_append.h"
+#include "kernels/cuda/sampling.h"
 
 namespace tgv::model {
 
@@ -28,5 +29,6 @@ void run_kernel(const cuda::QkvAppendParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::PagedAttentionParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::PrefillAttentionParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::PageCopyParams& p, const cuda::Launch& launch);
+void run_kernel(const cuda::SamplingParams& p, const cuda::Launch& launch);
 
 }  // namespace tgv::model
