@@ -4,7 +4,7 @@ add_library(tinygptv_cuda MODULE cuda/library.cu cuda/instances.cu cuda/int4_gem
   cuda/norm.cc cuda/qkv_append.cc cuda/page_copy.cc cuda/embedding.cc
   cuda/sampling.cc)
 target_sources(tinygptv_cuda PRIVATE cuda/gemm.cc cuda/int4_gemm.cc cuda/half_gemm.cc
-  cuda/float_gemm.cc)
+  cuda/float_gemm.cc cuda/int8_gemm.cc)
 target_include_directories(tinygptv_cuda PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
 set_target_properties(tinygptv_cuda PROPERTIES
   CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden)

@@ -18,7 +18,7 @@
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 2;
+inline constexpr int32_t kCudaTableVersion = 3;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
 
 // Which exception it was. kNone: the call did what it says.
