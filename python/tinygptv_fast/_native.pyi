@@ -170,17 +170,17 @@ class CudaWeights(LoadedModel):
     """
     def __init__(self, architecture: dict, forms: dict, id: str, *, emulation: str = '') -> None:
         """
-        As of Weights, where a matrix is 'int4', 'f16' or 'f32' and the embedding 'int8',
-        'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library compiled for the
-        host, for tests. Raises UnsupportedError where no GPU can be used.
+        As of Weights, where a matrix is 'int4', 'int8', 'bf16', 'f16' or 'f32' and the
+        embedding 'int8', 'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library
+        compiled for the host, for tests. Raises UnsupportedError where no GPU can be used.
         """
     def put_bf16(self, name: str, bits: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16]) -> None:
         """
-        Of the embedding: u16 [N, K], codes of bfloat16.
+        bits u16 [N, K], codes of bfloat16.
         """
     def put_f32(self, name: str, values: typing_extensions.Buffer) -> None:
         """
-        values f32 [N, K]; an f16 form rounds them.
+        values f32 [N, K]; an f16 or bf16 form rounds them.
         """
     def put_int4(self, name: str, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, zeros: typing_extensions.Buffer | None = None) -> None:
         """
@@ -188,7 +188,7 @@ class CudaWeights(LoadedModel):
         """
     def put_int8(self, name: str, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer) -> None:
         """
-        Of the embedding: qweight i8 [N, K], scales f32 [N].
+        qweight i8 [N, K], scales f32 [N].
         """
     def put_vector(self, name: str, values: typing_extensions.Buffer) -> None:
         """

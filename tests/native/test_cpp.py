@@ -35,6 +35,7 @@ EXECUTABLES = (
     "int4_gemm_test",
     "half_gemm_test",
     "float_gemm_test",
+    "int8_gemm_test",
 )
 
 

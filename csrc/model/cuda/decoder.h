@@ -11,7 +11,7 @@
 //          kernels must know of a step is one struct of fixed addresses (step.h), uploaded in one
 //          copy; what launches are told by value follows from its StepShape, so that a captured
 //          graph can be replayed for every step of the same shape.
-// Modes    f32 weights over f32 pages: exact, f32 throughout. int4 and f16 weights: f16 where the
+// Modes    f32 weights over f32 pages: exact, f32 throughout. Other forms of weights: f16 where the
 //          tensor core reads, f32 sums, residual stream and norms. Any kind of page goes with both.
 // Numerics A row's results depend on its own inputs, its pages and the weights, and, unless weights
 //          and pages are f32, on which kernels ran: int4_gemv (step of at most 8 rows) and

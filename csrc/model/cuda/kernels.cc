@@ -20,6 +20,10 @@ void run_kernel(const cuda::Int4GemmParams& p, const cuda::Launch& launch) {
   cuda::launch_int4_gemm(p, launch);
 }
 
+void run_kernel(const cuda::Int8GemmParams& p, const cuda::Launch& launch) {
+  cuda::launch_int8_gemm(p, launch);
+}
+
 void run_kernel(const cuda::HalfGemmParams& p, const cuda::Launch& launch) {
   cuda::launch_half_gemm(p, launch);
 }

@@ -9,6 +9,7 @@
 #include "kernels/cuda/half_gemm.h"
 #include "kernels/cuda/int4_gemm.h"
 #include "kernels/cuda/int4_gemv.h"
+#include "kernels/cuda/int8_gemm.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/page_copy.h"
@@ -23,6 +24,7 @@ void run_kernel(const cuda::EmbeddingParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::NormParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::Int4GemvParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::Int4GemmParams& p, const cuda::Launch& launch);
+void run_kernel(const cuda::Int8GemmParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::HalfGemmParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::FloatGemmParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::QkvAppendParams& p, const cuda::Launch& launch);

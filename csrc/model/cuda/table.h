@@ -19,7 +19,7 @@
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 3;
+inline constexpr int32_t kCudaTableVersion = 4;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
 
 // Which exception it was. kNone: the call did what it says.
