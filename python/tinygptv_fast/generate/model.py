@@ -290,7 +290,7 @@ class TinyGPTV:
             return start(backend, self._tokenizer, work)
         end = work.template.stop[0] if work.template.stop else ""
         ids = [(text, self._tokenizer.encode(text + end)) for text in candidates]
-        return ChoiceTask(backend, work, ids)
+        return ChoiceTask(backend, self._tokenizer, work, ids)
 
     @staticmethod
     def _candidates(choices: Any) -> list[str]:
