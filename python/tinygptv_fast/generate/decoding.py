@@ -101,9 +101,12 @@ class BackendTask(Task):
 
     def poll(self, timeout_s: float = POLL_S) -> str:
         shown, report = "", None
-        for event in self._job.poll(timeout_s):
+        events = self._job.poll(timeout_s)
+        # First, because what follows may fail: close() must not wait for an end that has come already.
+        self._over = any(event[0] == "done" for event in events)
+        for event in events:
             if event[0] == "done":
-                report, self._over = event[1], True
+                report = event[1]
             elif event[0] == "end" and event[2] == "error":
                 self._error = event[3]
             else:
