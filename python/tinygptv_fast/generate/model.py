@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.directory import UNTRAINED, ModelDirectory, open_directory
 from ..errors import CheckpointError, ClosedError, InvalidArgumentError
 from ..processing.boxes import Box, Boxes
+from ..processing.image import ImageProcessor
 from ..processing.prompt import default_question
 from ..processing.templates import Template
 from ..processing.tokenizer import Tokenizer
@@ -269,6 +270,11 @@ class TinyGPTV:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self._tokenizer
+
+    @property
+    def image_processor(self) -> ImageProcessor | None:
+        """What makes pixels of pictures; None for a model of text alone."""
+        return self._preparer.images
 
     @property
     def default_template(self) -> Template:
