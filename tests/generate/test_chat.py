@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Generator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,9 @@ def test_saved_and_gone_on_with(demo: tgv.TinyGPTV, pictures: list[Image.Image],
         ("about", [7]),
         ("about", None),
         ("template", 3),
+        ("template", {"name": "mine", "stop": [3]}),
+        ("template", {"name": 7}),
+        ("template", {"colour": "red"}),
         ("settings", []),
         ("pictures", [{**data["pictures"][0], "embeddings": "!"}]),
         ("pictures", [{**data["pictures"][0], "shape": [3, 3]}]),
@@ -226,6 +230,20 @@ def test_saved_and_gone_on_with(demo: tgv.TinyGPTV, pictures: list[Image.Image],
     path.write_text(json.dumps(data))
     with pytest.raises(InvalidArgumentError, match="a state of model 'another'"):
         demo.load_chat(path)
+
+
+def test_a_template_of_ones_own_is_saved_too(demo: tgv.TinyGPTV, tmp_path: Path) -> None:
+    mine = replace(TEMPLATES["train-stage4"], name="mine", stop=("###", "END"))
+    chat = demo.chat(template=mine, stop=["stop"], max_new_tokens=3)
+    chat.ask("what?")
+    chat.save(tmp_path / "chat.json")
+    loaded = demo.load_chat(tmp_path / "chat.json")
+    assert repr(loaded) == repr(chat) and "'mine'" in repr(loaded)
+    assert loaded.ask("why?").token_ids == chat.ask("why?").token_ids
+    odd = demo.chat(max_new_tokens=3, logit_bias={3: object()})
+    with pytest.raises(InvalidArgumentError, match="cannot be written as json"):
+        odd.save(tmp_path / "odd.json")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["chat.json"]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def chat(
     if load is not None and (image is not None or system is not None or template is not None):
         raise InvalidArgumentError("--load brings its own picture, system message and template, expected without them")
     picture = None if image is None else read_picture(image)
-    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    given: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     settings = {key: value for key, value in given.items() if value is not None}
     with loaded(name, backend=backend, dtype=dtype, threads=threads, quiet=quiet) as opened:
 

@@ -119,8 +119,8 @@ class Chat:
         top_k: int | None = HIDDEN_TOP_K,
         seed: int | None = None,
     ) -> Generator[str, None, None]:
-        """``answer`` piece by piece. The conversation gets its new message with the first piece, and the text in it with
-        the last, unless the caller has written one there; an error or an early close takes the message out again."""
+        """``answer`` piece by piece. The conversation gets its new message with the first piece, and the text in it
+        with the last, unless the caller has written one; an error or an early close takes the message out again."""
         sampling = Sampling(
             num_beams, max_new_tokens, min_length, top_p, repetition_penalty, length_penalty, temperature, do_sample,
             top_k, seed,

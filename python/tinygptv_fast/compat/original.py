@@ -131,8 +131,8 @@ class OriginalModel:
         if isinstance(answers, (str, bytes)) or not isinstance(answers, Sequence):
             raise InvalidArgumentError(f"answers is {type(answers).__name__}, expected a list of lists of strings")
         candidates = [_texts(f"answers[{index}]", row) for index, row in enumerate(answers)]
-        for index, row in enumerate(candidates):
-            _same_length(f"answers[{index}]", row, pictures)
+        for index, candidate in enumerate(candidates):
+            _same_length(f"answers[{index}]", candidate, pictures)
         if not candidates or not pictures:
             raise InvalidArgumentError("answers or images is empty, expected at least one candidate and one picture")
         counts = [len(candidates)] * len(pictures) if num_cand is None else list(num_cand)

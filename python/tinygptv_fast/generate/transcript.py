@@ -20,6 +20,7 @@ from .image_state import ImageState
 
 KIND, SCHEMA_VERSION = "tinygptv_chat", 1
 MAX_FILE_BYTES = 1 << 30
+_PLAIN = Template("plain")  # for the types of a template's fields
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,7 @@ def load_transcript(path: str | os.PathLike[str]) -> tuple[Transcript, Template 
         system = None if data["system"] is None else _text(data["system"])
         template, settings = data["template"], data["settings"]
         if isinstance(template, dict):
-            listed = {key: tuple(value) if isinstance(value, list) else value for key, value in template.items()}
-            template = Template(**listed)
+            template = _template_from_json(template)
         if not isinstance(settings, dict) or not (template is None or isinstance(template, (str, Template))):
             raise ValueError("template or settings")
         return Transcript(named(data["about"]), turns, system), template, settings
@@ -159,6 +159,16 @@ def _template_to_json(template: Template | None) -> Any:
     if template is None or TEMPLATES.get(template.name) == template:
         return None if template is None else template.name
     return dataclasses.asdict(template)
+
+
+def _template_from_json(data: Mapping[str, Any]) -> Template:
+    kinds: dict[str, type] = {field.name: type(getattr(_PLAIN, field.name)) for field in dataclasses.fields(Template)}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+    for key, value in values.items():
+        texts = value if isinstance(value, tuple) else ()
+        if type(value) is not kinds[key] or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"template.{key} is {value!r}")
+    return Template(**values)
 
 
 def _picture_to_json(state: ImageState) -> dict[str, Any]:
