@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import threading
@@ -29,7 +30,7 @@ from .image_state import ImageState
 from .loading import check_settings, locate
 from .opening import open_backend
 from .preparing import Preparer
-from .request import Request
+from .request import Request, check_names
 from .transcript import Transcript
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class TinyGPTV:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         backend: str = "native",
+        **unknown: Any,
     ) -> TinyGPTV:
         """Load a model directory (``tgv.convert`` makes one), the shipped 'demo', or a hub id.
 
@@ -91,6 +93,7 @@ class TinyGPTV:
         Packed weights are kept under the user's cache directory (docs/loading.md). Raises InvalidArgumentError
         (settings), CheckpointError (directory), CapacityError (memory), UnsupportedError (valid but not available).
         """
+        check_names("from_pretrained", unknown, list(inspect.signature(cls.from_pretrained).parameters)[1:-1])
         settings = check_settings(
             device=device,
             dtype=dtype,

@@ -127,6 +127,8 @@ def _prompt(request: Request, template: Template, encode: Callable[[Any], ImageS
     if request.messages is not None:
         if request.prompt is not None:
             raise PromptError("both prompt and messages are given, expected one of them")
+        if request.box is not None:
+            raise InvalidArgumentError("both box and messages are given, expected box with task='identify' and image")
         rendered, named = render_messages(request.messages, template=template, task=request.task)
         queue = iter(images)
         pictures = [next(queue, None) if image is None else image for image in named]
