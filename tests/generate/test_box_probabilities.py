@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -57,6 +57,7 @@ def test_boxes_of_choices_and_of_beams(demo: tgv.TinyGPTV, picture: Image.Image)
     assert 0 < beams.boxes[0].probability <= 1  # type: ignore[operator]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["{<1><2><3><4>}", "a cup", "{<50><2>}", " ", "{<7><8><99><100>}"]), max_size=5),
     st.randoms(use_true_random=False),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -121,6 +122,7 @@ def test_what_cannot_fit_is_said_and_leaves_no_trace(demo: tgv.TinyGPTV, picture
     assert long.finish_reason in ("stop", "length")
 
 
+@hypothesis_settings(deadline=None)
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 100), st.integers(0, 100), st.integers(0, 11)
 )
@@ -185,6 +187,7 @@ def test_nothing_said_before_a_deadline_is_no_turn(demo: tgv.TinyGPTV, pictures:
     assert (answer.finish_reason, answer.text, len(chat)) == ("deadline", "", 0)
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.sampled_from([*RESERVED, "###", "#", "[INST]", "[/INST]", "<s>", "a", "<Img", ">", "[IN", "ST]"])))
 def test_an_answer_in_the_history_opens_nothing(parts: list[str]) -> None:
     for template in TEMPLATES.values():

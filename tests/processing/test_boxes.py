@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -287,6 +288,7 @@ def _white(width: int, height: int | None = None) -> Image.Image:
     return Image.new("RGB", (width, height or width), "white")
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 400)] * 4), max_size=12), st.integers(1, 600), st.integers(1, 60))
 def test_labels_stay_inside_and_apart_while_there_is_room(
     corners: list[tuple[int, ...]], width: int, height: int
@@ -386,6 +388,7 @@ def test_supervision() -> None:
     assert len(Boxes().to_supervision()) == 0
 
 
+@hypothesis_settings(deadline=None)
 @given(st.text(alphabet="{<>}0123456789-p/ cup,", max_size=60))
 def test_spans_are_those_of_the_boxes(text: str) -> None:
     boxes, spans = parse_boxes(text, 100, 100, convention="edge"), box_spans(text)
