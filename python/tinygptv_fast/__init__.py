@@ -23,6 +23,7 @@ _LAZY = {
     "Answer": "generate",
     "Box": "processing.boxes",
     "Boxes": "processing.boxes",
+    "Chat": "generate",
     "ImageState": "generate",
     "Request": "generate",
     "TinyGPTV": "generate",
