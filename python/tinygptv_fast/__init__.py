@@ -30,7 +30,18 @@ _LAZY = {
     "accelerate": "hf",
     "convert": "conversion",
 }
-_MODULES = ("checkpoint", "compat", "config", "conversion", "generate", "hf", "ops", "processing", "quantize", "reference")
+_MODULES = (
+    "checkpoint",
+    "compat",
+    "config",
+    "conversion",
+    "generate",
+    "hf",
+    "ops",
+    "processing",
+    "quantize",
+    "reference",
+)
 
 __all__ = ["Answer", "Box", "Boxes", "TinyGPTV", "TinyGPTVError", "accelerate", "convert", "errors"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..env import read_settings
 from ..errors import InvalidArgumentError, UnsupportedError
+from ..memory import read_memory
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,7 @@ def accelerate(
     optimize_memory: empty the torch model's weights as they are packed. The torch model cannot be used afterwards.
     threads: None takes TINYGPTV_THREADS, else the physical cores. max_sequences: that the engine runs side by side;
     others wait. kv_tokens: positions in each of the two caches, of the engine and of the loop; None takes full contexts
-    for max_sequences, at most half of the free memory. Reserved memory is not touched before it is used.
+    for max_sequences, at most half of the free memory for both. It is reserved, and not touched before it is used.
 
     Raises InvalidArgumentError for a wrong argument, UnsupportedError naming the field of the model's config, or the
     tensor, that cannot be run, CheckpointError for unusable weights, CapacityError without the memory.
@@ -55,7 +56,9 @@ def accelerate(
     model = hf_or_original_model
     check_model(model)
     if model.training and dropouts(model.config):
-        raise InvalidArgumentError(f"model is in training with {dropouts(model.config)[0]}, expected model.eval() first")
+        raise InvalidArgumentError(
+            f"model is in training with {dropouts(model.config)[0]}, expected model.eval() first"
+        )
     started = time.perf_counter()
     shape = read_shape(model.config, [], rms_norm_eps=_rms_norm_eps(model))  # the family and its fields come first
     state = read_state(model)
@@ -64,7 +67,8 @@ def accelerate(
     model_dtype = state["text.embed.weight"].dtype
     weights = pack(state, shape.text, shape.kv_heads, forms, free=optimize_memory)
     kv_kind = KV_KINDS[forms.kv_dtype("auto")]
-    tokens = kv_tokens or choose_kv_tokens(shape.text, kv_kind, max_sequences)
+    free = read_memory().usable_bytes // 2  # for each of the two caches
+    tokens = kv_tokens or choose_kv_tokens(shape.text, kv_kind, max_sequences, free)
     settings = read_settings()
     count = threads or settings.threads or 0
     facts = {"quantization": quantization, "dtype": forms.dtype, "packing_s": time.perf_counter() - started}

@@ -39,7 +39,9 @@ def read_shape(config: Any, names: Collection[str], *, rms_norm_eps: float = 1e-
         raise UnsupportedError(f"model.config.hidden_act is {config.hidden_act!r}, expected one of {_ACTIVATIONS}")
     heads, width = config.num_attention_heads, config.hidden_size
     if width % heads:
-        raise UnsupportedError(f"model.config.hidden_size is {width}, expected a multiple of num_attention_heads={heads}")
+        raise UnsupportedError(
+            f"model.config.hidden_size is {width}, expected a multiple of num_attention_heads={heads}"
+        )
     head_dim = getattr(config, "head_dim", None) or width // heads
     if head_dim * heads != width:
         raise UnsupportedError(f"model.config.head_dim is {head_dim}, expected hidden_size/heads={width // heads}")
@@ -51,8 +53,8 @@ def read_shape(config: Any, names: Collection[str], *, rms_norm_eps: float = 1e-
     rotary = int(head_dim * rope["partial_rotary_factor"])
     if rotary % 2 or not 0 < rotary <= head_dim:
         raise UnsupportedError(
-            f"model.config.partial_rotary_factor is {rope['partial_rotary_factor']}: {rotary} of {head_dim} dimensions, "
-            "expected an even number above 0"
+            f"model.config.partial_rotary_factor is {rope['partial_rotary_factor']}, which is {rotary} of {head_dim} "
+            "dimensions, expected an even number above 0"
         )
     try:
         text = TextConfig(

@@ -81,6 +81,28 @@ def check_generate(given: Mapping[str, Any], config: GenerationConfig | None) ->
             raise InvalidArgumentError(f"{name} is on {value.device}, expected the CPU, where the weights are")
 
 
+def pads_right(given: Mapping[str, Any], config: GenerationConfig | None, default: GenerationConfig) -> bool:
+    """Whether the last column of the prompt is padding in some row: by attention_mask, or where there is none by the
+    rule transformers infers one with (the padding id occurs, and ends no row)."""
+    mask = given.get("attention_mask")
+    if mask is not None:
+        return mask.dim() == 2 and bool((mask[:, -1:] == 0).any())
+    ids = given.get("inputs", given.get("input_ids"))
+    if ids is None or ids.is_floating_point() or ids.dim() != 2 or given.get("inputs_embeds") is not None:
+        return False
+    pad, eos = (_setting(name, given, config, default) for name in ("pad_token_id", "eos_token_id"))
+    if pad is None or pad in torch.as_tensor([] if eos is None else eos).flatten().tolist():
+        return False
+    return bool((ids[:, -1:] == pad).any())
+
+
+def _setting(name: str, given: Mapping[str, Any], config: GenerationConfig | None, default: GenerationConfig) -> Any:
+    for value in (given.get(name), getattr(config, name, None), getattr(default, name, None)):
+        if value is not None:
+            return value
+    return None
+
+
 def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raises InvalidArgumentError for the first name that is not known, naming the nearest."""
     known = sorted(set(known))

@@ -1,4 +1,4 @@
-"""transformers' ``past_key_values`` over sequences of the native cache. Knows rows and masks, not how tokens are chosen."""
+"""transformers' ``past_key_values`` over native sequences. Knows rows and masks, not how tokens are chosen."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def make_batch(
     name, rank = ("input_ids", 2) if ids is not None else ("inputs_embeds", 3)
     if not isinstance(given, Tensor) or given.dim() != rank or given.shape[0] < 1 or given.shape[1] < 1:
         shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise InvalidArgumentError(f"{name} is {shape}, expected a tensor [B, T{', C' if rank == 3 else ''}], B, T >= 1")
+        raise InvalidArgumentError(
+            f"{name} is {shape}, expected a tensor [B, T{', C' if rank == 3 else ''}], B, T >= 1"
+        )
     rows, columns = given.shape[:2]
     if ids is not None:
         _check_ids(ids, text)
@@ -71,7 +73,9 @@ def _new_mask(mask: Tensor | None, rows: int, columns: int, past: Tensor) -> Ten
             raise InvalidArgumentError("attention_mask is not given, expected one: past_key_values has padding in it")
         return torch.ones((rows, columns), dtype=torch.bool)
     if mask.dim() != 2:
-        raise UnsupportedError(f"attention_mask is {list(mask.shape)}, expected [B, T]: others than padding cannot be run")
+        raise UnsupportedError(
+            f"attention_mask is {list(mask.shape)}, expected [B, T]: others than padding cannot be run"
+        )
     total = past.shape[1] + columns
     if tuple(mask.shape) != (rows, total):
         raise InvalidArgumentError(f"attention_mask is {list(mask.shape)}, expected {[rows, total]}")

@@ -1,8 +1,8 @@
 """The object that ``accelerate`` returns: a model of transformers whose forward pass and decoding are native.
 
-Two routes, and ``last_route`` says which one answered: the engine answers a call whole where what transformers built
-of it (processors, criteria) is what the engine does; everything else runs in transformers' own loop, over native
-forward passes. Both are exact.
+``last_route`` says what answered: the engine answers a call whole ("native") where what transformers built of it
+(processors, criteria) is what the engine does; everything else runs in transformers' own loop ("loop") over native
+forward passes. Prompts padded on the right alone go to the torch model ("torch"). All of them are exact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -30,6 +29,9 @@ from .sequences import Sequences
 
 NATIVE = "native"
 LOOP = "loop"
+TORCH = "torch"
+_PAD_LEFT = "pad on the left, padding_side='left' of the tokenizer"
+_NEEDS_TORCH = "which needs the torch model (quantization='none', optimize_memory=False, no past_key_values)"
 
 _log = logging.getLogger("tinygptv_fast")
 
@@ -100,6 +102,22 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
             raise UnsupportedError("train() cannot be done: train the torch model and accelerate it again")
         return self
 
+    def cuda(self, *args: Any, **kwargs: Any) -> AcceleratedPhi:
+        """As ``to("cuda")``."""
+        return self.to("cuda")
+
+    def half(self, *args: Any) -> AcceleratedPhi:
+        """As ``to(torch.float16)``."""
+        return self.to(torch.float16)
+
+    def bfloat16(self, *args: Any) -> AcceleratedPhi:
+        """As ``to(torch.bfloat16)``."""
+        return self.to(torch.bfloat16)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Raises UnsupportedError: there are no parameters."""
+        raise UnsupportedError("save_pretrained() cannot be done: save the torch model and accelerate it again")
+
     def get_input_embeddings(self) -> Any:
         """The torch model's embedding. Raises UnsupportedError once that was freed."""
         if not self._source:
@@ -159,6 +177,8 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
             arguments.check_generate({**given, **kwargs}, generation_config)
             arguments.check_cache(kwargs.get("past_key_values"), self._pool)
             kwargs.pop("cache_implementation", None)  # checked: it asks for nothing
+            if arguments.pads_right({**given, **kwargs}, generation_config, self.generation_config):
+                return self._generate_by_torch(generation_config, {**given, **kwargs})
             if kwargs.get("past_key_values") is None and self._uses_cache(generation_config, kwargs):
                 own = kwargs["past_key_values"] = NativeCache(self._pool)
             self._route(LOOP, "a way of decoding of transformers' own")
@@ -172,6 +192,15 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
         finally:
             if own is not None and getattr(result, "past_key_values", None) is not own:
                 own.release()
+
+    def _generate_by_torch(self, config: Any, given: dict[str, Any]) -> Any:
+        """Of a row with padding on its right, transformers takes the first token from a query at the padding, which
+        sees the row but not itself, and counts positions as its version does. Nothing native computes that."""
+        if not self._source or given.get("past_key_values") is not None:
+            raise UnsupportedError(f"attention_mask has padding on the right, {_NEEDS_TORCH}: {_PAD_LEFT}")
+        self._route(TORCH, "padding is on the right")
+        _log.warning("a prompt padded on the right runs in the torch model, at its speed: %s", _PAD_LEFT)
+        return self._source[0].generate(generation_config=config, **given)
 
     def _uses_cache(self, config: Any, kwargs: Mapping[str, Any]) -> bool:
         asked = kwargs.get("use_cache")
@@ -262,14 +291,11 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
         cache = NativeCache(self._pool) if past_key_values is None else past_key_values
         keep = logits_to_keep if isinstance(logits_to_keep, int) else 0
         batch = forward.make_batch(input_ids, inputs_embeds, attention_mask, cache.mask, keep, self.text)
-        is_prompt = not cache.rows
+        if keep == 1 and not bool(batch.mask[:, -1].all()):
+            raise UnsupportedError(f"attention_mask has padding in its last column: {_PAD_LEFT}")
         logits = forward.run(batch, cache, self.text)
-        try:
-            if keep == 1 and not bool(batch.mask[:, -1].all()):
-                self._ask_padding(logits, batch, is_prompt)
-        finally:
-            if past_key_values is None and use_cache is False:
-                cache.release()
+        if past_key_values is None and use_cache is False:
+            cache.release()
         if isinstance(logits_to_keep, Tensor):
             logits = logits[:, logits_to_keep]
         output = CausalLMOutputWithPast(
@@ -277,34 +303,9 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
         )
         return output.to_tuple() if return_dict is False else output
 
-    def _ask_padding(self, logits: Tensor, batch: forward.Batch, is_prompt: bool) -> None:
-        """The last column of some rows is padding, and transformers takes their first token from it: logits of a query
-        that sees the row but not itself. Nothing native computes that, so the torch model does."""
-        if not self._source or not is_prompt:
-            raise UnsupportedError(
-                "attention_mask has padding on the right, which needs the torch model beside (quantization='none', "
-                "optimize_memory=False, no past_key_values): pad on the left, padding_side='left' of the tokenizer"
-            )
-        rows = ~batch.mask[:, -1]
-        mask = batch.mask[rows].long()
-        at = (mask.cumsum(1) - 1).masked_fill(mask == 0, _PADDING_POSITION)
-        given = {"input_ids": batch.ids} if batch.ids is not None else {"inputs_embeds": batch.embeddings}
-        with torch.no_grad():
-            out = self._source[0](
-                **{name: value[rows] for name, value in given.items() if value is not None},
-                attention_mask=mask,
-                position_ids=at,
-                use_cache=False,
-            )
-        logits[rows, -1] = out.logits[:, -1].float()
-
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the accelerated model is closed")
-
-
-# Which position transformers gives to padding.
-_PADDING_POSITION = 0 if int(transformers.__version__.split(".")[0]) >= 5 else 1
 
 
 def check_model(model: Any) -> None:
@@ -313,7 +314,8 @@ def check_model(model: Any) -> None:
         raise InvalidArgumentError("model is accelerated already")
     if hasattr(model, "peft_config"):
         raise UnsupportedError(f"model is {type(model).__name__} with an adapter, expected model.merge_and_unload()")
-    if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
-        raise InvalidArgumentError(f"model is {type(model).__name__}, expected a PhiForCausalLM of transformers")
+    hint = ", here model.llama_model" if hasattr(model, "llama_model") else ""
+    if hint or not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+        raise InvalidArgumentError(f"model is {type(model).__name__}, expected a PhiForCausalLM of transformers{hint}")
     if not hasattr(model, "generation_config"):
         raise InvalidArgumentError(f"model is {type(model).__name__}, which does not generate; expected PhiForCausalLM")

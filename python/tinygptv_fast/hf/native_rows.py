@@ -112,7 +112,7 @@ def _strange(call: Call) -> str | None:
         eos = _ids(one)
         if eos and set(eos) != set(call.eos_ids):
             return "a minimum length for other ids than eos_token_id"
-        if getattr(one, "prompt_ignore_length", None):
+        if _ignored(one, call) is None:
             return "prompt_ignore_length of the repetition penalty"
         if getattr(one, "min_tokens_to_keep", 1) != 1 or getattr(one, "filter_value", -np.inf) != -np.inf:
             return f"settings of {type(one).__name__}"
@@ -126,9 +126,24 @@ def _strange(call: Call) -> str | None:
     return "stopping criteria that are given twice" if len(set(criteria)) < len(criteria) else None
 
 
+def _ignored(penalty: Any, call: Call) -> list[int] | None:
+    """How many ids at the start of each row a repetition penalty does not see; None if it is no such number."""
+    rows, columns = call.input_ids.shape
+    given = getattr(penalty, "prompt_ignore_length", None)
+    counts = [given or 0] * rows if given is None or isinstance(given, int) else torch.as_tensor(given).tolist()
+    fits = len(counts) == rows and all(0 <= count <= columns for count in counts)
+    return [int(count) for count in counts] if fits else None
+
+
+def _histories(call: Call) -> list[tuple[int, ...]]:
+    """The ids of each row that the penalty sees before the generated ones; as in transformers, padding counts."""
+    penalty = call.found(_PENALTIES).get(_PENALTIES[0])
+    ignored = _ignored(penalty, call) or [0] * call.input_ids.shape[0]
+    return [tuple(row[count:]) for row, count in zip(call.input_ids.tolist(), ignored, strict=True)]
+
+
 def options_of(call: Call, history: tuple[int, ...], seed: int) -> GenerationOptions:
-    """The engine's settings of one row. history: the ids that transformers' penalties see before the generated ones,
-    which is the whole row of ``input_ids``, padding and all."""
+    """The engine's settings of one row. history: the ids that the repetition penalty sees before the generated ones."""
     found = call.found((*_PENALTIES, *_WARPERS))
     value = {name: getattr(found.get(owner), field, None) for name, owner, field in _FIELDS}
     columns = int(call.input_ids.shape[1])
@@ -169,7 +184,7 @@ def answer(call: Call, backend: NativeBackend) -> Tensor:
     seeds = [0] * rows
     if call.config.do_sample:  # of torch's own generator, so that torch.manual_seed repeats them
         seeds = torch.randint(0, 2**63 - 1, (rows,), dtype=torch.int64).tolist()
-    histories = [tuple(row) for row in call.input_ids.tolist()]
+    histories = _histories(call)
     work = [(_prompt(call, row), options_of(call, histories[row], seeds[row])) for row in range(rows)]
     streamer = call.streamer
     put = None if streamer is None else lambda token: streamer.put(torch.tensor([token]))
