@@ -16,7 +16,7 @@ from tinygptv_fast.errors import CapacityError, InvalidArgumentError, Unsupporte
 from tinygptv_fast.hf.cache import NativeCache
 from tinygptv_fast.hf.model import AcceleratedPhi
 
-GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": []}
+GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": 119}
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -134,5 +134,6 @@ def test_capacity_is_said_and_nothing_kept(phi: PhiForCausalLM) -> None:
     with tgv.accelerate(phi, kv_tokens=32, threads=1) as tiny, pytest.raises(CapacityError, match="kv_tokens is 32"):
         tiny.generate(prompts("one").ids, **{**GREEDY, "max_new_tokens": 60})
     with tgv.accelerate(phi, kv_tokens=2048, threads=1) as ours:
-        with pytest.raises(UnsupportedError, match="129 positions"):
-            ours.generate(prompts("one").ids, num_beams=2, **{**GREEDY, "max_new_tokens": 123})
+        keywords = {**GREEDY, "max_new_tokens": 123, "eos_token_id": [], "return_dict_in_generate": True}
+        with pytest.raises(UnsupportedError, match=r"129 positions.*max_position_embeddings is 128"):
+            ours.generate(prompts("one").ids, **keywords)

@@ -27,7 +27,7 @@ from tinygptv_fast.generate.loading import locate
 from tinygptv_fast.hf.model import AcceleratedPhi
 
 WAIT_S = 60.0  # far more than any of these takes: only a hang ends so
-GREEDY: dict[str, Any] = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": []}
+GREEDY: dict[str, Any] = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": 119}
 
 
 class Recorder(BaseStreamer):
@@ -200,27 +200,34 @@ def own() -> Iterator[AcceleratedPhi]:
 @pytest.mark.parametrize("beams", [1, 2], ids=["native", "loop"])
 def test_closing_ends_what_runs(beams: int, own: AcceleratedPhi) -> None:
     errors: list[BaseException] = []
-    started = threading.Event()
+    started, closed = threading.Event(), threading.Event()
 
-    class Started(LogitsProcessor):
+    class Waiting(LogitsProcessor, BaseStreamer):
+        """In the middle of a call while the model is closed."""
+
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-            started.set()
+            self.put(scores)
             return scores
+
+        def put(self, value: Tensor) -> None:
+            started.set()
+            closed.wait(WAIT_S)
+
+        def end(self) -> None:
+            pass
 
     def work() -> None:
         try:
-            extra = {"logits_processor": [Started()]} if beams > 1 else {}
+            extra = {"logits_processor": [Waiting()]} if beams > 1 else {"streamer": Waiting()}
             own.generate(prompts("one").ids, **{**GREEDY, "max_new_tokens": 4000}, num_beams=beams, **extra)
         except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
-    while beams == 1 and not started.is_set() and thread.is_alive():
-        if own.stats()["generated_tokens"]:
-            started.set()
-    started.wait(WAIT_S)
+    assert started.wait(WAIT_S)
     own.close()
+    closed.set()
     thread.join(WAIT_S)
     assert not thread.is_alive() and isinstance(errors[0], ClosedError)
     for use in (lambda: own.generate(prompts("one").ids, max_new_tokens=2), lambda: own(prompts("one").ids)):

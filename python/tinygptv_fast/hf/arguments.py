@@ -15,6 +15,20 @@ from .cache import NativeCache
 
 QUANTIZATIONS = ("none", "int8", "int4")
 DTYPES = ("float32", "bfloat16")
+# name: what it is, its least and its greatest value. Of the rest transformers complains.
+_RANGES: Mapping[str, tuple[str, float, float | None]] = {
+    "num_beams": ("an integer", 1, None),
+    "num_return_sequences": ("an integer", 1, None),
+    "max_new_tokens": ("an integer", 1, None),
+    "max_length": ("an integer", 1, None),
+    "min_new_tokens": ("an integer", 0, None),
+    "min_length": ("an integer", 0, None),
+    "top_k": ("an integer", 0, None),
+    "temperature": ("a number", 0, None),
+    "top_p": ("a number", 0, 1),
+    "min_p": ("a number", 0, 1),
+}
+
 OPTIONAL = (
     "output_attentions",
     "output_hidden_states",
@@ -65,20 +79,47 @@ _UNSUPPORTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def check_generate(given: Mapping[str, Any], config: GenerationConfig | None) -> None:
-    """given: every argument of a call of ``generate`` by name. config: the configuration it starts from. Raises
-    InvalidArgumentError for a name that nothing has, with the nearest one; UnsupportedError for what cannot be run."""
-    known = {*_OF_GENERATE, *_UNSUPPORTED, *vars(GenerationConfig()), *vars(config or GenerationConfig())}
-    check_names("generate", given, (name for name in known if not name.startswith("_")))
+def check_generate(given: Mapping[str, Any], config: Any, default: GenerationConfig) -> None:
+    """given: every argument of a call of ``generate`` by name. config: its ``generation_config``; default: the model's.
+    Raises InvalidArgumentError for a name that nothing has, with the nearest one; UnsupportedError for what cannot be
+    run."""
     if config is not None and not isinstance(config, GenerationConfig):
         raise InvalidArgumentError(f"generation_config is {type(config).__name__}, expected a GenerationConfig")
-    check_supported({**(vars(config) if config else {}), **{k: v for k, v in given.items() if v is not None}})
+    base = {**vars(default), **(vars(config) if config is not None else {})}
+    known = {*_OF_GENERATE, *_UNSUPPORTED, *vars(GenerationConfig()), *base}
+    check_names("generate", given, (name for name in known if not name.startswith("_")))
+    check_supported({**base, **{name: value for name, value in given.items() if value is not None}})
+    for name, (kind, low, high) in _RANGES.items():
+        _check_range(name, given.get(name), kind, low, high)
     for name in ("inputs", "input_ids", "attention_mask", "inputs_embeds"):
         value = given.get(name)
         if value is not None and not isinstance(value, torch.Tensor):
             raise InvalidArgumentError(f"{name} is {type(value).__name__}, expected a torch.Tensor")
         if value is not None and value.device.type != "cpu":
             raise InvalidArgumentError(f"{name} is on {value.device}, expected the CPU, where the weights are")
+    _check_mask(given)
+
+
+def _check_range(name: str, value: Any, kind: str, low: float, high: float | None) -> None:
+    types = (int,) if kind == "an integer" else (int, float)
+    if value is None or (type(value) in types and low <= value and (high is None or value <= high)):
+        return
+    expected = f"{kind} >= {low}" if high is None else f"{kind} in {low}..{high}"
+    raise InvalidArgumentError(f"{name} is {value!r}, expected {expected}")
+
+
+def _check_mask(given: Mapping[str, Any]) -> None:
+    """Of a call that begins a cache: one that goes on has columns of its own, and is checked when it runs."""
+    mask = given.get("attention_mask")
+    prompts = [given[name] for name in ("inputs_embeds", "input_ids", "inputs") if given.get(name) is not None]
+    if mask is None or mask.dim() != 2 or not prompts or given.get("past_key_values") is not None:
+        return
+    if mask.shape != prompts[0].shape[:2]:
+        raise InvalidArgumentError(f"attention_mask is {list(mask.shape)}, expected {list(prompts[0].shape[:2])}")
+    empty = (mask == 0).all(1)
+    if bool(empty.any()):
+        row = int(empty.nonzero()[0])
+        raise InvalidArgumentError(f"attention_mask[{row}] is all 0, expected at least one position per row")
 
 
 def pads_right(given: Mapping[str, Any], config: GenerationConfig | None, default: GenerationConfig) -> bool:

@@ -174,7 +174,7 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
         result: Any = None
         try:
             self._check_open()
-            arguments.check_generate({**given, **kwargs}, generation_config)
+            arguments.check_generate({**given, **kwargs}, generation_config, self.generation_config)
             arguments.check_cache(kwargs.get("past_key_values"), self._pool)
             kwargs.pop("cache_implementation", None)  # checked: it asks for nothing
             if arguments.pads_right({**given, **kwargs}, generation_config, self.generation_config):
@@ -203,6 +203,8 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
         return self._source[0].generate(generation_config=config, **given)
 
     def _uses_cache(self, config: Any, kwargs: Mapping[str, Any]) -> bool:
+        if kwargs.get("inputs_embeds") is not None:
+            return True  # transformers sees to it that they are fed once, whatever was asked
         asked = kwargs.get("use_cache")
         for source in (config, self.generation_config):
             asked = getattr(source, "use_cache", None) if asked is None else asked
