@@ -134,14 +134,12 @@ class Stepper {
     }
   }
 
-  void run(const std::vector<Part>& parts,
-           const std::vector<std::vector<model::StepToken>>& tokens,
+  void run(const std::vector<Part>& parts, const std::vector<std::vector<model::StepToken>>& tokens,
            const std::vector<std::pair<int64_t, int64_t>>& before) {
     std::vector<model::Segment> segments;
     for (size_t i = 0; i < parts.size(); ++i) {
       const auto& [sequence, length] = before[i];
-      segments.push_back(
-          {cache_.block_table(sequence), length, tokens[i], std::get<2>(parts[i])});
+      segments.push_back({cache_.block_table(sequence), length, tokens[i], std::get<2>(parts[i])});
     }
     {
       py::gil_scoped_release release;
@@ -179,10 +177,11 @@ void bind_decoder(py::module_& module) {
            "Room for so many positions in all, if that is more than it has.")
       .def("fork", &Stepper::fork, py::arg("sequence"),
            "A sequence with the same positions and the same room, all pages shared.")
-      .def("step", &Stepper::step, py::arg("parts"), py::arg("embeddings") = py::none(),
-           "parts: (sequence, ids, rows of logits wanted) each, a sequence once; id -1 takes the\n"
-           "next row of embeddings f32 [n, C]. Returns logits f32 [rows, V]. If it raises, nothing\n"
-           "was appended.")
+      .def(
+          "step", &Stepper::step, py::arg("parts"), py::arg("embeddings") = py::none(),
+          "parts: (sequence, ids, rows of logits wanted) each, a sequence once; id -1 takes the\n"
+          "next row of embeddings f32 [n, C]. Returns logits f32 [rows, V]. If it raises, nothing\n"
+          "was appended.")
       .def("truncate", &Stepper::truncate, py::arg("sequence"), py::arg("length"),
            "Forget the positions from `length` on.")
       .def("release", &Stepper::release, py::arg("sequence"), "Give everything back.")
