@@ -319,5 +319,5 @@ def check_model(model: Any) -> None:
     hint = ", here model.llama_model" if hasattr(model, "llama_model") else ""
     if hint or not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
         raise InvalidArgumentError(f"model is {type(model).__name__}, expected a PhiForCausalLM of transformers{hint}")
-    if not hasattr(model, "generation_config"):
+    if not hasattr(model, "generation_config") or not model.can_generate():
         raise InvalidArgumentError(f"model is {type(model).__name__}, which does not generate; expected PhiForCausalLM")
