@@ -3,6 +3,6 @@
 Needs the ``hf`` extra; transformers is imported when ``accelerate`` is called, not before.
 """
 
-from .accelerate import accelerate
+from .accelerating import accelerate
 
 __all__ = ["accelerate"]

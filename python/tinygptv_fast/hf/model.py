@@ -87,7 +87,7 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
         self._check_open()
         return {**self._backend.stats(), "sequences": self._pool.counts()}
 
-    def to(self, *args: Any, **kwargs: Any) -> AcceleratedPhi:
+    def to(self, *args: Any, **kwargs: Any) -> AcceleratedPhi:  # type: ignore[override]
         """Itself, for the CPU. Raises UnsupportedError for another device or a dtype."""
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.dtype) or (
@@ -102,7 +102,7 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
             raise UnsupportedError("train() cannot be done: train the torch model and accelerate it again")
         return self
 
-    def cuda(self, *args: Any, **kwargs: Any) -> AcceleratedPhi:
+    def cuda(self, *args: Any, **kwargs: Any) -> AcceleratedPhi:  # type: ignore[override]
         """As ``to("cuda")``."""
         return self.to("cuda")
 
@@ -182,7 +182,9 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
             if kwargs.get("past_key_values") is None and self._uses_cache(generation_config, kwargs):
                 own = kwargs["past_key_values"] = NativeCache(self._pool)
             self._route(LOOP, "a way of decoding of transformers' own")
-            result = super().generate(generation_config=generation_config, **given, **kwargs)
+            result = super().generate(  # type: ignore[misc]  # of a mixin that says what it is mixed into
+                generation_config=generation_config, **given, **kwargs
+            )
             return result
         except BaseException:
             if streamer is not None:  # whoever reads it in another thread would wait for ever
@@ -228,8 +230,8 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
             self._route(NATIVE, "")
             return native_rows.answer(call, self._backend)
         self._route(LOOP, reason)
-        return super()._sample(
-            input_ids,
+        return super()._sample(  # type: ignore[misc]
+            input_ids,  # type: ignore[arg-type]
             logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
             generation_config=generation_config,
@@ -272,7 +274,7 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
         return inputs
 
     # --- one step --------------------------------------------------------------------------------------------------
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -319,5 +321,6 @@ def check_model(model: Any) -> None:
     hint = ", here model.llama_model" if hasattr(model, "llama_model") else ""
     if hint or not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
         raise InvalidArgumentError(f"model is {type(model).__name__}, expected a PhiForCausalLM of transformers{hint}")
-    if not hasattr(model, "generation_config") or not model.can_generate():
+    phi: Any = model
+    if not hasattr(phi, "generation_config") or not phi.can_generate():
         raise InvalidArgumentError(f"model is {type(model).__name__}, which does not generate; expected PhiForCausalLM")

@@ -70,22 +70,22 @@ class Sequences:
     def open(self) -> int:
         """A new, empty sequence."""
         with self._lock:
-            return self._room(lambda: self._native().start(1))
+            return self._room(lambda: self._opened().start(1))
 
     def fork(self, sequence: int) -> int:
         """One with the same positions; they share memory until one of the two goes on."""
         with self._lock:
-            return self._room(lambda: self._native().fork(sequence))
+            return self._room(lambda: self._opened().fork(sequence))
 
     def truncate(self, sequence: int, length: int) -> None:
         """Forget positions from ``length`` on."""
         with self._lock:
-            self._native().truncate(sequence, length)
+            self._opened().truncate(sequence, length)
 
     def length(self, sequence: int) -> int:
         """Positions of the sequence."""
         with self._lock:
-            return self._native().length(sequence)
+            return self._opened().length(sequence)
 
     def release(self, sequences: Iterable[int]) -> None:
         """Give them back. After ``close`` there is nothing left to give."""
@@ -98,12 +98,12 @@ class Sequences:
         """Feed all of them, each a different sequence, in as few steps as there is room for. If it raises, every
         sequence is as long as before. Raises CapacityError if the cache has no room for them."""
         with self._lock:
-            native = self._native()
+            native = self._opened()
             before = [native.length(one.sequence) for one in feeds]
             try:
                 for one, length in zip(feeds, before, strict=True):
                     room = -(-(length + one.left) // _GROWTH) * _GROWTH
-                    self._room(lambda one=one, room=room: native.extend(one.sequence, room))  # type: ignore[misc]
+                    self._room(lambda one=one, room=room: native.extend(one.sequence, room))
                 while any(one.left for one in feeds):
                     self._step(native, feeds)
             except BaseException:
@@ -114,14 +114,14 @@ class Sequences:
     def counts(self) -> dict[str, int]:
         """Pages and sequences of the cache, for tests."""
         with self._lock:
-            return self._native().counts()
+            return self._opened().counts()
 
     def close(self) -> None:
         """Free the memory of all sequences."""
         with self._lock:
             self._decoder = None
 
-    def _native(self) -> _native.Decoder:
+    def _opened(self) -> _native.Decoder:
         if self._decoder is None:
             raise ClosedError("the accelerated model is closed")
         return self._decoder
@@ -152,7 +152,8 @@ class Sequences:
             parts.append((one.sequence, ids, one.logits_of(count)))
             if rows is not None:
                 vectors.append(rows)
-        out = native.step(parts, np.ascontiguousarray(np.concatenate(vectors)) if vectors else None)
+        given: Any = np.ascontiguousarray(np.concatenate(vectors)) if vectors else None  # a buffer
+        out = native.step(parts, given)
         at = 0
         for one, count in chosen:
             rows_of = one.logits_of(count)
