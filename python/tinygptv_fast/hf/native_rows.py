@@ -30,7 +30,7 @@ _WAIT_S = 0.1
 
 @dataclass(frozen=True)
 class Call:
-    """What transformers hands to its decoding loop. columns: of the prompt, with padding."""
+    """What transformers hands to its decoding loop. input_ids int64 [B, T]; kwargs: of the forward pass."""
 
     input_ids: Tensor
     processors: Sequence[Any]
