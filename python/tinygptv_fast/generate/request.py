@@ -69,7 +69,9 @@ def check_names(where: str, given: Iterable[Any], known: Sequence[str]) -> None:
     """Raises InvalidArgumentError for names in ``given`` that are not in ``known``, with the one nearest the first."""
     unknown = [str(name) for name in given if name not in known]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, 1)
+        name = unknown[0]  # torch_dtype means dtype, though kv_dtype has more letters in common with it
+        within = [one for one in known if (len(one) > 3 and one in name) or (len(name) > 3 and name in one)]
+        near = sorted(within, key=len, reverse=True)[:1] or difflib.get_close_matches(name, known, 1)
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise InvalidArgumentError(f"{where} has unknown keys {unknown}; {meant}expected a subset of {sorted(known)}")
 
