@@ -10,7 +10,14 @@ endif()
 if(TINYGPTV_CUDA STREQUAL "native")
   set(CMAKE_CUDA_ARCHITECTURES native)
 else()
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90)  # 90 also as PTX, for later GPUs
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90a-real 90-virtual)  # PTX for what is later
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE targets)
+  if(targets MATCHES "sm_120")
+    list(APPEND CMAKE_CUDA_ARCHITECTURES 120-real)
+  else()
+    message(WARNING "This nvcc does not know sm_120: GPUs of that kind will compile the PTX of "
+                    "compute_90 at their first start. CUDA 12.8 and later know it.")
+  endif()
 endif()
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)

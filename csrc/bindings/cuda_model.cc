@@ -24,10 +24,12 @@ using Bits = py::array_t<uint16_t, py::array::c_style>;
 
 CudaForm form_of(const std::string& kind) {
   if (kind == "int4") return CudaForm::kInt4;
+  if (kind == "int8") return CudaForm::kInt8;
   if (kind == "f16") return CudaForm::kF16;
+  if (kind == "bf16") return CudaForm::kBF16;
   if (kind == "f32") return CudaForm::kF32;
-  throw InvalidArgument(
-      tgv::concat("form is '", kind.substr(0, 40), "', expected 'int4', 'f16' or 'f32' on a GPU"));
+  throw InvalidArgument(tgv::concat("form is '", kind.substr(0, 40),
+                                    "', expected 'int4', 'int8', 'bf16', 'f16' or 'f32' on a GPU"));
 }
 
 cuda::EmbeddingKind embedding_of(const std::string& kind) {
@@ -152,8 +154,9 @@ void bind_cuda_model(py::module_& module) {
       .def(py::init<const py::dict&, const py::dict&, std::string, const std::string&>(),
            py::arg("architecture"), py::arg("forms"), py::arg("id"), py::kw_only(),
            py::arg("emulation") = "",
-           "As of Weights, where a matrix is 'int4', 'f16' or 'f32' and the embedding 'int8',\n"
-           "'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library compiled for the\n"
+           "As of Weights, where a matrix is 'int4', 'int8', 'bf16', 'f16' or 'f32' and the\n"
+           "embedding 'int8', 'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library "
+           "compiled for the\n"
            "host, for tests. Raises UnsupportedError where no GPU can be used.")
       .def(
           "put_int4",
@@ -172,19 +175,19 @@ void bind_cuda_model(py::module_& module) {
             self.put(name, int8_source(self.size(name), qweight, scales));
           },
           py::arg("name"), py::arg("qweight"), py::arg("scales"),
-          "Of the embedding: qweight i8 [N, K], scales f32 [N].")
+          "qweight i8 [N, K], scales f32 [N].")
       .def(
           "put_f32",
           [](CudaWeightsHandle& self, const std::string& name, const py::buffer& values) {
             self.put(name, f32_source(self.size(name), values));
           },
-          py::arg("name"), py::arg("values"), "values f32 [N, K]; an f16 form rounds them.")
+          py::arg("name"), py::arg("values"), "values f32 [N, K]; an f16 or bf16 form rounds them.")
       .def(
           "put_bf16",
           [](CudaWeightsHandle& self, const std::string& name, const Bits& bits) {
             self.put(name, bf16_source(self.size(name), bits));
           },
-          py::arg("name"), py::arg("bits"), "Of the embedding: u16 [N, K], codes of bfloat16.")
+          py::arg("name"), py::arg("bits"), "bits u16 [N, K], codes of bfloat16.")
       .def("put_vector", &CudaWeightsHandle::put_vector, py::arg("name"), py::arg("values"),
            "values f32 [N].")
       .def_property_readonly("id", [](const CudaWeightsHandle& self) { return self.model().id(); })

@@ -15,9 +15,7 @@
 #include "bindings/bindings.h"
 #include "bindings/caller.h"
 #include "bindings/weight_sources.h"
-#include "kv/kv_cache.h"
 #include "model/cpu_backend.h"
-#include "model/decoder.h"
 #include "model/random_weights.h"
 
 namespace tgv::bindings {
@@ -218,93 +216,6 @@ void bind_weights(py::module_& module) {
           "step_bytes", [](const WeightsHandle& self) { return self.any().plan().step_bytes(); })
       .def_property_readonly("mapped",
                              [](const WeightsHandle& self) { return self.any().is_mapped(); });
-}
-
-// --- Decoder
-// -------------------------------------------------------------------------------------- The
-// decoder step with a cache of its own, one call a step: for tests and benchmarks.
-class Stepper {
- public:
-  Stepper(const std::shared_ptr<const model::Weights>& weights, const std::string& kv_kind,
-          int64_t kv_tokens, int64_t max_tokens, int64_t max_logit_rows, int threads,
-          const std::string& isa)
-      : pool_(threads_or_all(threads)),
-        cache_(cache_shape(*weights, kv_kind, kv_tokens), weights->id()),
-        decoder_(weights, cache_.storage(), pool_, {max_tokens, max_logit_rows, choose_isa(isa)}) {}
-
-  int64_t start(int64_t max_length) {
-    return cache_.reserve({std::vector<int64_t>{-++started_}, max_length - 1, 1});
-  }
-
-  // tokens of each sequence, and how many of its last rows want logits.
-  py::array_t<float> step(
-      const std::vector<std::tuple<int64_t, std::vector<int32_t>, int64_t>>& parts) {
-    std::vector<std::vector<model::StepToken>> tokens;
-    std::vector<model::Segment> segments;
-    for (const auto& [sequence, ids, logit_rows] : parts) {
-      tokens.emplace_back();
-      std::vector<int64_t> keys;
-      for (const int32_t id : ids) {
-        tokens.back().push_back({id, nullptr});
-        keys.push_back(-++started_);  // no prefix is shared
-      }
-      const int64_t first = cache_.length(sequence);
-      cache_.append(sequence, keys);
-      segments.push_back({cache_.block_table(sequence), first, tokens.back(), logit_rows});
-    }
-    {
-      py::gil_scoped_release release;
-      decoder_.step(segments);
-    }
-    for (const auto& part : parts) cache_.commit(std::get<0>(part));
-    const int64_t rows = decoder_.logit_rows(), V = decoder_.architecture().vocab;
-    py::array_t<float> out({rows, V});
-    for (int64_t row = 0; row < rows; ++row) {
-      std::copy_n(decoder_.logits(row), V, out.mutable_data(row, 0));
-    }
-    return out;
-  }
-
-  void truncate(int64_t sequence, int64_t length) { cache_.truncate(sequence, length); }
-  void release(int64_t sequence) { cache_.release(sequence); }
-  int64_t length(int64_t sequence) const { return cache_.length(sequence); }
-  size_t arena_bytes() const { return decoder_.arena_bytes(); }
-
- private:
-  static kv::Shape cache_shape(const model::Weights& weights, const std::string& kind,
-                               int64_t tokens) {
-    const model::Architecture& a = weights.plan().architecture();
-    return {(tokens + kv::kPageTokens - 1) / kv::kPageTokens, a.layers, a.heads, a.head_dim,
-            kv::parse_kind(kind)};
-  }
-
-  ThreadPool pool_;
-  kv::KVCache cache_;
-  model::Decoder decoder_;
-  int64_t started_ = 0;
-};
-
-void bind_decoder(py::module_& module) {
-  py::class_<Stepper>(
-      module, "Decoder",
-      "The decoder step alone, with a cache of its own; for tests and benchmarks, it may change\n"
-      "without notice. Not thread-safe.")
-      .def(py::init([](WeightsHandle& weights, const std::string& kv_kind, int64_t kv_tokens,
-                       int64_t max_tokens, int64_t max_logit_rows, int threads,
-                       const std::string& isa) {
-             return std::make_unique<Stepper>(weights.complete(), kv_kind, kv_tokens, max_tokens,
-                                              max_logit_rows, threads, isa);
-           }),
-           py::arg("weights"), py::kw_only(), py::arg("kv_kind") = "int8",
-           py::arg("kv_tokens") = 2048, py::arg("max_tokens") = 256, py::arg("max_logit_rows") = 16,
-           py::arg("threads") = 0, py::arg("isa") = "")
-      .def("start", &Stepper::start, py::arg("max_length"), "A new, empty sequence.")
-      .def("step", &Stepper::step, py::arg("parts"),
-           "parts: (sequence, ids, rows of logits wanted) each; returns logits f32 [rows, V].")
-      .def("truncate", &Stepper::truncate, py::arg("sequence"), py::arg("length"))
-      .def("release", &Stepper::release, py::arg("sequence"))
-      .def("length", &Stepper::length, py::arg("sequence"))
-      .def_property_readonly("arena_bytes", &Stepper::arena_bytes);
 }
 
 }  // namespace

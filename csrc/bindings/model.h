@@ -36,6 +36,8 @@ class WeightsHandle final : public ModelHandle {
   std::shared_ptr<const model::Weights> complete_;
 };
 
-void bind_cuda_model(pybind11::module_& module);  // part of bind_model: weights on a GPU
+// Parts of bind_model: weights on a GPU, the decoder step alone.
+void bind_cuda_model(pybind11::module_& module);
+void bind_decoder(pybind11::module_& module);
 
 }  // namespace tgv::bindings

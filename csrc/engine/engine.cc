@@ -168,7 +168,7 @@ int64_t Engine::Impl::submit(Submission submission) {
   }
   const auto request = std::make_shared<Request>(id, samples, deadline, options_.event_limit);
   const Context context{&cache_, limits_.architecture.vocab, backend_options_.isa,
-                        &options_.token_bytes};
+                        &options_.token_bytes, backend_->draw_limits()};
   auto job = make_job(request, std::move(submission), limits_, context, fingerprint_);
   {
     std::lock_guard lock(mutex_);

@@ -6,11 +6,40 @@
 
 namespace tgv::engine {
 
+namespace {
+
+bool penalizes(const Generate& task) {
+  return task.repetition_penalty != 1 || task.presence_penalty != 0 || task.frequency_penalty != 0;
+}
+
+// Whether a backend of these limits can draw every token of the task. It hangs on nothing else, so
+// that the log-probabilities of a request are the same bits in any company.
+bool fits(const Generate& task, const model::DrawLimits& limits) {
+  const auto within = [](const auto& list, int64_t more, int64_t most) {
+    return static_cast<int64_t>(list.size()) + more <= most;
+  };
+  return limits.draws > 0 && task.top_logprobs <= limits.top &&
+         within(task.logit_bias, 0, limits.bias) &&
+         (task.min_new_tokens == 0 || within(task.eos_ids, 0, limits.banned)) &&
+         (!penalizes(task) || within(task.history, task.max_new_tokens, limits.history));
+}
+
+std::vector<model::LogitBias> sorted_bias(const Generate& task) {
+  std::vector<model::LogitBias> sorted;
+  for (const auto& [id, value] : task.logit_bias) sorted.push_back({id, value});
+  std::ranges::stable_sort(sorted, {}, &model::LogitBias::id);
+  return sorted;
+}
+
+}  // namespace
+
 GenerateJob::GenerateJob(std::shared_ptr<Request> request, Submission&& submission, Generate&& task,
                          const Room& room, const Context& context, std::vector<int64_t> keys)
     : Job(std::move(request), std::move(submission), room, context, std::move(keys)),
       task_(std::move(task)),
       params_(params_of(task_)),
+      bias_(sorted_bias(task_)),
+      is_drawn_(fits(task_, context.draw_limits)),
       running_(task_.samples) {
   for (int64_t i = 0; i < task_.samples; ++i) {
     Sample sample{task_.history, {}, 0, StopStrings(task_.stop), {}, {}};
@@ -36,19 +65,22 @@ void GenerateJob::compute(size_t lane, int64_t token, const float* logits, Scrat
   for (int64_t i = 0; i < task_.samples; ++i) choose(i, 0, logits, scratch);
 }
 
-// The id after `ahead` further ones, which so far are guesses.
-void GenerateJob::choose(int64_t index, int64_t ahead, const float* logits, Scratch& scratch) {
-  Sample& of = sample(index);
+GenerateJob::Place GenerateJob::place(int64_t index, int64_t ahead) const {
+  const Sample& of = samples_[static_cast<size_t>(index)];
   const int64_t generated = of.generated + ahead;
-  cpu::SampleInput input;
-  input.logits = logits;
-  input.vocab = context().vocab;
-  input.history = std::span(of.seen).first(task_.history.size() + static_cast<size_t>(generated));
-  input.position = prompt_length() + generated;
+  const size_t seen = task_.history.size() + static_cast<size_t>(generated);
+  Place out{std::span(of.seen).first(seen), {}, prompt_length() + generated};
+  if (generated < task_.min_new_tokens) out.banned = task_.eos_ids;
+  return out;
+}
+
+void GenerateJob::choose(int64_t index, int64_t ahead, const float* logits, Scratch& scratch) {
+  const Place at = place(index, ahead);
+  const cpu::SampleInput input{logits, context().vocab, at.history, at.position};
   cpu::SamplingParams params = params_;
   params.sample = static_cast<uint32_t>(index);
-  if (generated < task_.min_new_tokens) params.banned = task_.eos_ids;
-  Choice& choice = of.choices[static_cast<size_t>(ahead)];
+  params.banned = at.banned;
+  Choice& choice = sample(index).choices[static_cast<size_t>(ahead)];
   choice.token = cpu::sample(input, params, scratch.sampling(), context().isa);
   choice.top.clear();
   if (task_.top_logprobs == 0 || !choice.token.finite) return;
@@ -58,6 +90,57 @@ void GenerateJob::choose(int64_t index, int64_t ahead, const float* logits, Scra
   cpu::top_logprobs(ids.data(), logprobs.data(), task_.top_logprobs, logits, input.vocab,
                     scratch.sampling(), context().isa);
   for (size_t i = 0; i < count; ++i) choice.top.emplace_back(ids[i], logprobs[i]);
+}
+
+// --- choosing: on the device -------------------------------------------------------------------
+void GenerateJob::add_draws(std::vector<model::Draw>& draws, size_t lane, int64_t token) {
+  if (has_read_prompt()) {
+    draws.push_back(draw(static_cast<int64_t>(lane), token));
+    return;
+  }
+  for (int64_t i = 0; i < task_.samples; ++i) draws.push_back(draw(i, 0));
+}
+
+model::Draw GenerateJob::draw(int64_t index, int64_t ahead) const {
+  const Place at = place(index, ahead);
+  model::Draw out;
+  out.temperature = params_.temperature;
+  out.top_p = params_.top_p;
+  out.min_p = params_.min_p;
+  out.repetition_penalty = params_.repetition_penalty;
+  out.presence_penalty = params_.presence_penalty;
+  out.frequency_penalty = params_.frequency_penalty;
+  out.top_k = params_.top_k;
+  out.seed = params_.seed;
+  out.sample = static_cast<uint32_t>(index);
+  out.position = at.position;
+  out.top = task_.top_logprobs;
+  out.bias = bias_.data();
+  out.bias_count = static_cast<int64_t>(bias_.size());
+  out.banned = at.banned.data();
+  out.banned_count = static_cast<int64_t>(at.banned.size());
+  if (!penalizes(task_)) return out;  // nobody looks at the history
+  out.history = at.history.data();
+  out.history_count = static_cast<int64_t>(at.history.size());
+  return out;
+}
+
+void GenerateJob::take_draws(size_t lane, int64_t token, std::span<const model::Drawn> drawn) {
+  if (has_read_prompt()) {
+    take(static_cast<int64_t>(lane), token, drawn[0]);
+    return;
+  }
+  for (int64_t i = 0; i < task_.samples; ++i) take(i, 0, drawn[static_cast<size_t>(i)]);
+}
+
+void GenerateJob::take(int64_t index, int64_t ahead, const model::Drawn& drawn) {
+  Choice& choice = sample(index).choices[static_cast<size_t>(ahead)];
+  choice.token = {drawn.id, drawn.logprob, drawn.id >= 0};
+  choice.top.clear();
+  if (!choice.token.finite) return;
+  for (int64_t i = 0; i < task_.top_logprobs; ++i) {
+    choice.top.emplace_back(drawn.top_ids[i], drawn.top_logprobs[i]);
+  }
 }
 
 // --- what follows from it: on the engine's thread ----------------------------------------------

@@ -19,6 +19,9 @@ class GenerateJob : public Job {
               const Room& room, const Context& context, std::vector<int64_t> keys);
 
   void compute(size_t lane, int64_t token, const float* logits, Scratch& scratch) override;
+  bool is_drawn() const override { return is_drawn_; }
+  void add_draws(std::vector<model::Draw>& draws, size_t lane, int64_t token) override;
+  void take_draws(size_t lane, int64_t token, std::span<const model::Drawn> drawn) override;
 
  protected:
   void on_prompt() override;
@@ -40,7 +43,15 @@ class GenerateJob : public Job {
   };
 
   Sample& sample(int64_t index) { return samples_[static_cast<size_t>(index)]; }
+  // What the id `ahead` further ones on is chosen by; so far those are guesses.
+  struct Place {
+    std::span<const int32_t> history, banned;
+    int64_t position;
+  };
+  Place place(int64_t index, int64_t ahead) const;
   void choose(int64_t index, int64_t ahead, const float* logits, Scratch& scratch);
+  model::Draw draw(int64_t index, int64_t ahead) const;
+  void take(int64_t index, int64_t ahead, const model::Drawn& drawn);
   bool accept(int64_t index, const Choice& choice);  // false: the sample has ended
   bool ends_with(Sample& sample, int32_t id, Reason& reason);
   void feed(int64_t index);
@@ -48,7 +59,9 @@ class GenerateJob : public Job {
   void end_sample(int64_t index);
 
   const Generate task_;
-  const cpu::SamplingParams params_;  // refers to task_
+  const cpu::SamplingParams params_;          // refers to task_
+  const std::vector<model::LogitBias> bias_;  // task_'s in the order of ids
+  const bool is_drawn_;
   std::vector<Sample> samples_;
   int64_t running_;
 };

@@ -2,7 +2,9 @@
 // and what is made of the logits. One subclass for each kind of request.
 //
 // The scheduler knows this class only. In each step it feeds some tokens of some lanes, has
-// compute() called for every row of logits (in parallel), and then fed() for every lane in turn.
+// compute() called for every row of logits (in parallel), and then fed() for every lane in turn. A
+// job whose tokens the backend draws says what to draw beforehand, and gets that in place of
+// logits.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +21,7 @@
 #include "engine/request.h"
 #include "engine/submission.h"
 #include "kv/kv_cache.h"
+#include "model/draw.h"
 #include "model/step_token.h"
 
 namespace tgv::engine {
@@ -29,6 +32,7 @@ struct Context {
   int64_t vocab = 0;
   Isa isa = Isa::kPortable;
   const std::vector<std::string>* token_bytes = nullptr;  // [V], or empty
+  model::DrawLimits draw_limits = {};                     // of the backend
 };
 
 // What one thread needs for one row of logits.
@@ -90,6 +94,16 @@ class Job {
 
   // Logits after tokens[token] of a lane. Called on any thread, for several rows at once.
   virtual void compute(size_t lane, int64_t token, const float* logits, Scratch& scratch) = 0;
+
+  // Whether the backend draws this job's tokens: then these two are called and compute() is not.
+  // The same for as long as the job lives: a device's log-probabilities are not the host's to the
+  // bit.
+  virtual bool is_drawn() const { return false; }
+  // Appends what is to be drawn after tokens[token] of a lane; the row is filled in by the caller.
+  virtual void add_draws(std::vector<model::Draw>& /*draws*/, size_t /*lane*/, int64_t /*token*/) {}
+  // What they came to.
+  virtual void take_draws(size_t /*lane*/, int64_t /*token*/,
+                          std::span<const model::Drawn> /*drawn*/) {}
 
   // So many further tokens of the lane are in the cache and their logits have been seen.
   void fed(size_t lane, int64_t count);

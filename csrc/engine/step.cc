@@ -33,7 +33,11 @@ Step::Step(model::Backend& backend, kv::KVCache& cache, ThreadPool& pool, const 
       pool_(pool),
       logit_rows_(sizes.logit_rows),
       share_(sizes.prefill_chunk),
-      scratch_(static_cast<size_t>(pool.threads()), Scratch(sizes.vocab)) {}
+      scratch_(static_cast<size_t>(pool.threads()), Scratch(sizes.vocab)) {
+  rows_.reserve(static_cast<size_t>(sizes.logit_rows));
+  draws_.reserve(static_cast<size_t>(backend.draw_limits().draws));
+  drawn_.reserve(draws_.capacity());
+}
 
 bool Step::run(const Jobs& jobs, Metrics& metrics) {
   const Time began = Clock::now();
@@ -113,7 +117,25 @@ void Step::append() {
 }
 
 // --- running it --------------------------------------------------------------------------------
+// In the order of the segments, with the draws from each.
+void Step::list_rows() {
+  rows_.clear();
+  draws_.clear();
+  for (const Part& part : parts_) {
+    const int64_t end = part.at().fed + part.count;
+    for (int64_t token = end - part.logits; token < end; ++token) {
+      const size_t first = draws_.size();
+      if (part.job->is_drawn()) part.job->add_draws(draws_, part.lane, token);
+      for (size_t i = first; i < draws_.size(); ++i) {
+        draws_[i].row = static_cast<int64_t>(rows_.size());
+      }
+      rows_.push_back({part.job, part.lane, token, first, draws_.size() - first, {}});
+    }
+  }
+}
+
 bool Step::decode(Metrics& metrics) {
+  list_rows();
   segments_.clear();
   requests_.clear();
   for (const Part& part : parts_) {
@@ -121,14 +143,15 @@ bool Step::decode(Metrics& metrics) {
     const std::span<const model::StepToken> all(lane.tokens);
     segments_.push_back(
         {cache_.block_table(lane.sequence), part.before,
-         all.subspan(static_cast<size_t>(lane.fed), static_cast<size_t>(part.count)), part.logits});
+         all.subspan(static_cast<size_t>(lane.fed), static_cast<size_t>(part.count)), part.logits,
+         !part.job->is_drawn()});
     requests_.push_back(&part.job->request());
   }
   bool is_whole = false;
   std::string error;
   try {
     watch_.begin(requests_);
-    is_whole = backend_.step(segments_, &watch_.flag());
+    is_whole = backend_.step(segments_, draws_, &watch_.flag());
     watch_.end();
   } catch (...) {
     watch_.end();
@@ -156,15 +179,13 @@ void Step::take_back() noexcept {
 
 // --- what comes out ----------------------------------------------------------------------------
 void Step::compute() {
-  rows_.clear();
-  for (const Part& part : parts_) {
-    const int64_t end = part.at().fed + part.count;
-    for (int64_t token = end - part.logits; token < end; ++token) {
-      rows_.push_back({part.job, part.lane, token, {}});
-    }
+  drawn_.clear();
+  for (size_t i = 0; i < draws_.size(); ++i) {
+    drawn_.push_back(backend_.drawn(static_cast<int64_t>(i)));
   }
   const int64_t count = static_cast<int64_t>(rows_.size());
-  if (count <= 1) {
+  const auto reads_logits = [](const Row& row) { return row.draws == 0; };
+  if (std::ranges::count_if(rows_, reads_logits) <= 1) {  // what was drawn is not worth waking for
     for (int64_t row = 0; row < count; ++row) compute_row(row, 0);
     return;
   }
@@ -176,8 +197,13 @@ void Step::compute() {
 void Step::compute_row(int64_t index, int worker) {
   Row& row = rows_[static_cast<size_t>(index)];
   try {
-    row.job->compute(row.lane, row.token, backend_.logits(index),
-                     scratch_[static_cast<size_t>(worker)]);
+    if (row.draws > 0) {
+      const std::span<const model::Drawn> all(drawn_);
+      row.job->take_draws(row.lane, row.token, all.subspan(row.first_draw, row.draws));
+    } else {
+      row.job->compute(row.lane, row.token, backend_.logits(index),
+                       scratch_[static_cast<size_t>(worker)]);
+    }
   } catch (const std::exception& error) {
     row.error = error.what();
     if (row.error.empty()) row.error = "an unknown error";

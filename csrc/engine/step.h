@@ -51,13 +51,15 @@ class Step {
   struct Row {  // of logits
     Job* job = nullptr;
     size_t lane = 0;
-    int64_t token = 0;  // of the lane
-    std::string error;  // of compute()
+    int64_t token = 0;                 // of the lane
+    size_t first_draw = 0, draws = 0;  // of a job that is drawn
+    std::string error;                 // of compute() or take_draws()
   };
 
   void plan(const Jobs& jobs);
   void plan_prompts(std::span<Job* const> jobs);
   void append();
+  void list_rows();
   bool decode(Metrics& metrics);
   void take_back() noexcept;
   void compute();
@@ -79,6 +81,8 @@ class Step {
   std::vector<Request*> requests_;
   std::vector<model::Segment> segments_;
   std::vector<Row> rows_;
+  std::vector<model::Draw> draws_;
+  std::vector<model::Drawn> drawn_;  // what they came to
 };
 
 }  // namespace tgv::engine

@@ -258,6 +258,24 @@ SequenceId KVCache::fork(SequenceId id) {
   return next_id_++;
 }
 
+void KVCache::extend(SequenceId id, int64_t max_length) {
+  Sequence& sequence = at(id);
+  if (max_length <= sequence.max_length) return;
+  if (sequence.forks_left > 0) {
+    throw InvalidArgument(concat("sequence ", id, " has ", sequence.forks_left,
+                                 " forks reserved, expected 0 to extend it"));
+  }
+  const int64_t needed = pages_for(max_length) - sequence.max_pages();
+  if (needed > room()) {
+    throw CapacityError(concat("extending sequence ", id, " to ", max_length, " positions needs ",
+                               needed, " more pages, and ", room(), " of ", shape().pages,
+                               " are neither used nor promised"));
+  }
+  sequence.keys.reserve(static_cast<size_t>(max_length));
+  sequence.pages.reserve(static_cast<size_t>(pages_for(max_length)));
+  sequence.max_length = max_length;
+}
+
 // Room that truncating takes. A page given up is promised again, but comes back only if nobody else
 // holds it; and it may leave others, or this sequence in the page it then ends in, with more or
 // fewer copies to make.

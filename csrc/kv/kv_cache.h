@@ -99,6 +99,11 @@ class KVCache {
   // CapacityError). All positions must be committed.
   SequenceId fork(SequenceId id);
 
+  // Room for so many positions in all, if that is more than it has: for who cannot say at the start
+  // how long a sequence gets. Throws CapacityError if the pages are not there now, InvalidArgument
+  // while forks are reserved for `id`.
+  void extend(SequenceId id, int64_t max_length);
+
   // Forgets positions from `length` on; the room to append them again stays promised. Throws
   // InvalidArgument if length is not 0..length(), CapacityError if pages given up are shared with
   // others, so that the promise could not be kept.

@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "kv/page_store.h"
 #include "model/architecture.h"
+#include "model/draw.h"
 #include "model/segment.h"
 
 namespace tgv::model {
@@ -27,15 +28,24 @@ class Backend {
   // step.
   virtual kv::PageStore& pages() = 0;
 
-  // Runs the segments: K and V of their tokens into the pages, logits of the rows that want them.
-  // `stop` (may be null) is looked at all through the step; false: it was set and the step was
-  // given up, K, V and logits of its tokens are worthless. Put long segments first. Allocates
-  // nothing. Throws InvalidArgument if the step does not fit, SystemError if the device fails.
-  virtual bool step(std::span<const Segment> segments, const std::atomic<bool>* stop) = 0;
+  // What draws it takes. The same for as long as it lives.
+  virtual DrawLimits draw_limits() const = 0;
+
+  // Runs the segments: K and V of their tokens into the pages, logits of the rows that want them;
+  // then the draws, from rows of any segments. `stop` (may be null) is looked at all through the
+  // step; false: it was set and the step was given up, K, V, logits and draws of its tokens are
+  // worthless. Put long segments first. Allocates nothing. Throws InvalidArgument if the step does
+  // not fit, SystemError if the device fails.
+  virtual bool step(std::span<const Segment> segments, std::span<const Draw> draws,
+                    const std::atomic<bool>* stop) = 0;
 
   // [V] of row `row` of the last step, in the order of the segments, in the host's memory until the
-  // next step. Any thread. Throws InvalidArgument.
+  // next step. Any thread. Throws InvalidArgument, for a row of a segment that reads none as well.
   virtual const float* logits(int64_t row) const = 0;
+
+  // What draw `index` of the last step came to; valid until the next. Any thread. Throws
+  // InvalidArgument.
+  virtual Drawn drawn(int64_t index) const = 0;
 
   virtual int64_t arena_bytes() const = 0;  // what steps are computed in
 };

@@ -17,13 +17,25 @@ class CpuBackend final : public Backend {
                  {options.max_tokens, options.max_logit_rows, options.isa}) {}
 
   kv::PageStore& pages() override { return storage_; }
-  bool step(std::span<const Segment> segments, const std::atomic<bool>* stop) override {
+  DrawLimits draw_limits() const override { return {}; }
+  bool step(std::span<const Segment> segments, std::span<const Draw> draws,
+            const std::atomic<bool>* stop) override {
+    refuse_draws(draws.size());
     return decoder_.step(segments, stop);
   }
   const float* logits(int64_t row) const override { return decoder_.logits(row); }
+  Drawn drawn(int64_t index) const override {
+    throw InvalidArgument(concat("draw is ", index, ", the CPU's steps have none"));
+  }
   int64_t arena_bytes() const override { return static_cast<int64_t>(decoder_.arena_bytes()); }
 
  private:
+  static void refuse_draws(size_t count) {
+    if (count == 0) return;
+    throw InvalidArgument(
+        concat("a step of ", count, " draws, expected 0: the CPU's logits are in reach"));
+  }
+
   kv::Storage storage_;
   Decoder decoder_;
 };

@@ -75,28 +75,50 @@ class CudaBackend final : public Backend, private kv::PageStore {
 
   kv::PageStore& pages() override { return *this; }
 
-  bool step(std::span<const Segment> segments, const std::atomic<bool>* stop) override {
-    logit_rows_ = 0;
+  DrawLimits draw_limits() const override {
+    DrawLimits limits;
+    table_.draw_limits(runner_, &limits);
+    return limits;
+  }
+
+  bool step(std::span<const Segment> segments, std::span<const Draw> draws,
+            const std::atomic<bool>* stop) override {
+    results_ = {};
     segments_.clear();
-    int64_t rows = 0;
     for (const Segment& s : segments) {
       segments_.push_back({s.block_table.data(), static_cast<int64_t>(s.block_table.size()),
                            s.first_position, s.tokens.data(), static_cast<int64_t>(s.tokens.size()),
-                           s.logit_rows});
-      rows += s.logit_rows;
+                           s.logit_rows, s.reads_logits});
     }
-    int32_t is_whole = 0;
-    call(table_.step, runner_, segments_.data(), static_cast<int64_t>(segments_.size()), stop,
-         &is_whole, &logits_);
-    logit_rows_ = is_whole ? rows : 0;
-    return is_whole != 0;
+    draws_ = static_cast<int64_t>(draws.size());
+    call(table_.step, runner_, segments_.data(), static_cast<int64_t>(segments_.size()),
+         draws.data(), draws_, stop, &results_);
+    return results_.is_whole != 0;
   }
 
   const float* logits(int64_t row) const override {
-    if (row < 0 || row >= logit_rows_) {
-      throw InvalidArgument(concat("logit row is ", row, ", the last step had ", logit_rows_));
+    int64_t rows = 0;
+    for (const DeviceSegment& s : segments_) {
+      if (row >= rows && row < rows + s.logit_rows && !s.reads_logits) {
+        throw InvalidArgument(concat("logit row is ", row, ", of a segment that reads none"));
+      }
+      rows += s.logit_rows;
     }
-    return logits_ + row * vocab_;
+    if (!results_.is_whole) rows = 0;
+    if (row < 0 || row >= rows) {
+      throw InvalidArgument(concat("logit row is ", row, ", the last step had ", rows));
+    }
+    return results_.logits + row * vocab_;
+  }
+
+  Drawn drawn(int64_t index) const override {
+    const int64_t draws = results_.is_whole ? draws_ : 0;
+    if (index < 0 || index >= draws) {
+      throw InvalidArgument(concat("draw is ", index, ", the last step had ", draws));
+    }
+    const int64_t top = index * results_.top;
+    return {results_.ids[index], results_.logprobs[index], results_.top_ids + top,
+            results_.top_logprobs + top};
   }
 
   int64_t arena_bytes() const override { return table_.arena_bytes(runner_); }
@@ -112,9 +134,10 @@ class CudaBackend final : public Backend, private kv::PageStore {
   const kv::Shape shape_;
   const int64_t vocab_;
   CudaRunnerHandle* runner_ = nullptr;
-  std::vector<DeviceSegment> segments_;  // of the step that runs
-  const float* logits_ = nullptr;        // of the last one, [logit_rows_, V]
-  int64_t logit_rows_ = 0;
+  // of the last step, or the one that runs
+  std::vector<DeviceSegment> segments_;
+  int64_t draws_ = 0;
+  CudaStepResults results_;
 };
 
 }  // namespace

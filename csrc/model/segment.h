@@ -14,7 +14,8 @@ struct Segment {
   std::span<const int32_t> block_table;  // covers first_position + tokens.size() positions
   int64_t first_position = 0;
   std::span<const StepToken> tokens;
-  int64_t logit_rows = 0;  // logits are wanted for this many of its last tokens
+  int64_t logit_rows = 0;    // logits are wanted for this many of its last tokens
+  bool reads_logits = true;  // on the host, too; false: draws alone are made of them
 };
 
 }  // namespace tgv::model

@@ -36,6 +36,7 @@ struct Tensor {
   std::vector<uint16_t> scales;
   std::vector<int8_t> int8;
   std::vector<float> row_scales;
+  std::vector<uint16_t> bf16;
 };
 
 struct Model {
@@ -75,6 +76,31 @@ std::vector<float> make_int4(Tensor& t, const CudaTensor& shape, std::mt19937& r
   return values;
 }
 
+// Levels of deviation 73.6.
+std::vector<float> make_int8(Tensor& t, const CudaTensor& shape, std::mt19937& random) {
+  const size_t N = static_cast<size_t>(shape.rows), K = static_cast<size_t>(shape.columns);
+  std::uniform_real_distribution<float> spread(0.75f, 1.25f);
+  std::vector<float> values;
+  for (size_t n = 0; n < N; ++n) {
+    t.row_scales.push_back(spread(random) / 73.6f / std::sqrt(static_cast<float>(K)));
+    for (size_t k = 0; k < K; ++k) {
+      t.int8.push_back(static_cast<int8_t>(static_cast<int>(random() % 255) - 127));
+      values.push_back(t.int8.back() * t.row_scales.back());
+    }
+  }
+  return values;
+}
+
+std::vector<float> make_bfloat16(Tensor& t, const CudaTensor& shape, std::mt19937& random) {
+  std::normal_distribution<float> normal(0.0f, 1 / std::sqrt(static_cast<float>(shape.columns)));
+  std::vector<float> values;
+  for (int64_t i = 0; i < shape.rows * shape.columns; ++i) {
+    t.bf16.push_back(float_to_bfloat16(normal(random)));
+    values.push_back(bfloat16_to_float(t.bf16.back()));
+  }
+  return values;
+}
+
 std::vector<float> make_embedding(Tensor& t, const CudaTensor& shape, std::mt19937& random) {
   const size_t C = static_cast<size_t>(shape.columns);
   std::vector<float> values;
@@ -99,21 +125,33 @@ std::vector<float> make_vector(const CudaTensor& shape, std::mt19937& random) {
   return values;
 }
 
-// The values come from int4 levels whatever the forms: all modes compute the same model.
-Model make_model(const Architecture& a, int group = 32, bool symmetric = true) {
+std::vector<float> make_matrix(Tensor& t, const CudaTensor& shape, std::mt19937& random) {
+  if (shape.form.form == CudaForm::kInt8) return make_int8(t, shape, random);
+  if (shape.form.form == CudaForm::kBF16) return make_bfloat16(t, shape, random);
+  return make_int4(t, shape, random);
+}
+
+// The values are those of the matrices as `forms` stores them: every mode can compute this model.
+Model make_model(const Architecture& a, const CudaForms& forms) {
   std::mt19937 random(7);
   Model m;
   m.architecture = a;
-  m.forms.body = m.forms.head = {CudaForm::kInt4, group, symmetric};
+  m.forms = forms;
   const CudaWeights shapes(a, m.forms);
   for (const CudaTensor& shape : shapes.tensors()) {
     Tensor t;
-    m.values[shape.name] = shape.role == Role::kMatrix      ? make_int4(t, shape, random)
+    m.values[shape.name] = shape.role == Role::kMatrix      ? make_matrix(t, shape, random)
                            : shape.role == Role::kEmbedding ? make_embedding(t, shape, random)
                                                             : make_vector(shape, random);
     m.tensors[shape.name] = std::move(t);
   }
   return m;
+}
+
+Model make_model(const Architecture& a, int group = 32, bool symmetric = true) {
+  CudaForms forms;
+  forms.body = forms.head = {CudaForm::kInt4, group, symmetric};
+  return make_model(a, forms);
 }
 
 void put(CudaWeights& weights, const Model& m, const CudaTensor& shape) {
@@ -122,7 +160,11 @@ void put(CudaWeights& weights, const Model& m, const CudaTensor& shape) {
   MatrixSource source;
   source.int4 = t.int4.data(), source.zeros = t.zeros.data(), source.scales = t.scales.data();
   source.int8 = t.int8.data(), source.row_scales = t.row_scales.data();
-  source.f32 = values.data();
+  if (shape.form.form == CudaForm::kBF16 && !t.bf16.empty()) {
+    source.bf16 = t.bf16.data();
+  } else {
+    source.f32 = values.data();
+  }
   if (shape.role == Role::kMatrix) return weights.put_matrix(shape.name, source);
   if (shape.role == Role::kEmbedding) return weights.put_embedding(source);
   weights.put_vector(shape.name, values.data(), static_cast<int64_t>(values.size()));
@@ -201,16 +243,17 @@ class Sequences {
 
 // A decoder on the device with its pages.
 struct Rig {
-  Rig(const Model& m, const CudaForms& forms, KvKind kind, CudaDecoderOptions options = {})
+  Rig(const Model& m, const CudaForms& forms, KvKind kind, CudaDecoderOptions options = {},
+      int64_t logit_rows = 64)
       : sequences(m.architecture),
         vocab(static_cast<size_t>(m.architecture.vocab)),
         storage({sequences.pages(), m.architecture.layers, m.architecture.heads,
                  m.architecture.head_dim, kind}),
-        decoder(make_weights(m, forms), storage, with_rows(options)) {}
+        decoder(make_weights(m, forms), storage, with_rows(options, logit_rows)) {}
 
-  static CudaDecoderOptions with_rows(CudaDecoderOptions options) {
+  static CudaDecoderOptions with_rows(CudaDecoderOptions options, int64_t logit_rows) {
     options.max_tokens = 128;
-    options.max_logit_rows = 64;
+    options.max_logit_rows = logit_rows;
     return options;
   }
 
@@ -251,7 +294,31 @@ std::vector<float> run_on_cpu(const Model& m, const Script& script) {
 }
 
 // --- comparison ---------------------------------------------------------------------------------
-constexpr double kExact = 5e-5;  // logits have deviation 1; f32 throughout
+double root_mean_square(const std::vector<float>& values) {
+  double sum = 0;
+  for (float value : values) sum += static_cast<double>(value) * value;
+  return std::sqrt(sum / static_cast<double>(values.size()));
+}
+
+// Of what an f32 sum of `terms` products without a pattern loses, the variance relative to the sum:
+// its first i terms are about sqrt(i) products large and lose at most a unit of that, evenly
+// spread, which is units^2 i / 3, and all of them units^2 terms^2 / 6 of terms.
+double sum_variance(double terms) { return kFloatUnit * kFloatUnit * terms / 6; }
+double roundings_variance(double count) { return kFloatUnit * kFloatUnit * count / 3; }
+
+// f32 throughout, on both sides, with sums in different orders. Products and norms of these models
+// keep norms, so what is lost anywhere arrives at the logits as large as it was, and losses that
+// know nothing of each other add their variances. Sums of a layer: its norm (mean and variance),
+// qkv, norms of q and k, q k, the softmax and v, out, the norm after it, fc1, fc2; eight roundings
+// besides at each. A logit may be at six deviations: of a million normal numbers none is.
+double exact_tolerance(const Architecture& a, const std::vector<float>& logits) {
+  const double C = static_cast<double>(a.width), F = static_cast<double>(a.mlp_width);
+  const double D = static_cast<double>(a.head_dim), T = static_cast<double>(a.max_positions);
+  const double layer = sum_variance(6 * C + 3 * D + 2 * T + F) + roundings_variance(12 * 8);
+  const double last = sum_variance(3 * C) + roundings_variance(3 * 8);
+  const double deviation = std::sqrt(2 * (static_cast<double>(a.layers) * layer + last));
+  return 6 * deviation * root_mean_square(logits);
+}
 
 // What an element of K or V is off by at most, relative to its row's root mean square: int8 by half
 // of a level, the largest of a row being about 2.7 of these.
@@ -280,12 +347,6 @@ double half_tolerance(KvKind kind, int64_t layers) {
   const double half = 0x1p-11, page = page_unit(kind);
   const double query = kind == KvKind::kBF16 ? page : half;
   return static_cast<double>(layers) * (11 * half + 2 * query + 2 * page) + 3 * half;
-}
-
-double root_mean_square(const std::vector<float>& values) {
-  double sum = 0;
-  for (float value : values) sum += static_cast<double>(value) * value;
-  return std::sqrt(sum / static_cast<double>(values.size()));
 }
 
 // Prints the largest difference: a tolerance that nothing comes near proves little.
@@ -317,6 +378,11 @@ void check_half(const char* name, const Model& m, KvKind kind, const std::vector
               half_tolerance(kind, m.architecture.layers) * root_mean_square(expected));
 }
 
+void check_exact(const char* name, const Model& m, const std::vector<float>& got,
+                 const std::vector<float>& expected) {
+  check_close(name, got, expected, exact_tolerance(m.architecture, expected));
+}
+
 // Prompts alone and beside decoding, in pieces, over a page's and a cut's edge, logits in the
 // middle of the order.
 const Script kMixed = {
@@ -330,8 +396,8 @@ const Script kMixed = {
 
 TEST(exact_mode_is_the_cpus) {
   const Model m = make_model(architecture());
-  check_close("mixed steps", Rig(m, exact_forms(), KvKind::kF32).run(kMixed), run_on_cpu(m, kMixed),
-              kExact);
+  check_exact("mixed steps", m, Rig(m, exact_forms(), KvKind::kF32).run(kMixed),
+              run_on_cpu(m, kMixed));
 }
 
 // 16 steps of columns: products whose tiles blocks share, with different numbers of counters.
@@ -341,7 +407,7 @@ TEST(exact_mode_with_tiles_that_blocks_share) {
   CudaDecoderOptions options;
   options.multiprocessors = 7;
   Rig rig(m, exact_forms(), KvKind::kF32, options);
-  check_close("D=64, C=512", rig.run(script), run_on_cpu(m, script), kExact);
+  check_exact("D=64, C=512", m, rig.run(script), run_on_cpu(m, script));
 }
 
 TEST(exact_mode_is_bit_equal_however_a_prompt_is_cut) {
@@ -377,6 +443,53 @@ TEST(asymmetric_groups_of_every_size) {
     check_half("asymmetric", m, KvKind::kF16, Rig(m, m.forms, KvKind::kF16).run(script),
                run_on_cpu(m, script));
   }
+}
+
+// Single rows, prompts in pieces, and a prompt that takes tiles of 128 tokens.
+void check_form(const char* name, CudaForm body, CudaForm head) {
+  CudaForms forms;
+  forms.body.form = body, forms.head.form = head;
+  const Model m = make_model(architecture(2), forms);
+  check_half(name, m, KvKind::kF16, Rig(m, forms, KvKind::kF16).run(kMixed), run_on_cpu(m, kMixed));
+  const Script prompt = {{{0, 90, 70}}, {{0, 1, 1}}};
+  check_half(name, m, KvKind::kI8, Rig(m, forms, KvKind::kI8, {}, 80).run(prompt),
+             run_on_cpu(m, prompt));
+}
+
+TEST(int8_weights) { check_form("int8", CudaForm::kInt8, CudaForm::kInt8); }
+
+TEST(int4_weights_with_an_int8_head) {
+  check_form("int4, int8 head", CudaForm::kInt4, CudaForm::kInt8);
+}
+
+TEST(bfloat16_weights) { check_form("bf16", CudaForm::kBF16, CudaForm::kBF16); }
+
+TEST(bfloat16_weights_given_in_float32_are_rounded) {
+  CudaForms forms;
+  forms.body.form = forms.head.form = CudaForm::kBF16;
+  Model m = make_model(architecture(1), forms);
+  const Script script = {{{0, 5, 1}}};
+  const std::vector<float> expected = Rig(m, forms, KvKind::kF16).run(script);
+  for (auto& [name, tensor] : m.tensors) {
+    if (tensor.bf16.empty()) continue;
+    tensor.bf16.clear();
+    for (float& value : m.values.at(name)) value *= 1 + 0x1p-10f;  // less than half a unit
+  }
+  CHECK(Rig(m, forms, KvKind::kF16).run(script) == expected);
+  m.values.at("text.head")[7] = INFINITY;
+  CHECK_THROWS(InvalidArgument, make_weights(m, forms),
+               "text.head holds a weight that is infinite");
+}
+
+TEST(int8_weights_do_not_depend_on_company) {
+  CudaForms forms;
+  forms.body.form = forms.head.form = CudaForm::kInt8;
+  const Model m = make_model(architecture(1), forms);
+  Rig alone(m, forms, KvKind::kF16), together(m, forms, KvKind::kF16);
+  alone.step(std::vector<Part>{{1, 9, 0}});
+  together.step(std::vector<Part>{{0, 70, 0}, {1, 9, 0}});
+  const std::vector<float> one = alone.step(std::vector<Part>{{1, 1, 1}});
+  CHECK(together.step(std::vector<Part>{{0, 1, 0}, {1, 1, 1}, {2, 1, 0}}) == one);
 }
 
 TEST(one_to_nine_decoding_rows) {
@@ -469,7 +582,7 @@ TEST(hostile_schedules) {
   const std::vector<float> expected = run_on_cpu(m, script);
   for_each_schedule([&] {
     check_half("int4", m, KvKind::kI8, Rig(m, m.forms, KvKind::kI8).run(script), expected);
-    check_close("exact", Rig(m, exact_forms(), KvKind::kF32).run(script), expected, kExact);
+    check_exact("exact", m, Rig(m, exact_forms(), KvKind::kF32).run(script), expected);
   });
 }
 
@@ -572,6 +685,13 @@ TEST(what_cannot_be_built_is_refused) {
   MatrixSource nothing;
   CHECK_THROWS(InvalidArgument, weights.put_matrix("text.head", nothing),
                "without its int4 levels");
+  CudaForms others;
+  others.body.form = CudaForm::kInt8, others.head.form = CudaForm::kBF16;
+  CudaWeights other_weights(m.architecture, others);
+  CHECK_THROWS(InvalidArgument, other_weights.put_matrix("text.layers.0.attn.qkv", nothing),
+               "without its int8 levels");
+  CHECK_THROWS(InvalidArgument, other_weights.put_matrix("text.head", nothing),
+               "without its bf16 or f32 values");
   CHECK_THROWS(InvalidArgument, weights.put_matrix("text.embed", nothing), "not of that kind");
   CHECK_THROWS(InvalidArgument, weights.put_matrix("text.tail", nothing), "'text.tail' is not");
   const std::vector<float> large(300, 1e6f);

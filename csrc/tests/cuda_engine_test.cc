@@ -11,12 +11,11 @@
 #include <thread>
 #include <vector>
 
-#include "base/float16.h"
 #include "engine/engine.h"
 #include "kernels/cuda/api.h"
-#include "model/cpu_backend.h"
 #include "model/cuda_backend.h"
 #include "tests/check.h"
+#include "tests/cuda_models.h"
 #include "tests/engine_answers.h"
 #include "tests/tolerance.h"
 
@@ -25,105 +24,6 @@ namespace {
 
 using namespace tgv::engine;
 using namespace tgv::model;
-
-constexpr int64_t kVocab = 97, kWidth = 128, kMlp = 192, kLayers = 2;
-
-Architecture architecture() {
-  Architecture a;
-  a.width = kWidth, a.layers = kLayers, a.heads = 2, a.head_dim = 64, a.rotary_dims = 32;
-  a.mlp_width = kMlp, a.vocab = kVocab, a.max_positions = 192;
-  return a;
-}
-
-// --- one model on both devices ------------------------------------------------------------------
-Forms cpu_forms() {
-  Forms forms;
-  forms.body.kind = forms.head.kind = cpu::WeightKind::kF32;
-  forms.embedding = cpu::EmbeddingKind::kF32;
-  return forms;
-}
-
-CudaForms exact_forms() {
-  CudaForms forms;
-  forms.body.form = forms.head.form = CudaForm::kF32;
-  forms.embedding = cuda::EmbeddingKind::kF32;
-  return forms;
-}
-
-// Matrices keep the size of what they multiply; embeddings and logits have deviation 1.
-std::vector<float> values_of(const Entry& entry, std::mt19937& random) {
-  const bool is_matrix = entry.role == Role::kMatrix;
-  const bool is_scale = entry.name.ends_with("norm.weight");
-  const auto rows = is_matrix ? entry.matrix.rows : entry.rows;
-  const auto columns = is_matrix ? entry.matrix.columns : entry.columns;
-  const float deviation = is_matrix                        ? 1 / std::sqrt(float(columns))
-                          : entry.role == Role::kEmbedding ? 1.0f
-                                                           : 0.1f;
-  std::normal_distribution<float> normal(is_scale ? 1.0f : 0.0f, deviation);
-  std::vector<float> values(static_cast<size_t>(rows * columns));
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
-struct Models {
-  std::shared_ptr<const LoadedModel> cpu;
-  std::shared_ptr<const LoadedModel> cuda;
-};
-
-Models make_models(const CudaTable& table) {
-  const Plan plan(architecture(), cpu_forms());
-  auto on_cpu = std::make_shared<Weights>(plan, "test");
-  auto on_gpu = std::make_shared<CudaModel>(table, architecture(), exact_forms(), "test");
-  ThreadPool pool(1);
-  std::mt19937 random(11);
-  for (const Entry& entry : plan.entries()) {
-    const std::vector<float> values = values_of(entry, random);
-    MatrixSource source;
-    source.f32 = values.data();
-    switch (entry.role) {
-      case Role::kMatrix:
-        on_cpu->put_matrix(entry.name, source, pool);
-        on_gpu->put_matrix(entry.name, source);
-        break;
-      case Role::kEmbedding:
-        on_cpu->put_embedding(source);
-        on_gpu->put_embedding(source);
-        break;
-      case Role::kVector:
-        on_cpu->put_vector(entry.name, values);
-        on_gpu->put_vector(entry.name, values);
-        break;
-    }
-  }
-  return {std::make_shared<CpuModel>(on_cpu), on_gpu};
-}
-
-// int4 weights and an int8 embedding, on the GPU alone: the CPU rounds activations in its own way.
-std::shared_ptr<const LoadedModel> int4_model(const CudaTable& table) {
-  const Plan plan(architecture(), Forms{});
-  auto model = std::make_shared<CudaModel>(table, architecture(), CudaForms{}, "int4");
-  std::mt19937 random(12);
-  for (const Entry& entry : plan.entries()) {
-    if (entry.role == Role::kVector) {
-      model->put_vector(entry.name, values_of(entry, random));
-      continue;
-    }
-    const bool is_matrix = entry.role == Role::kMatrix;
-    const auto rows = static_cast<size_t>(is_matrix ? entry.matrix.rows : entry.rows);
-    const auto columns = static_cast<size_t>(is_matrix ? entry.matrix.columns : entry.columns);
-    std::vector<uint8_t> levels(rows * columns);  // half of them are read of int4
-    for (uint8_t& level : levels) level = static_cast<uint8_t>(random());
-    const float scale = 1 / 4.6f / std::sqrt(static_cast<float>(columns));  // levels deviate by 4.6
-    const std::vector<uint16_t> scales(rows * columns / 32, float_to_half(scale));
-    const std::vector<float> row_scales(rows, 1 / 74.0f);
-    MatrixSource source;
-    source.int4 = levels.data(), source.scales = scales.data();
-    source.int8 = reinterpret_cast<const int8_t*>(levels.data());
-    source.row_scales = row_scales.data();
-    is_matrix ? model->put_matrix(entry.name, source) : model->put_embedding(source);
-  }
-  return model;
-}
 
 const Models& models() {
   static const Models made = make_models(*tgv_cuda_model_table());
@@ -347,6 +247,106 @@ TEST(ends_by_id_and_string) {
   check_nothing_left(engine);
 }
 
+// Every setting that has a say, in one batch: drawn on the device, the CPU's ids.
+TEST(settings_in_company_are_the_cpus) {
+  std::vector<Submission> requests;
+  for (int i = 0; i < 12; ++i) {
+    Submission request = asking(ids(6 + i, i), 5);
+    Generate& task = generate(request);
+    task.temperature = i % 4 == 3 ? 0.0 : 0.5 + 0.4 * i;
+    task.top_k = i % 3 == 1 ? 12 : 0;
+    task.top_p = i % 2 ? 0.9 : 1.0;
+    task.min_p = i % 5 == 2 ? 0.05 : 0.0;
+    task.repetition_penalty = i % 4 == 1 ? 1.3 : 1.0;
+    task.frequency_penalty = i % 4 == 2 ? 0.4 : 0.0;
+    task.presence_penalty = i % 4 == 3 ? 1.5 : 0.0;
+    task.history = ids(i, 3);
+    if (i % 3 == 0) task.logit_bias = {{40, 1.5f}, {3, 2.5f}, {40, 0.5f}};
+    if (i % 2) task.eos_ids = {1, 4, 9}, task.min_new_tokens = 3;
+    task.seed = static_cast<uint64_t>(100 + i);
+    task.top_logprobs = i % 6;
+    requests.push_back(request);
+  }
+  Engine cpu(models().cpu, settings()), cuda(models().cuda, settings());
+  const std::vector<Answer> expected = ask_all(cpu, requests), got = ask_all(cuda, requests);
+  double worst = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    CHECK(got[i].message.empty());
+    worst = std::max(worst, check_ids_and_ends(got[i], expected[i]));
+    for (size_t t = 0; t < expected[i].tops.at(0).size(); ++t) {
+      for (size_t n = 0; n < expected[i].tops.at(0)[t].size(); ++n) {
+        CHECK_EQ(got[i].tops.at(0)[t][n].first, expected[i].tops.at(0)[t][n].first);
+      }
+    }
+  }
+  check_within("log-probabilities", worst, logprob_tolerance());
+  check_nothing_left(cuda);
+}
+
+// --- what comes to the host ---------------------------------------------------------------------
+CudaRunnerHandle* last_runner = nullptr;
+
+CudaTable watched_table() {
+  CudaTable table = *tgv_cuda_model_table();
+  table.make_runner = [](CudaRunnerHandle** made, const CudaModelHandle* model,
+                         const CudaPageShape* pages, const CudaDecoderOptions* options,
+                         CudaError* error) {
+    const CudaStatus status =
+        tgv_cuda_model_table()->make_runner(made, model, pages, options, error);
+    last_runner = *made;
+    return status;
+  };
+  return table;
+}
+
+TEST(tokens_come_to_the_host_and_their_logits_stay) {
+  const CudaTable table = watched_table();
+  Engine engine(make_models(table).cuda, settings());
+  const auto downloaded = [&](const Submission& request) {
+    const int64_t before = table.downloaded_bytes(last_runner);
+    CHECK(ask(engine, request).message.empty());
+    return table.downloaded_bytes(last_runner) - before;
+  };
+  CHECK_EQ(downloaded(asking(ids(40), 6)), 6 * 8);  // an id and its log-probability
+  Submission samples = asking(ids(20), 6);
+  generate(samples).samples = 3;
+  generate(samples).temperature = 1;
+  generate(samples).top_logprobs = 4;
+  CHECK_EQ(downloaded(samples), 3 * 6 * (8 + 4 * 8));
+  const Submission logits{{ids(10), {}, 0, 0}, Logits{7}, {}};
+  CHECK_EQ(downloaded(logits), 3 * 4 * kVocab);
+  const Submission score{{ids(20), {}, 0, 0}, Score{{{1, 2, 3}}}, {}};
+  CHECK_EQ(downloaded(score), 3 * 4 * kVocab);
+  Submission guessed = asking(ids(12), 30);
+  generate(guessed).speculate = true;
+  const int64_t before = table.downloaded_bytes(last_runner);
+  const Answer answer = ask(engine, guessed);
+  CHECK_EQ(table.downloaded_bytes(last_runner) - before,
+           8 * (30 + answer.stats.drafted - answer.stats.accepted));
+}
+
+// Lists that the device has no room for: that request's logits come to the host, the ids stay.
+TEST(lists_without_room_are_drawn_from_on_the_host) {
+  const CudaTable table = watched_table();
+  Engine cpu(models().cpu, settings()), cuda(make_models(table).cuda, settings());
+  Submission many_biases = asking(ids(9), 4);
+  for (int32_t i = 0; i < 1025; ++i) generate(many_biases).logit_bias.push_back({i % 90, 0.01f});
+  Submission long_history = asking(ids(9), 4);
+  generate(long_history).history = ids(1300, 2);
+  generate(long_history).frequency_penalty = 0.01;
+  Submission many_ends = asking(ids(9), 4);
+  generate(many_ends).eos_ids.assign(257, 5);
+  generate(many_ends).min_new_tokens = 3;
+  for (const Submission& request : {many_biases, long_history, many_ends}) {
+    const int64_t before = table.downloaded_bytes(last_runner);
+    const Answer got = ask(cuda, request);
+    CHECK_EQ(table.downloaded_bytes(last_runner) - before,
+             4 * kVocab * static_cast<int64_t>(got.ids.at(0).size()));
+    check_ids_and_ends(got, ask(cpu, request));
+  }
+  check_nothing_left(cuda);
+}
+
 // --- the other kinds of request -----------------------------------------------------------------
 TEST(logits_and_scores_are_the_cpus) {
   Engine cpu(models().cpu, settings()), cuda(models().cuda, settings());
@@ -403,7 +403,7 @@ TEST(cancelled_and_late_requests_leave_it_usable) {
 
 // A table whose calls fail when they are told to, as a GPU's do.
 struct Failures {
-  std::atomic<int> steps{0}, copies{0};  // calls until one fails; 0: none does
+  std::atomic<int> steps{0}, draws{0}, copies{0};  // calls until one fails; 0: none does
 };
 Failures failures;
 
@@ -417,10 +417,13 @@ CudaStatus refuse(CudaError* error) {
 CudaTable failing_table() {
   CudaTable table = *tgv_cuda_model_table();
   table.step = [](CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count,
-                  const std::atomic<bool>* stop, int32_t* is_whole, const float** logits,
-                  CudaError* error) {
+                  const Draw* draws, int64_t draw_count, const std::atomic<bool>* stop,
+                  CudaStepResults* out, CudaError* error) {
     if (is_next(failures.steps)) return refuse(error);
-    return tgv_cuda_model_table()->step(runner, segments, count, stop, is_whole, logits, error);
+    const bool fails = draw_count > 0 && is_next(failures.draws);
+    const CudaStatus status = tgv_cuda_model_table()->step(
+        runner, segments, count, draws, fails ? 0 : draw_count, stop, out, error);
+    return fails ? refuse(error) : status;  // behind the decoder's launches
   };
   table.copy_rows = [](CudaRunnerHandle* runner, int64_t to, int64_t from, int64_t rows,
                        CudaError* error) {
@@ -443,6 +446,39 @@ TEST(a_failing_device_ends_the_requests_in_the_step_and_no_other) {
     check_nothing_left(engine);
   }
   CHECK_EQ(engine.metrics().ended[static_cast<size_t>(Reason::kError)], 3);
+}
+
+// The decoder's launches are done, the sampler's fails: its step ends with whoever is in it, and
+// who waits for room is served.
+TEST(failing_draws_end_the_requests_in_the_step_and_no_other) {
+  const CudaTable table = failing_table();
+  EngineOptions options = settings();
+  options.max_sequences = 2;
+  Engine engine(make_models(table).cuda, options);
+  const Answer expected = ask(engine, asking(ids(20), 6));
+  for (const int at : {1, 2}) {  // after the prompt, and later
+    failures.draws = at;
+    const Answer broken = ask(engine, asking(ids(30, at), 6));
+    CHECK(broken.ends.at(0) == Reason::kError);
+    CHECK_EQ(static_cast<int>(broken.ids.size()), at - 1);
+    CHECK(same(ask(engine, asking(ids(20), 6)), expected));
+  }
+  for (const int at : {4, 5}) {  // by then the second is in the first one's steps
+    failures.draws = at;
+    engine.enter_turn();
+    const int64_t one = engine.submit(asking(ids(30, at), 6));
+    const int64_t two = engine.submit(asking(ids(9, at), 6));
+    const int64_t waiting = engine.submit(asking(ids(20), 6));
+    engine.leave_turn();
+    for (const int64_t id : {one, two}) {
+      const Answer broken = read(engine, id);
+      CHECK(broken.ends.at(0) == Reason::kError);
+      CHECK_EQ(broken.message, std::string("a kernel or a copy failed: planted"));
+    }
+    CHECK(same(read(engine, waiting), expected));
+    check_nothing_left(engine);
+  }
+  CHECK_EQ(engine.metrics().ended[static_cast<size_t>(Reason::kError)], 6);
 }
 
 TEST(a_failing_copy_ends_the_request_that_shares_the_page) {

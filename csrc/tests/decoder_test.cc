@@ -127,7 +127,7 @@ TEST(a_step_of_the_backend_is_the_decoders_and_allocates_nothing) {
   for (int i = 0; i < 5; ++i) {
     CHECK(rig.step(i ? 1 : 20, 1));
     const int64_t before = allocations;
-    const bool is_whole = backend->step(rig.segments, nullptr);
+    const bool is_whole = backend->step(rig.segments, {}, nullptr);
     const float* logits = backend->logits(0);
     const int64_t after = allocations;
     CHECK(is_whole);

@@ -30,6 +30,9 @@ struct Problem {
 
 struct Data {
   std::vector<uint16_t> w, x, bias;  // [n, k], [m, k], [n]
+  std::vector<float> scales;         // [n], or none
+
+  double scale(int64_t row) const { return scales.empty() ? 1.0 : scales[row]; }
 };
 
 Data make_data(const Problem& problem, unsigned seed) {
@@ -53,6 +56,7 @@ std::vector<float> run(const Problem& problem, const Data& d, int blocks) {
   cuda::half_gemm_pack_weights(packed.data(), d.w.data(), problem.n, problem.k);
   DeviceArray<uint32_t> weights(packed);
   DeviceArray<uint16_t> x(d.x), bias(d.bias);
+  DeviceArray<float> scales(d.scales);
   const size_t count = static_cast<size_t>(problem.m * problem.n);
   DeviceArray<float> y(problem.y_is_element ? 0 : count);
   DeviceArray<uint16_t> y_elements(problem.y_is_element ? count : 0);
@@ -66,6 +70,7 @@ std::vector<float> run(const Problem& problem, const Data& d, int blocks) {
   p.y_is_element = problem.y_is_element;
   p.x = x.data();
   p.weights = weights.data();
+  p.row_scales = d.scales.empty() ? nullptr : scales.data();
   p.bias = problem.bias ? bias.data() : nullptr;
   p.gelu = problem.gelu;
   Workspace workspace(cuda::half_gemm_work(p, blocks));
@@ -88,8 +93,8 @@ void check_against_double(const Problem& problem, const Data& d, const std::vect
     for (int64_t row = 0; row < problem.n; ++row) {
       double sum = problem.bias ? problem.decode(d.bias[row]) : 0.0, magnitude = std::fabs(sum);
       for (int64_t k = 0; k < problem.k; ++k) {
-        const double product =
-            problem.decode(d.w[row * problem.k + k]) * problem.decode(d.x[token * problem.k + k]);
+        const double product = problem.decode(d.w[row * problem.k + k]) * d.scale(row) *
+                               problem.decode(d.x[token * problem.k + k]);
         sum += product;
         magnitude += std::fabs(product);
       }
@@ -137,6 +142,49 @@ TEST(sizes_around_every_edge) {
 TEST(blocks_share_tiles) {
   for (int blocks : {1, 2, 3, 5, 9, 100}) {
     check_problem({70, 200, 18 * 64, blocks % 2 == 0, true, true}, blocks);
+  }
+}
+
+// Weights in bf16 with f16 activations: magnitudes from subnormal to nearly the largest.
+TEST(bfloat16_weights_as_scaled_halves) {
+  Problem problem = {11, 40, 200, false};
+  Data d = make_data(problem, 9);
+  std::vector<uint16_t> w = d.w;  // of bf16
+  std::mt19937 random(4);
+  for (int64_t row = 0; row < problem.n; ++row) {
+    const int exponent = row == 0 ? -136 : row == 1 ? 100 : static_cast<int>(random() % 24) - 12;
+    for (int64_t k = 0; k < problem.k; ++k) {
+      const float value = static_cast<float>(static_cast<int>(random() % 511) - 255);
+      w[row * problem.k + k] = simt::float_to_bfloat16(std::ldexp(value, exponent));
+    }
+  }
+  std::fill_n(w.begin() + 3 * problem.k, problem.k, uint16_t{0x8000});  // a row of -0
+  d.scales.resize(problem.n);
+  CHECK(cuda::half_gemm_from_bfloat16(d.w.data(), d.scales.data(), w.data(), problem.n, problem.k));
+  for (int64_t i = 0; i < problem.n * problem.k; ++i) {
+    CHECK_EQ(simt::half_to_float(d.w[i]) * double{d.scales[i / problem.k]},
+             double{simt::bfloat16_to_float(w[i])});
+  }
+  check_against_double(problem, d, run(problem, d, 3));
+  problem.gelu = problem.y_is_element = true;
+  d.scales.assign(problem.n, 0.01f);
+  check_against_double(problem, d, run(problem, d, 2));
+}
+
+TEST(bfloat16_weights_far_below_their_rows_largest_are_rounded) {
+  const float values[] = {1.0f, 0x1.02p-32f, 0x1.02p-34f, 0x1p-60f};
+  uint16_t w[4], halves[4];
+  for (int i = 0; i < 4; ++i) w[i] = simt::float_to_bfloat16(values[i]);
+  float scale;
+  CHECK(cuda::half_gemm_from_bfloat16(halves, &scale, w, 1, 4));
+  CHECK_EQ(scale, 0x1p-15f);
+  CHECK_EQ(simt::half_to_float(halves[1]) * scale, values[1]);
+  for (int i = 2; i < 4; ++i) {
+    CHECK(std::fabs(simt::half_to_float(halves[i]) * scale - values[i]) <= 0x1p-40);
+  }
+  for (uint16_t bad : {0x7f80, 0xff80, 0x7fc0}) {
+    w[2] = bad;
+    CHECK(!cuda::half_gemm_from_bfloat16(halves, &scale, w, 1, 4));
   }
 }
 

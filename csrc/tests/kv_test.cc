@@ -359,6 +359,27 @@ TEST(truncate_forgets_positions_and_never_writes_what_others_read) {
   cache.check();
 }
 
+TEST(a_sequence_is_extended_by_room_that_is_there) {
+  KVCache cache(small(4), "m");
+  const SequenceId a = cache.reserve({keys(10), 0});
+  extend(cache, a, keys(10));
+  CHECK_THROWS(InvalidArgument, cache.append(a, keys(1, 10)), "passes the 10");
+  cache.extend(a, 5);  // has more already
+  cache.extend(a, 40);
+  CHECK_EQ(cache.counts().promised, 2);
+  extend(cache, a, keys(30, 10));
+  check_contents(cache, a, keys(40));
+  const SequenceId b = cache.reserve({keys(16, 900), 0});
+  CHECK_THROWS(CapacityError, cache.extend(a, 49), "needs 1 more pages, and 0 of 4");
+  cache.release(b);
+  cache.extend(a, 49);
+  cache.release(a);
+  const SequenceId c = cache.reserve({keys(8, 2000), 0, 2});
+  CHECK_THROWS(InvalidArgument, cache.extend(c, 20), "1 forks reserved");
+  CHECK_EQ(cache.counts().sequences, 1);
+  cache.check();
+}
+
 TEST(a_truncation_that_would_break_a_promise_is_refused_and_changes_nothing) {
   KVCache cache(small(5), "m");
   const SequenceId a = cache.reserve({keys(48), 0});

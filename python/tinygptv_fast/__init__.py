@@ -15,6 +15,7 @@ from .errors import TinyGPTVError
 if TYPE_CHECKING:
     from .conversion.convert import convert
     from .generate import Answer, TinyGPTV
+    from .hf import accelerate
     from .processing.boxes import Box, Boxes
 
 __version__ = "0.1.0"
@@ -23,14 +24,27 @@ _LAZY = {
     "Answer": "generate",
     "Box": "processing.boxes",
     "Boxes": "processing.boxes",
+    "Chat": "generate",
     "ImageState": "generate",
     "Request": "generate",
     "TinyGPTV": "generate",
+    "accelerate": "hf",
     "convert": "conversion",
 }
-_MODULES = ("checkpoint", "compat", "config", "conversion", "generate", "ops", "processing", "quantize", "reference")
+_MODULES = (
+    "checkpoint",
+    "compat",
+    "config",
+    "conversion",
+    "generate",
+    "hf",
+    "ops",
+    "processing",
+    "quantize",
+    "reference",
+)
 
-__all__ = ["Answer", "Box", "Boxes", "TinyGPTV", "TinyGPTVError", "convert", "errors"]
+__all__ = ["Answer", "Box", "Boxes", "TinyGPTV", "TinyGPTVError", "accelerate", "convert", "errors"]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 

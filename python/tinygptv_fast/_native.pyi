@@ -170,17 +170,17 @@ class CudaWeights(LoadedModel):
     """
     def __init__(self, architecture: dict, forms: dict, id: str, *, emulation: str = '') -> None:
         """
-        As of Weights, where a matrix is 'int4', 'f16' or 'f32' and the embedding 'int8',
-        'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library compiled for the
-        host, for tests. Raises UnsupportedError where no GPU can be used.
+        As of Weights, where a matrix is 'int4', 'int8', 'bf16', 'f16' or 'f32' and the
+        embedding 'int8', 'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library
+        compiled for the host, for tests. Raises UnsupportedError where no GPU can be used.
         """
     def put_bf16(self, name: str, bits: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16]) -> None:
         """
-        Of the embedding: u16 [N, K], codes of bfloat16.
+        bits u16 [N, K], codes of bfloat16.
         """
     def put_f32(self, name: str, values: typing_extensions.Buffer) -> None:
         """
-        values f32 [N, K]; an f16 form rounds them.
+        values f32 [N, K]; an f16 or bf16 form rounds them.
         """
     def put_int4(self, name: str, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer, zeros: typing_extensions.Buffer | None = None) -> None:
         """
@@ -188,7 +188,7 @@ class CudaWeights(LoadedModel):
         """
     def put_int8(self, name: str, qweight: typing_extensions.Buffer, scales: typing_extensions.Buffer) -> None:
         """
-        Of the embedding: qweight i8 [N, K], scales f32 [N].
+        qweight i8 [N, K], scales f32 [N].
         """
     def put_vector(self, name: str, values: typing_extensions.Buffer) -> None:
         """
@@ -202,25 +202,49 @@ class CudaWeights(LoadedModel):
         ...
 class Decoder:
     """
-    The decoder step alone, with a cache of its own; for tests and benchmarks, it may change
-    without notice. Not thread-safe.
+    The decoder step alone, over sequences in a cache of its own; internal, it may change
+    without notice. One call at a time. Raises InvalidArgumentError, CapacityError.
     """
-    def __init__(self, weights: Weights, *, kv_kind: str = 'int8', kv_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_tokens: typing.SupportsInt | typing.SupportsIndex = 256, max_logit_rows: typing.SupportsInt | typing.SupportsIndex = 16, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '') -> None:
+    def __init__(self, weights: LoadedModel, *, kv_kind: str = 'int8', kv_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_tokens: typing.SupportsInt | typing.SupportsIndex = 256, max_logit_rows: typing.SupportsInt | typing.SupportsIndex = 16, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '') -> None:
         ...
+    def check(self) -> None:
+        """
+        Raises TinyGPTVError if the cache broke one of its rules.
+        """
+    def counts(self) -> dict[str, int]:
+        """
+        Pages by state, what is promised, sequences, pages evicted so far.
+        """
+    def extend(self, sequence: typing.SupportsInt | typing.SupportsIndex, max_length: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Room for so many positions in all, if that is more than it has.
+        """
+    def fork(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        A sequence with the same positions and the same room, all pages shared.
+        """
     def length(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> int:
-        ...
+        """
+        Positions of the sequence.
+        """
     def release(self, sequence: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
+        """
+        Give everything back.
+        """
     def start(self, max_length: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
-        A new, empty sequence.
+        A new, empty sequence, with room promised for so many positions.
         """
-    def step(self, parts: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], typing.SupportsInt | typing.SupportsIndex]]) -> numpy.typing.NDArray[numpy.float32]:
+    def step(self, parts: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], typing.SupportsInt | typing.SupportsIndex]], embeddings: typing_extensions.Buffer | None = None) -> numpy.typing.NDArray[numpy.float32]:
         """
-        parts: (sequence, ids, rows of logits wanted) each; returns logits f32 [rows, V].
+        parts: (sequence, ids, rows of logits wanted) each, a sequence once; id -1 takes the
+        next row of embeddings f32 [n, C]. Returns logits f32 [rows, V]. If it raises, nothing
+        was appended.
         """
     def truncate(self, sequence: typing.SupportsInt | typing.SupportsIndex, length: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
+        """
+        Forget the positions from `length` on.
+        """
     @property
     def arena_bytes(self) -> int:
         ...

@@ -94,9 +94,9 @@ def test_every_command_without_foreign_files_runs(line: str, workplace: Path, mo
     source, _, command = line.rpartition("|")
     data = b""
     if source:
-        word, file = shlex.split(source)
-        assert word == "cat"
-        data = Path(file).read_bytes()
+        word, argument = shlex.split(source)
+        assert word in ("cat", "echo")
+        data = Path(argument).read_bytes() if word == "cat" else f"{argument}\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     words = shlex.split(command)
     assert main(words[1:]) == 0

@@ -217,7 +217,9 @@ def test_quantised_directory_loads_and_contradictions_raise(backend: str, tmp_pa
         ({"presence_penalty": "much"}, "presence_penalty is 'much'"),
         ({"logit_bias": [3]}, "logit_bias is list"),
         ({"logit_bias": {3: math.inf}}, r"logit_bias\[3\] is inf"),
-        ({"colour": "rgb"}, "unknown keys"),
+        ({"colour": "rgb"}, r"unknown keys \['colour'\]; did you mean 'color'"),
+        ({"max_tokens": 3}, "did you mean 'max_new_tokens'"),
+        ({"banana": 3}, r"unknown keys \['banana'\]; expected a subset of"),
         ({"box": (0, 0, 5, 5)}, "box is given"),
         ({"choices": []}, "candidates"),
     ],
@@ -237,6 +239,20 @@ def test_bad_prompts(stage4: tgv.TinyGPTV) -> None:
         stage4.generate(IMAGE)
     with pytest.raises(PromptError, match=r"the prompt is \d+ tokens"):
         stage4.generate(None, "dog " * 600)
+
+
+def test_a_box_does_not_go_with_messages(stage4: tgv.TinyGPTV) -> None:
+    messages = [{"role": "user", "content": "what is it?"}]
+    with pytest.raises(InvalidArgumentError, match="both box and messages are given"):
+        stage4.generate(messages=messages, box=(0, 0, 5, 5))
+
+
+@pytest.mark.parametrize(("name", "meant"), [("torch_dtype", "dtype"), ("device_map", "device"), ("thread", "threads")])
+def test_settings_that_do_not_exist_name_the_nearest(name: str, meant: str) -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=f"from_pretrained has unknown keys .'{name}'.; did you mean '{meant}'"
+    ):
+        tgv.TinyGPTV.from_pretrained("demo", **{name: "auto"})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from model.support import ids, pack, random_backbone, small_config, stored_tensors
 from tinygptv_fast import _native
-from tinygptv_fast.errors import InvalidArgumentError, UnsupportedError
+from tinygptv_fast.errors import CapacityError, InvalidArgumentError, UnsupportedError
 from tinygptv_fast.reference.quantized_phi import quantized_logits
 
 LENGTH = 300  # past one cut of the attention
@@ -109,6 +109,41 @@ def test_truncated_positions_are_forgotten() -> None:
     assert np.array_equal(stepper.step([(sequence, tokens[40:], 20)]), expected[40:])
 
 
+def test_forks_go_their_own_ways_and_sequences_grow() -> None:
+    config = small_config()
+    weights = pack(config, stored_tensors(random_backbone(config), "f32"), "f32")
+    tokens, other = ids(60, config.vocab_size), ids(20, config.vocab_size, seed=5)
+    expected = run(decoder(weights), tokens, [60])
+    stepper = decoder(weights, kv_tokens=160)
+    first = stepper.start(1)
+    stepper.extend(first, 40)
+    stepper.step([(first, tokens[:40], 0)])
+    second = stepper.fork(first)
+    with pytest.raises(InvalidArgumentError, match="passes the 40 that were reserved"):
+        stepper.step([(first, [0], 0)])
+    for sequence in (first, second):
+        stepper.extend(sequence, 60)
+    found = stepper.step([(first, tokens[40:], 20), (second, other, 20)])
+    assert np.array_equal(found[:20], expected[40:])
+    assert np.array_equal(found[20:], run(decoder(weights), tokens[:40] + other, [60])[40:])
+    stepper.check()
+    for sequence in (first, second):
+        stepper.release(sequence)
+    assert stepper.counts()["sequences"] == 0 and stepper.counts()["promised"] == 0
+
+
+def test_rows_of_embeddings_stand_for_ids() -> None:
+    config = small_config()
+    model = random_backbone(config)
+    tokens = ids(30, config.vocab_size)
+    stepper = decoder(pack(config, stored_tensors(model, "f32"), "f32"))
+    rows = model.embed(torch.tensor(tokens)).detach().numpy()
+    places = [-1 if at % 3 == 0 else token for at, token in enumerate(tokens)]
+    sequence = stepper.start(30)
+    found = stepper.step([(sequence, places, 30)], np.ascontiguousarray(rows[::3]))
+    assert np.array_equal(found, run(stepper, tokens, [30]))
+
+
 def test_asymmetric_and_large_groups_run() -> None:
     config = small_config()
     model = random_backbone(config)
@@ -132,10 +167,24 @@ def test_refusals() -> None:
         ([(sequence, [0] * 4, 3)], "3 rows of logits"),
         ([(sequence, [0], 2)], "logit_rows is 2"),
         ([(sequence, [301], 1)], "token id 301"),
-        ([(sequence, [-1], 1)], "token id -1"),
+        ([(sequence, [-1], 1)], "0 rows, expected 1, the number of -1"),
+        ([(sequence, [0] * 4, 1), (sequence + 1, [0], 1)], f"sequence is {sequence + 1}"),
     ):
         with pytest.raises(InvalidArgumentError, match=complaint):
             stepper.step(parts)
+        assert stepper.length(sequence) == 0  # nothing of a step that raised is left
+    for embeddings, complaint in (
+        (np.zeros((2, config.width), np.float32), "2 rows, expected 1"),
+        (np.zeros((1, config.width + 1), np.float32), f"rows of {config.width + 1}"),
+        (np.zeros((1, config.width), np.float64), "embeddings"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=complaint):
+            stepper.step([(sequence, [-1], 1)], embeddings)
+    with pytest.raises(CapacityError, match="extending sequence"):
+        stepper.extend(sequence, 641)
+    with pytest.raises(CapacityError, match="fork of sequence"):
+        stepper.fork(sequence)
+    stepper.check()
     with pytest.raises(InvalidArgumentError, match="max_tokens is 0"):
         decoder(weights, max_tokens=0)
     with pytest.raises((InvalidArgumentError, UnsupportedError), match="isa"):

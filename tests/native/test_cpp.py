@@ -28,12 +28,14 @@ EXECUTABLES = (
     "cuda_page_copy_test",
     "cuda_sampling_test",
     "cuda_decoder_test",
+    "cuda_draws_test",
     "cuda_engine_test",
     "cuda_embedding_test",
     "prefill_attention_test",
     "int4_gemm_test",
     "half_gemm_test",
     "float_gemm_test",
+    "int8_gemm_test",
 )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from tinygptv_fast.errors import ImageError, InvalidArgumentError, UnsupportedError
-from tinygptv_fast.processing.boxes import Box, Boxes, Dropped, as_box, format_box, parse_boxes, phrases
+from tinygptv_fast.processing.boxes import Box, Boxes, Dropped, as_box, box_spans, format_box, parse_boxes, phrases
+from tinygptv_fast.processing.drawing import place_label
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden/golden/boxes.json").read_text())
 SIDES = st.floats(1, 10_000) | st.integers(1, 100_000)
@@ -230,6 +231,91 @@ def test_draw_colours_by_label_and_image_index() -> None:
     assert (out[60, 10] == out[60, 60]).all() and (out[60, 10] != out[60, 95]).any()
 
 
+MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_draw_takes_any_mode(mode: str) -> None:
+    picture = Image.new("I;16", (120, 90), 40000) if mode == "I;16" else Image.new("RGB", (120, 90), "teal")
+    if picture.mode != mode:
+        picture = Image.new("I", (120, 90), 40000) if mode == "I" else _in_mode(picture, mode)
+    before = picture.tobytes()
+    boxes = Boxes([Box(20, 30, 100, 80, "cup")])
+    out = boxes.draw(picture)
+    assert (out.mode, out.size) == ("RGB", (120, 90)) and picture.tobytes() == before
+    assert out.tobytes() != Boxes().draw(picture).tobytes()
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if mode == "PA":
+        return picture.convert("P").convert("PA")
+    return Image.new("LAB", picture.size, (120, 90, 90)) if mode == "LAB" else picture.convert(mode)
+
+
+def test_draw_leaves_an_array_alone() -> None:
+    array = np.full((60, 80, 3), 255, np.uint8)
+    array.flags.writeable = False
+    out = np.asarray(Boxes([Box(10, 10, 50, 50)]).draw(array, color="bgr"))
+    assert array.min() == 255 and out.min() < 255
+
+
+@pytest.mark.parametrize("ground", ["black", "white", "#e6194b", "#3cb44b", "#808000", "gray"])
+def test_labels_and_lines_can_be_read_on_any_ground(ground: str) -> None:
+    """The letters' plate has letters far from it in brightness, and a line that could vanish has a casing."""
+    picture = Image.new("RGB", (300, 300), ground)
+    for number in range(9):
+        boxes = [Box(60, 100 + k, 200, 250, f"{k}HH") for k in range(number)]
+        plain = np.asarray(Boxes([*boxes, Box(60, 100, 200, 250)]).draw(picture)).astype(int)
+        assert (abs(plain[150] - np.asarray(picture).astype(int)[150]).sum(axis=1) > 150).any()
+    labelled = np.asarray(Boxes([Box(60, 100, 200, 250, "HHHH")]).draw(picture).convert("L")).astype(int)
+    plate = labelled[86:100, 60:90]
+    assert plate.max() - plate.min() > 100
+
+
+def test_sizes_scale_with_the_picture_and_boxes_with_another_size() -> None:
+    def lines(side: int) -> int:
+        out = np.asarray(Boxes([Box(0.25 * side, 0.25 * side, 0.75 * side, 0.75 * side)]).draw(_white(side)))
+        return int((out[side // 2, : side // 2] != 255).any(axis=1).sum())
+
+    assert lines(2000) == 10 * lines(200)
+    boxes = parse_boxes("{<10><20><80><90>}", 1000, 500)
+    drawn = (np.asarray(boxes.draw(_white(100, 50))) != 255).any(axis=2)
+    ys, xs = np.nonzero(drawn)
+    assert abs(xs.min() - 10.5) < 2 and abs(xs.max() - 80.5) < 2 and abs(ys.max() - 45.25) < 2
+
+
+def _white(width: int, height: int | None = None) -> Image.Image:
+    return Image.new("RGB", (width, height or width), "white")
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 400)] * 4), max_size=12), st.integers(1, 600), st.integers(1, 60))
+def test_labels_stay_inside_and_apart_while_there_is_room(
+    corners: list[tuple[int, ...]], width: int, height: int
+) -> None:
+    taken: list[tuple[float, float, float, float]] = []
+    for x1, y1, x2, y2 in corners:
+        box = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        place = place_label(box, (width, height), (640, 480), taken)
+        assert (place[2] - place[0], place[3] - place[1]) == (width, height)
+        assert min(place) >= 0 and place[2] <= 640 and place[3] <= 480
+        taken.append(place)
+
+
+def test_labels_of_equal_boxes_do_not_cover_each_other() -> None:
+    taken: list[tuple[float, float, float, float]] = []
+    for _ in range(4):
+        place = place_label((100, 100, 300, 300), (150, 20), (400, 400), taken)
+        assert all(place[3] <= other[1] or other[3] <= place[1] or place[0] >= other[2] for other in taken)
+        taken.append(place)
+
+
+@pytest.mark.parametrize("settings", [{"line_width": 0}, {"line_width": 1.5}, {"image_index": -1}])
+def test_what_draw_refuses(settings: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{next(iter(settings))} is .*, expected an integer >="):
+        Boxes().draw(_white(9), **settings)
+
+
 def test_draw_takes_any_picture(golden_dir: Path) -> None:
     path = golden_dir / "images/img0.png"
     assert parse_boxes(TEXT, 83, 61).draw(path).size == (83, 61)
@@ -257,27 +343,59 @@ def test_coco() -> None:
     assert Boxes().to_coco() == {"images": [], "annotations": [], "categories": []}
 
 
+def test_coco_takes_the_ids_of_a_data_set() -> None:
+    boxes = Boxes([*parse_boxes(TEXT, 100, 200), Box(1, 2, 3, 5, "cup", None, 1)])
+    coco = boxes.to_coco(image_ids=[139, "x9"], categories={"a tree": 64, "cup": 47, "dog": 18}, first_annotation_id=5)
+    assert [row["id"] for row in coco["images"]] == [139, "x9"]
+    assert coco["categories"] == [{"id": 64, "name": "a tree"}, {"id": 47, "name": "cup"}, {"id": 18, "name": "dog"}]
+    assert [row["category_id"] for row in coco["annotations"]] == [47, 47, 64, 47]
+    assert [row["id"] for row in coco["annotations"]] == [5, 6, 7, 8]
+    assert boxes.to_coco(image_ids={0: 1, 1: 2})["annotations"][-1]["image_id"] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"categories": {"cup": 1}}, "categories lacks 'a tree', expected an id for every label"),
+        ({"categories": ["cup"]}, "categories is list, expected a dict"),
+        ({"categories": {"cup": "1", "a tree": 2}}, r"categories\['cup'\] is '1', expected an integer"),
+        ({"image_ids": []}, "image_ids has no id for picture 0"),
+        ({"image_ids": "7"}, "image_ids is '7', expected a list or a dict"),
+        ({"first_image_id": -1}, "first_image_id is -1"),
+    ],
+)
+def test_what_coco_refuses(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        parse_boxes(TEXT, 100, 100).to_coco(**settings)
+
+
 def test_supervision_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(UnsupportedError, match="pip install supervision"):
         Boxes().to_supervision()
 
 
-def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a stand-in with the constructor of supervision.Detections."""
-
-    class Detections(types.SimpleNamespace):
-        @classmethod
-        def empty(cls) -> Detections:
-            return cls(xyxy=np.empty((0, 4), np.float32))
-
-    monkeypatch.setitem(sys.modules, "supervision", types.SimpleNamespace(Detections=Detections))
+def test_supervision() -> None:
+    """Against the package itself, which is an extra."""
+    pytest.importorskip("supervision", reason="the package supervision is not installed")
     out = parse_boxes(TEXT, 100, 100).to_supervision()
     assert out.xyxy.shape == (3, 4) and out.xyxy.dtype == np.float32 and out.confidence is None
     assert out.class_id.tolist() == [0, 0, 1] and out.data["class_name"].tolist() == ["cup", "cup", "a tree"]
+    named = parse_boxes(TEXT, 100, 100).to_supervision(categories={"a tree": 64, "cup": 47})
+    assert named.class_id.tolist() == [47, 47, 64]
     scored = Boxes([Box(0, 0, 1, 1, None, 0.5)]).to_supervision()
     assert scored.confidence.tolist() == [0.5] and scored.data["class_name"].tolist() == ["object"]
-    assert Boxes().to_supervision().xyxy.shape == (0, 4)
+    assert len(Boxes().to_supervision()) == 0
+
+
+@hypothesis_settings(deadline=None)
+@given(st.text(alphabet="{<>}0123456789-p/ cup,", max_size=60))
+def test_spans_are_those_of_the_boxes(text: str) -> None:
+    boxes, spans = parse_boxes(text, 100, 100, convention="edge"), box_spans(text)
+    assert len(spans) == len(boxes)
+    for box, (whole, *numbers) in zip(boxes, spans, strict=True):
+        assert text[whole[0]] == "{" and text[whole[1] - 1] == "}"
+        assert [float(int(text[start:end])) for start, end in numbers] == pytest.approx(list(box.xyxy))
 
 
 def test_phrases() -> None:

@@ -23,7 +23,7 @@
 // Numerics  fp32 sums. A row of y depends on its own row of x alone: the order of its sums is a
 // function of k.
 //
-// Oracle    csrc/tests/int4_gemm_test.cc, half_gemm_test.cc, float_gemm_test.cc.
+// Oracle    csrc/tests/int4_gemm_test.cc, int8_gemm_test.cc, half_gemm_test.cc, float_gemm_test.cc.
 //
 // A Tile has   Params (derived from GemmProblem), Element, kTokens, kStages, kStageBytes,
 //              kThreadRows, kThreadTokens: what of the tile one thread sums, in
@@ -31,6 +31,7 @@
 //   row(thread, j), token(thread, c), index(j, c)    where in the tile and in sums they are
 //   copy(stage, p, w, row_tile, token_tile, step)    starts one step's copies
 //   multiply(sums, stage)                            adds one step's products
+//   row_scale(p, row)        what a row's sums are multiplied by in the end
 #pragma once
 
 #include "kernels/cuda/device/bits.cuh"
@@ -187,7 +188,7 @@ __device__ __forceinline__ int steps_of(const GemmWork& w, int unit) {
 }
 
 template <class Tile>
-__device__ __forceinline__ void gemm_write(const float* total, const GemmProblem& p,
+__device__ __forceinline__ void gemm_write(const float* total, const typename Tile::Params& p,
                                            const GemmUnit& at) {
   using Element = typename Tile::Element;
   const int thread = thread_read_anew();
@@ -196,11 +197,12 @@ __device__ __forceinline__ void gemm_write(const float* total, const GemmProblem
     const int64_t row = int64_t{at.row_tile} * kGemmRows + Tile::row(thread, j);
     if (row >= p.n) continue;
     const float bias = p.bias ? Element::load(p.bias, row) : 0.0f;
+    const float scale = Tile::row_scale(p, row);
 #pragma unroll
     for (int c = 0; c < Tile::kThreadTokens; ++c) {
       const int64_t token = int64_t{at.token_tile} * Tile::kTokensPerTile + Tile::token(thread, c);
       if (token >= p.m) continue;
-      float value = total[Tile::index(j, c)] + bias;
+      float value = fmaf(total[Tile::index(j, c)], scale, bias);  // scale 1: a sum
       if (p.gelu) value = gelu_tanh(value);
       if (p.y_is_element) {
         Element::store(p.y, token * p.n + row, value);

@@ -1,6 +1,10 @@
 #include "kernels/cuda/half_gemm.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/errors.h"
+#include "base/float16.h"
 
 namespace tgv::cuda {
 
@@ -24,7 +28,7 @@ int64_t half_gemm_workspace_bytes(const HalfGemmParams& p, int64_t blocks) {
 
 int64_t half_gemm_bytes(const HalfGemmParams& p) {
   return 4 * half_gemm_weight_words(p.n, p.k) + p.m * (2 * p.k + (p.y_is_element ? 2 : 4) * p.n) +
-         (p.bias ? 2 * p.n : 0);
+         (p.bias ? 2 * p.n : 0) + (p.row_scales ? 4 * p.n : 0);
 }
 
 std::string half_gemm_why_not(const HalfGemmParams& p, int64_t shared_bytes_per_block,
@@ -59,6 +63,24 @@ void half_gemm_pack_weights(uint32_t* packed, const uint16_t* w, int64_t n, int6
       }
     }
   }
+}
+
+bool half_gemm_from_bfloat16(uint16_t* halves, float* scales, const uint16_t* w, int64_t n,
+                             int64_t k) {
+  for (int64_t row = 0; row < n; ++row) {
+    int largest = 0;  // magnitudes of bf16 are in the order of their codes
+    for (int64_t i = row * k; i < (row + 1) * k; ++i) largest = std::max(largest, w[i] & 0x7fff);
+    if (largest >= 0x7f80) return false;
+    int exponent = 0;  // largest = [0.5, 1) * 2^exponent
+    std::frexp(bfloat16_to_float(static_cast<uint16_t>(largest)), &exponent);
+    const int up = largest ? 16 - exponent : 0;
+    scales[row] = std::ldexp(1.0f, -up);
+    const double factor = std::ldexp(1.0, up);  // 2^148 at most, which no float is
+    for (int64_t i = row * k; i < (row + 1) * k; ++i) {
+      halves[i] = float_to_half(static_cast<float>(bfloat16_to_float(w[i]) * factor));
+    }
+  }
+  return true;
 }
 
 }  // namespace tgv::cuda

@@ -1,6 +1,7 @@
 // What      y[m, n] = f(x[m, k] W^T + bias) for an f16 or bf16 W and x.
 //
-// Math      W's fragments go to the tensor core as they are.
+// Math      W's fragments go to the tensor core as they are. A row may have a scale, by which its
+// sums are multiplied at the end: so bf16 weights serve f16 activations (half_gemm.h).
 //
 // Tensors   HalfGemmParams (half_gemm.h) and the packing there. Packed rather than row-major, so
 // that a fragment is one 16-byte load without bank conflicts, and a step of 16 rows 2 KB in a row
@@ -13,7 +14,7 @@
 // Limits    half_gemm_why_not: any m, n, k; 96 KB of shared memory. m is any, but below 9 most of
 // the tensor core's work is on rows of zeros.
 //
-// Numerics  Exact products, fp32 sums (gemm.cuh).
+// Numerics  Exact products, fp32 sums (gemm.cuh); a row's scale and bias are one FMA.
 //
 // Oracle    Double precision, csrc/tests/half_gemm_test.cc.
 #pragma once
@@ -33,6 +34,10 @@ struct HalfTile : TensorTile<kTokens> {
   static constexpr int kWeights = Base::kActivationBytes;
   static constexpr int kRowTiles = kGemmRows / kHalfGemmTileRows;
   static constexpr int kRowTileBytes = kHalfGemmWeightBytes / kRowTiles;
+
+  static __device__ __forceinline__ float row_scale(const Params& p, int64_t row) {
+    return p.row_scales ? p.row_scales[row] : 1.0f;
+  }
 
   static __device__ __forceinline__ void copy(unsigned char* stage, const Params& p,
                                               const GemmWork& w, int row_tile, int token_tile,

@@ -6,12 +6,14 @@
 
 namespace tgv::cuda {
 
-// y = x W^T + bias as in GemmProblem; elements are f16, or bf16, and W too.
+// y = x W^T + bias as in GemmProblem; elements are f16, or bf16, and W too, each row of it times
+// its scale.
 struct HalfGemmParams : GemmProblem {
   bool bfloat16 = false;
 
   // half_gemm_pack_weights: [ceil(n / 16), ceil(k / 64)] tiles of 2 KB, 16-byte aligned
   const uint32_t* weights = nullptr;
+  const float* row_scales = nullptr;  // [n]; null: every scale is 1
 };
 
 inline constexpr int kHalfGemmTileRows = 16;
@@ -39,5 +41,12 @@ std::string half_gemm_why_not(const HalfGemmParams& p, int64_t shared_bytes_per_
 //   w: [n, k] 16-bit numbers of either kind
 int64_t half_gemm_weight_words(int64_t n, int64_t k);
 void half_gemm_pack_weights(uint32_t* packed, const uint16_t* w, int64_t n, int64_t k);
+
+// bf16 weights as f16 ones with a power of two for each row, so that one kind of activations, f16,
+// goes with every form of weights. A row's largest weight lands in [2^15, 2^16): what is at least
+// 2^-32 of it keeps its value exactly, what is smaller is rounded by at most 2^-40 of it.
+//   halves: [n, k] f16; scales: [n]; w: [n, k] bf16. False if a weight is infinite or NaN.
+bool half_gemm_from_bfloat16(uint16_t* halves, float* scales, const uint16_t* w, int64_t n,
+                             int64_t k);
 
 }  // namespace tgv::cuda

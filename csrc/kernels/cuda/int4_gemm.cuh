@@ -66,6 +66,8 @@ struct Int4Tile : TensorTile<kTokens> {
   static constexpr int kZeros = kScales + kInt4GemmScaleBytes;
   static constexpr int kRowTiles = kGemmRows / kInt4GemvTileRows;
 
+  static __device__ __forceinline__ float row_scale(const Params&, int64_t) { return 1.0f; }
+
   // Eight pairs of one group are two chunks; the groups of a step are neighbours.
   static __device__ __forceinline__ void copy_groups(unsigned char* to, const uint32_t* from,
                                                      int item, int row_tiles, int first_row_tile,

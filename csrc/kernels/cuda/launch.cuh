@@ -7,6 +7,7 @@
 #include "kernels/cuda/half_gemm.cuh"
 #include "kernels/cuda/int4_gemm.cuh"
 #include "kernels/cuda/int4_gemv.cuh"
+#include "kernels/cuda/int8_gemm.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/page_copy.cuh"
@@ -203,6 +204,14 @@ inline void launch_half_gemm(const HalfGemmParams& p, const Launch& launch) {
   const auto kernel = p.bfloat16 ? choose_half_gemm<BFloat16Element>(w.tokens_per_tile)
                                  : choose_half_gemm<HalfElement>(w.tokens_per_tile);
   start(kernel, w.blocks, kGemmThreads, half_gemm_shared_bytes(p), launch, p, w);
+}
+
+inline void launch_int8_gemm(const Int8GemmParams& p, const Launch& launch) {
+  const std::string why_not = int8_gemm_why_not(p, launch.shared_bytes_per_block, launch.blocks);
+  if (!why_not.empty()) throw InvalidArgument(concat("int8_gemm: ", why_not));
+  const GemmWork w = int8_gemm_work(p, launch.blocks);
+  const auto kernel = w.tokens_per_tile == 64 ? int8_gemm<64> : int8_gemm<128>;
+  start(kernel, w.blocks, kGemmThreads, int8_gemm_shared_bytes(p), launch, p, w);
 }
 
 inline void launch_float_gemm(const FloatGemmParams& p, const Launch& launch) {

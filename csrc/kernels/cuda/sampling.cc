@@ -23,9 +23,7 @@ std::string sampling_why_not(const SamplingParams& p) {
   if (!p.logits || !p.settings || !p.positions) return "logits, settings or positions is null";
   if (!p.ids || !p.logprobs) return "ids or logprobs is null";
   if (p.top > 0 && (!p.top_ids || !p.top_logprobs)) return "top needs top_ids and top_logprobs";
-  if (p.history && (!p.history_lengths || !p.row || !p.counts)) {
-    return "history needs history_lengths, row and counts";
-  }
+  if (p.history && (!p.row || !p.counts)) return "history needs row and counts";
   if (!p.bias_ids != !p.bias_values) return "bias_ids and bias_values go together, one is null";
   if ((p.bias_ids || p.banned_ids) && !p.row) return "bias_ids and banned_ids need row";
   return "";

@@ -20,8 +20,9 @@ struct SamplingSettings {
   int32_t top_k = 0;
   uint32_t sample = 0;
   uint64_t seed = 0;
-  int32_t bias_begin = 0, bias_end = 0;      // of SamplingParams::bias_ids
-  int32_t banned_begin = 0, banned_end = 0;  // of SamplingParams::banned_ids
+  int32_t history_begin = 0, history_end = 0;  // of SamplingParams::history
+  int32_t bias_begin = 0, bias_end = 0;        // of SamplingParams::bias_ids
+  int32_t banned_begin = 0, banned_end = 0;    // of SamplingParams::banned_ids
 };
 
 inline constexpr int32_t kSamplingMaxTop = 64;
@@ -32,13 +33,14 @@ struct SamplingParams {
   int32_t top = 0;                // the best ids that are wanted as well, of the logits as given
   const float* logits = nullptr;  // [S, logits_stride] f32, not modified
   int64_t logits_stride = 0;      // numbers, at least V
+  const int32_t* logit_rows = nullptr;  // [S] row of each; null: its own number. Then logits is
+                                        // [any, logits_stride], and several may share a row
   const SamplingSettings* settings = nullptr;  // [S]
   const int64_t* positions = nullptr;          // [S]: of the token to come, the random counter
 
-  // What the penalties see; null: nothing, for all. An id outside 0..V-1 counts for nothing.
-  const int32_t* history = nullptr;          // [S, history_stride]
-  const int32_t* history_lengths = nullptr;  // [S]
-  int64_t history_stride = 0;
+  // What the penalties see, of all sequences; null: nothing. An id outside 0..V-1 counts for
+  // nothing.
+  const int32_t* history = nullptr;
 
   // Sorted by id within each sequence's part; equals are added in their order. May be null.
   const int32_t* bias_ids = nullptr;

@@ -76,6 +76,10 @@ cuda::GemmWork work_of(const cuda::Int4GemmParams& p, int blocks) {
   return cuda::int4_gemm_work(p, blocks);
 }
 template <>
+cuda::GemmWork work_of(const cuda::Int8GemmParams& p, int blocks) {
+  return cuda::int8_gemm_work(p, blocks);
+}
+template <>
 cuda::GemmWork work_of(const cuda::HalfGemmParams& p, int blocks) {
   return cuda::half_gemm_work(p, blocks);
 }
@@ -100,7 +104,10 @@ cuda::GemmWork largest_work(const CudaForms::Matrix& form, int64_t n, int64_t k,
       p.group = form.group;
       return work_of(p, blocks);
     }
+    case CudaForm::kInt8:
+      return work_of(sized(cuda::Int8GemmParams{}), blocks);
     case CudaForm::kF16:
+    case CudaForm::kBF16:
       return work_of(sized(cuda::HalfGemmParams{}), blocks);
     case CudaForm::kF32:
       break;
@@ -273,7 +280,12 @@ void CudaDecoder::check_kernels() const {
         return refuse("int4_gemm",
                       cuda::int4_gemm_why_not(gemm_params<cuda::Int4GemmParams>(matrix, product),
                                               shared, blocks));
+      case CudaForm::kInt8:
+        return refuse("int8_gemm",
+                      cuda::int8_gemm_why_not(gemm_params<cuda::Int8GemmParams>(matrix, product),
+                                              shared, blocks));
       case CudaForm::kF16:
+      case CudaForm::kBF16:
         return refuse("half_gemm",
                       cuda::half_gemm_why_not(gemm_params<cuda::HalfGemmParams>(matrix, product),
                                               shared, blocks));
@@ -474,6 +486,8 @@ Params CudaDecoder::gemm_params(const CudaMatrix& matrix, const Product& product
     p.group = matrix.form.group;
     p.scales = matrix.scales;
     p.zeros = matrix.zeros;
+  } else if constexpr (!std::is_same_v<Params, cuda::FloatGemmParams>) {
+    p.row_scales = matrix.row_scales;
   }
   give_workspace(p, work_of(p, options_.multiprocessors));
   return p;
@@ -512,7 +526,10 @@ void CudaDecoder::multiply(const CudaMatrix& matrix, const Product& product) con
       if (takes_gemv(gemv)) return run_kernel(gemv, launch(kGemvBlocks * gemm.blocks));
       return run_kernel(gemm_params<cuda::Int4GemmParams>(matrix, product), gemm);
     }
+    case CudaForm::kInt8:
+      return run_kernel(gemm_params<cuda::Int8GemmParams>(matrix, product), gemm);
     case CudaForm::kF16:
+    case CudaForm::kBF16:
       return run_kernel(gemm_params<cuda::HalfGemmParams>(matrix, product), gemm);
     case CudaForm::kF32:
       return run_kernel(gemm_params<cuda::FloatGemmParams>(matrix, product), gemm);
@@ -581,10 +598,15 @@ void CudaDecoder::read_logits(float* out, int64_t row) const {
   download(out, logits(row), static_cast<size_t>(4 * architecture_.vocab), stream_);
 }
 
-void CudaDecoder::read_all_logits(float* out) const {
-  if (shape_.logit_rows == 0) return;
-  download(out, logits(0), static_cast<size_t>(4 * architecture_.vocab * shape_.logit_rows),
-           stream_);
+void CudaDecoder::start_reading(float* out, int64_t first, int64_t count) const {
+  if (count == 0) return;
+  if (count < 0 || first + count > shape_.logit_rows) {
+    throw InvalidArgument(concat("rows ", first, "..", first + count - 1,
+                                 " are read, the last step had ", shape_.logit_rows));
+  }
+  start_download(out, logits(first), static_cast<size_t>(4 * architecture_.vocab * count), stream_);
 }
+
+const float* CudaDecoder::all_logits() const { return buffers_->logits; }
 
 }  // namespace tgv::model

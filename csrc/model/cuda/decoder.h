@@ -11,7 +11,7 @@
 //          kernels must know of a step is one struct of fixed addresses (step.h), uploaded in one
 //          copy; what launches are told by value follows from its StepShape, so that a captured
 //          graph can be replayed for every step of the same shape.
-// Modes    f32 weights over f32 pages: exact, f32 throughout. int4 and f16 weights: f16 where the
+// Modes    f32 weights over f32 pages: exact, f32 throughout. Other forms of weights: f16 where the
 //          tensor core reads, f32 sums, residual stream and norms. Any kind of page goes with both.
 // Numerics A row's results depend on its own inputs, its pages and the weights, and, unless weights
 //          and pages are f32, on which kernels ran: int4_gemv (step of at most 8 rows) and
@@ -69,7 +69,9 @@ class CudaDecoder {
   // [V] of logit row `row` of the last step, in device memory and in the order of the segments.
   const float* logits(int64_t row) const;
   void read_logits(float* out, int64_t row) const;  // [V] in host memory; waits
-  void read_all_logits(float* out) const;           // [logit_rows(), V]; waits if there are any
+  // Rows [first, first + count) to host memory [count, V], there when stream() has been waited for.
+  void start_reading(float* out, int64_t first, int64_t count) const;
+  const float* all_logits() const;  // [max_logit_rows, V] in device memory, of every step
   int64_t logit_rows() const { return shape_.logit_rows; }
 
  private:

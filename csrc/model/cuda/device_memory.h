@@ -36,6 +36,10 @@ class DeviceStream {
   DeviceStream(const DeviceStream&) = delete;
   DeviceStream& operator=(const DeviceStream&) = delete;
 
+  // What downloads have copied to the host. Read by the thread that runs steps.
+  int64_t downloaded_bytes() const { return downloaded_bytes_; }
+  void count_download(size_t bytes) const { downloaded_bytes_ += static_cast<int64_t>(bytes); }
+
   // Until everything asked for has been done; throws SystemError if any of it failed.
   void wait() const {
 #if defined(__CUDACC__)
@@ -43,9 +47,9 @@ class DeviceStream {
 #endif
   }
 
-#if defined(__CUDACC__)
-
  private:
+  mutable int64_t downloaded_bytes_ = 0;
+#if defined(__CUDACC__)
   cudaStream_t stream_ = nullptr;
 #endif
 };
@@ -130,15 +134,21 @@ inline void upload(void* to, const void* from, size_t bytes, const DeviceStream&
 #endif
 }
 
-// Returns when the bytes are there.
-inline void download(void* to, const void* from, size_t bytes, const DeviceStream& stream) {
+// The bytes are there when the stream has been waited for; `to` in pinned memory, or the call
+// itself may wait.
+inline void start_download(void* to, const void* from, size_t bytes, const DeviceStream& stream) {
+  stream.count_download(bytes);
 #if defined(__CUDACC__)
   cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream.get()), "a download");
-  stream.wait();
 #else
-  (void)stream;
   std::memcpy(to, from, bytes);
 #endif
+}
+
+// Returns when the bytes are there.
+inline void download(void* to, const void* from, size_t bytes, const DeviceStream& stream) {
+  start_download(to, from, bytes, stream);
+  stream.wait();
 }
 
 inline void zero(void* data, size_t bytes, const DeviceStream& stream) {

@@ -20,6 +20,10 @@ void run_kernel(const cuda::Int4GemmParams& p, const cuda::Launch& launch) {
   cuda::launch_int4_gemm(p, launch);
 }
 
+void run_kernel(const cuda::Int8GemmParams& p, const cuda::Launch& launch) {
+  cuda::launch_int8_gemm(p, launch);
+}
+
 void run_kernel(const cuda::HalfGemmParams& p, const cuda::Launch& launch) {
   cuda::launch_half_gemm(p, launch);
 }
@@ -42,6 +46,10 @@ void run_kernel(const cuda::PrefillAttentionParams& p, const cuda::Launch& launc
 
 void run_kernel(const cuda::PageCopyParams& p, const cuda::Launch& launch) {
   cuda::launch_page_copy(p, launch);
+}
+
+void run_kernel(const cuda::SamplingParams& p, const cuda::Launch& launch) {
+  cuda::launch_sampling(p, launch);
 }
 
 }  // namespace tgv::model

@@ -9,12 +9,14 @@
 #include "kernels/cuda/half_gemm.h"
 #include "kernels/cuda/int4_gemm.h"
 #include "kernels/cuda/int4_gemv.h"
+#include "kernels/cuda/int8_gemm.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/page_copy.h"
 #include "kernels/cuda/paged_attention.h"
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/qkv_append.h"
+#include "kernels/cuda/sampling.h"
 
 namespace tgv::model {
 
@@ -22,11 +24,13 @@ void run_kernel(const cuda::EmbeddingParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::NormParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::Int4GemvParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::Int4GemmParams& p, const cuda::Launch& launch);
+void run_kernel(const cuda::Int8GemmParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::HalfGemmParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::FloatGemmParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::QkvAppendParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::PagedAttentionParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::PrefillAttentionParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::PageCopyParams& p, const cuda::Launch& launch);
+void run_kernel(const cuda::SamplingParams& p, const cuda::Launch& launch);
 
 }  // namespace tgv::model

@@ -11,7 +11,7 @@
 namespace tgv::model {
 
 // How the matrices are stored.
-enum class CudaForm : uint8_t { kInt4, kF16, kF32 };
+enum class CudaForm : uint8_t { kInt4, kF16, kF32, kInt8, kBF16 };
 
 // Bytes of the numbers that a product with such weights takes: f32, otherwise f16.
 inline size_t cuda_element_bytes(CudaForm form) { return form == CudaForm::kF32 ? 4 : 2; }

@@ -27,7 +27,8 @@ struct DeviceSegment {
   int64_t first_position = 0;
   const StepToken* tokens = nullptr;  // [count]; embeddings in host memory
   int64_t count = 0;
-  int64_t logit_rows = 0;  // logits are wanted for this many of its last tokens
+  int64_t logit_rows = 0;    // logits are wanted for this many of its last tokens
+  bool reads_logits = true;  // on the host, too; false: draws alone are made of them
 };
 
 struct StepLimits {

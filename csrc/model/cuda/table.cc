@@ -1,11 +1,13 @@
 #include "model/cuda/table.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <memory>
 
 #include "base/errors.h"
 #include "model/cuda/decoder.h"
+#include "model/cuda/sampler.h"
 
 namespace tgv::model {
 
@@ -13,11 +15,29 @@ struct CudaModelHandle {
   std::shared_ptr<CudaWeights> weights;
 };
 
+namespace {
+
+// Of lists longer than these the logits come to the host. An array of each kind has room for the
+// lists of all draws.
+DrawLimits draw_limits_of(const Architecture& model, const CudaDecoderOptions& options) {
+  DrawLimits limits;
+  limits.draws = options.max_logit_rows;
+  limits.history = std::min<int64_t>(model.max_positions, 8192) + 1024;
+  limits.bias = 1024;
+  limits.banned = 256;
+  limits.top = std::min<int64_t>(cuda::kSamplingMaxTop, model.vocab);
+  return limits;
+}
+
+}  // namespace
+
 struct CudaRunnerHandle {
   CudaRunnerHandle(const CudaModelHandle& model, const CudaPageShape& pages,
                    const CudaDecoderOptions& options)
       : storage(pages),
         decoder(model.weights, storage, options),
+        sampler(decoder.architecture().vocab, draw_limits_of(decoder.architecture(), options),
+                decoder.all_logits(), decoder.stream()),
         logits(logits_bytes(decoder.architecture(), options), "the logits of a step") {}
 
   static size_t logits_bytes(const Architecture& model, const CudaDecoderOptions& options) {
@@ -26,6 +46,7 @@ struct CudaRunnerHandle {
 
   CudaStorage storage;
   CudaDecoder decoder;
+  CudaSampler sampler;
   PinnedMemory logits;  // [max_logit_rows, V] f32
 };
 
@@ -80,12 +101,14 @@ CudaStatus plan_memory(CudaMemoryPlan* out, const Architecture* architecture,
   return guarded(error, [&] {
     const CudaTensorPlan weights(*architecture, *forms);
     const auto decoder = CudaDecoder::memory_for(*architecture, *forms, *pages, *options);
+    const auto sampler =
+        CudaSampler::memory_for(architecture->vocab, draw_limits_of(*architecture, *options));
     const size_t logits = CudaRunnerHandle::logits_bytes(*architecture, *options);
     const DeviceMemoryInfo memory = device_memory_info();
     out->weights_bytes = static_cast<int64_t>(weights.bytes());
     out->pages_bytes = static_cast<int64_t>(CudaStorage::bytes_for(*pages));
-    out->arena_bytes = static_cast<int64_t>(decoder.arena_bytes);
-    out->pinned_bytes = static_cast<int64_t>(decoder.pinned_bytes + logits);
+    out->arena_bytes = static_cast<int64_t>(decoder.arena_bytes + sampler.arena_bytes);
+    out->pinned_bytes = static_cast<int64_t>(decoder.pinned_bytes + sampler.pinned_bytes + logits);
     out->free_bytes = static_cast<int64_t>(memory.free_bytes);
     out->total_bytes = static_cast<int64_t>(memory.total_bytes);
   });
@@ -141,22 +164,67 @@ void free_runner(CudaRunnerHandle* runner) {
 }
 
 int64_t arena_bytes(const CudaRunnerHandle* runner) {
-  return static_cast<int64_t>(runner->decoder.arena_bytes() + runner->logits.bytes());
+  return static_cast<int64_t>(runner->decoder.arena_bytes() + runner->sampler.arena_bytes() +
+                              runner->logits.bytes());
 }
 
 int64_t page_bytes(const CudaRunnerHandle* runner) { return runner->storage.shape().page_bytes(); }
 
+void draw_limits(const CudaRunnerHandle* runner, DrawLimits* out) {
+  *out = runner->sampler.limits();
+}
+
+int64_t downloaded_bytes(const CudaRunnerHandle* runner) {
+  return runner->decoder.stream().downloaded_bytes();
+}
+
+int64_t logit_rows_of(const DeviceSegment* segments, int64_t count) {
+  int64_t rows = 0;
+  for (int64_t i = 0; i < count; ++i) rows += segments[i].logit_rows;
+  return rows;
+}
+
+// The rows that are read on the host, neighbours in one copy.
+void start_reading(CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count) {
+  const CudaDecoder& decoder = runner->decoder;
+  float* const to = reinterpret_cast<float*>(runner->logits.data());
+  const int64_t vocab = decoder.architecture().vocab;
+  int64_t first = 0, end = 0;  // rows that wait to be copied
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t next = end + segments[i].logit_rows;
+    if (!segments[i].reads_logits) {
+      decoder.start_reading(to + first * vocab, first, end - first);
+      first = next;
+    }
+    end = next;
+  }
+  decoder.start_reading(to + first * vocab, first, end - first);
+}
+
+CudaStepResults results_of(const CudaRunnerHandle* runner) {
+  const CudaSampler::Results drawn = runner->sampler.results();
+  return {1,
+          reinterpret_cast<const float*>(runner->logits.data()),
+          drawn.ids,
+          drawn.logprobs,
+          drawn.top_ids,
+          drawn.top_logprobs,
+          drawn.top};
+}
+
 CudaStatus step(CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count,
-                const std::atomic<bool>* stop, int32_t* is_whole, const float** logits,
-                CudaError* error) {
+                const Draw* draws, int64_t draw_count, const std::atomic<bool>* stop,
+                CudaStepResults* out, CudaError* error) {
   return guarded(error, [&] {
     CudaDecoder& decoder = runner->decoder;
-    float* const to = reinterpret_cast<float*>(runner->logits.data());
+    runner->sampler.check(draws, draw_count, logit_rows_of(segments, count));
     const bool done = decoder.start(segments, count, stop);
-    if (done) decoder.read_all_logits(to);
+    if (done) {
+      runner->sampler.start(draws, draw_count);
+      start_reading(runner, segments, count);
+    }
     decoder.stream().wait();  // a step that was given up or wants no logits, too
-    *is_whole = done ? 1 : 0;
-    *logits = to;
+    *out = done ? results_of(runner) : CudaStepResults{};
   });
 }
 
@@ -173,10 +241,10 @@ constexpr int32_t kIsEmulated = 0;
 constexpr int32_t kIsEmulated = 1;
 #endif
 
-const CudaTable kTable = {kCudaTableVersion, kIsEmulated,    plan_memory, make_model,
-                          free_model,        model_bytes,    put_matrix,  put_embedding,
-                          put_vector,        check_complete, make_runner, free_runner,
-                          arena_bytes,       page_bytes,     step,        copy_rows};
+const CudaTable kTable = {kCudaTableVersion, kIsEmulated, plan_memory,   make_model, free_model,
+                          model_bytes,       put_matrix,  put_embedding, put_vector, check_complete,
+                          make_runner,       free_runner, arena_bytes,   page_bytes, draw_limits,
+                          downloaded_bytes,  step,        copy_rows};
 
 }  // namespace
 

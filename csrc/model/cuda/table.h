@@ -14,11 +14,12 @@
 #include "model/architecture.h"
 #include "model/cuda/sizes.h"
 #include "model/cuda/step.h"
+#include "model/draw.h"
 #include "model/matrix_source.h"
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 2;
+inline constexpr int32_t kCudaTableVersion = 4;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
 
 // Which exception it was. kNone: the call did what it says.
@@ -33,6 +34,18 @@ enum class CudaStatus : int32_t {
 
 struct CudaError {
   char message[1024];  // always terminated; not written by a call that succeeds
+};
+
+// What a step came to, in the host's memory until the next step.
+struct CudaStepResults {
+  int32_t is_whole = 0;  // 0: it was given up, and nothing else here counts
+  const float* logits =
+      nullptr;                   // [logit rows, V]; rows of segments that read none are not written
+  const int32_t* ids = nullptr;  // [draws], see Drawn
+  const float* logprobs = nullptr;
+  const int32_t* top_ids = nullptr;  // [draws, top]
+  const float* top_logprobs = nullptr;
+  int64_t top = 0;  // the most that any draw wanted
 };
 
 struct CudaModelHandle;   // weights, to be filled and then never changed
@@ -67,11 +80,12 @@ struct CudaTable {
   void (*free_runner)(CudaRunnerHandle* runner);
   int64_t (*arena_bytes)(const CudaRunnerHandle* runner);  // host memory for logits included
   int64_t (*page_bytes)(const CudaRunnerHandle* runner);
-  // CudaDecoder::step. is_whole: 0 if it was given up; else *logits is [logit rows, V] in the
-  // host's memory, until the next step.
+  void (*draw_limits)(const CudaRunnerHandle* runner, DrawLimits* out);
+  int64_t (*downloaded_bytes)(const CudaRunnerHandle* runner);  // copied to the host by all steps
+  // CudaDecoder::start, CudaSampler::start, and waits until all of it is done.
   CudaStatus (*step)(CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count,
-                     const std::atomic<bool>* stop, int32_t* is_whole, const float** logits,
-                     CudaError* error);
+                     const Draw* draws, int64_t draw_count, const std::atomic<bool>* stop,
+                     CudaStepResults* out, CudaError* error);
   CudaStatus (*copy_rows)(CudaRunnerHandle* runner, int64_t to_page, int64_t from_page,
                           int64_t rows, CudaError* error);
 };

@@ -6,6 +6,7 @@
 #include "base/float16.h"
 #include "kernels/cuda/half_gemm.h"
 #include "kernels/cuda/int4_gemv.h"
+#include "kernels/cuda/int8_gemm.h"
 
 namespace tgv::model {
 
@@ -31,13 +32,18 @@ int64_t weight_bytes(int64_t rows, int64_t columns, const CudaForms::Matrix& for
   switch (form.form) {
     case CudaForm::kInt4:
       return 4 * cuda::int4_gemv_weight_words(rows, columns, form.group);
+    case CudaForm::kInt8:
+      return 4 * cuda::int8_gemm_weight_words(rows, columns);
     case CudaForm::kF16:
+    case CudaForm::kBF16:
       return 4 * cuda::half_gemm_weight_words(rows, columns);
     case CudaForm::kF32:
       break;
   }
   return 4 * rows * columns;
 }
+
+bool has_row_scales(CudaForm form) { return form == CudaForm::kInt8 || form == CudaForm::kBF16; }
 
 const Architecture& checked(const Architecture& architecture) {
   architecture.check();
@@ -144,6 +150,7 @@ void CudaTensorPlan::add_matrix(std::string name, int64_t rows, int64_t columns,
     tensor.scales = take(bytes);
     if (!form.symmetric) tensor.zeros = take(bytes);
   }
+  if (has_row_scales(form.form)) tensor.scales = take(4 * rows);
   const std::string bias = name + ".bias";
   tensor.name = std::move(name);
   tensors_.push_back(std::move(tensor));
@@ -212,8 +219,14 @@ void CudaWeights::put_matrix(std::string_view name, const MatrixSource& source) 
     case CudaForm::kInt4:
       put_int4(to, source);
       break;
+    case CudaForm::kInt8:
+      put_int8(to, source);
+      break;
     case CudaForm::kF16:
       put_half(to, source);
+      break;
+    case CudaForm::kBF16:
+      put_bfloat16(to, source);
       break;
     case CudaForm::kF32:
       send(to.offset, required(source.f32, to.name, "f32 values"),
@@ -247,6 +260,20 @@ void CudaWeights::put_int4(const CudaTensor& to, const MatrixSource& source) {
   }
 }
 
+void CudaWeights::put_int8(const CudaTensor& to, const MatrixSource& source) {
+  const int8_t* levels = required(source.int8, to.name, "int8 levels");
+  const float* scales = required(source.row_scales, to.name, "scales of rows");
+  std::vector<uint32_t> words;
+  for (int64_t row = 0; row < to.rows; row += kRowsAtOnce) {
+    const int64_t count = std::min(kRowsAtOnce, to.rows - row);
+    words.resize(static_cast<size_t>(cuda::int8_gemm_weight_words(count, to.columns)));
+    cuda::int8_gemm_pack_weights(words.data(), levels + row * to.columns, count, to.columns);
+    send(to.offset + static_cast<size_t>(4 * cuda::int8_gemm_weight_words(row, to.columns)),
+         words.data(), 4 * words.size());
+  }
+  send(to.scales, scales, static_cast<size_t>(4 * to.rows));
+}
+
 void CudaWeights::put_half(const CudaTensor& to, const MatrixSource& source) {
   const float* values = required(source.f32, to.name, "f32 values");
   const int64_t K = to.columns;
@@ -263,6 +290,33 @@ void CudaWeights::put_half(const CudaTensor& to, const MatrixSource& source) {
     send(to.offset + static_cast<size_t>(4 * cuda::half_gemm_weight_words(row, K)), words.data(),
          4 * words.size());
   }
+}
+
+void CudaWeights::put_bfloat16(const CudaTensor& to, const MatrixSource& source) {
+  if (!source.f32) (void)required(source.bf16, to.name, "bf16 or f32 values");
+  const int64_t K = to.columns;
+  std::vector<uint16_t> rounded, halves;
+  std::vector<uint32_t> words;
+  std::vector<float> scales(static_cast<size_t>(to.rows));
+  for (int64_t row = 0; row < to.rows; row += kRowsAtOnce) {
+    const int64_t count = std::min(kRowsAtOnce, to.rows - row);
+    const uint16_t* values = source.f32 ? nullptr : source.bf16 + row * K;
+    if (source.f32) {
+      const float* exact = source.f32 + row * K;
+      rounded.resize(static_cast<size_t>(count * K));
+      std::transform(exact, exact + count * K, rounded.begin(), float_to_bfloat16);
+      values = rounded.data();
+    }
+    halves.resize(static_cast<size_t>(count * K));
+    if (!cuda::half_gemm_from_bfloat16(halves.data(), scales.data() + row, values, count, K)) {
+      throw InvalidArgument(concat(to.name, " holds a weight that is infinite or NaN"));
+    }
+    words.resize(static_cast<size_t>(cuda::half_gemm_weight_words(count, K)));
+    cuda::half_gemm_pack_weights(words.data(), halves.data(), count, K);
+    send(to.offset + static_cast<size_t>(4 * cuda::half_gemm_weight_words(row, K)), words.data(),
+         4 * words.size());
+  }
+  send(to.scales, scales.data(), 4 * scales.size());
 }
 
 void CudaWeights::put_embedding(const MatrixSource& source) {
@@ -331,6 +385,9 @@ CudaMatrix CudaWeights::matrix(std::string_view name) const {
   if (int4) out.scales = reinterpret_cast<const uint32_t*>(at(tensor.scales));
   if (int4 && !tensor.form.symmetric) {
     out.zeros = reinterpret_cast<const uint32_t*>(at(tensor.zeros));
+  }
+  if (has_row_scales(tensor.form.form)) {
+    out.row_scales = reinterpret_cast<const float*>(at(tensor.scales));
   }
   out.bias = at(find(tensor.name + ".bias", Role::kVector).offset);
   return out;

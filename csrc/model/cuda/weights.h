@@ -2,8 +2,10 @@
 // Filled tensor by tensor, under the names and from the sources of model::Weights.
 //
 // int4   One packing (int4_gemv.h) serves int4_gemv and int4_gemm: one copy of the weights.
-// f16    half_gemm's packing. f32: rows as they are, the exact mode.
-// Bias   In the elements of its matrix's products: f16, or f32 with f32 weights.
+// int8   int8_gemm's packing, with a scale for each row.
+// f16    half_gemm's packing. bf16: the same, as f16 with a power of two for each row
+// (half_gemm.h). f32    Rows as they are, the exact mode. Bias   In the elements of its matrix's
+// products: f16, or f32 with f32 weights.
 //
 // One block of device memory, sized at construction. Written by one thread; once complete it never
 // changes, and decoders share it. C++17: nvcc compiles it.
@@ -29,18 +31,19 @@ struct CudaTensor {
   CudaForms::Matrix form;         // of a matrix
   bool is_half = false;           // of a vector
   size_t offset = 0;              // bytes from the start of the block
-  size_t scales = 0, zeros = 0;   // where an int4 matrix or an int8 embedding has them
+  size_t scales = 0, zeros = 0;   // where they are: of groups, or of the rows of int8 and bf16
   bool filled = false;
 };
 
 // A matrix with its bias as the products take it.
 struct CudaMatrix {
   CudaForms::Matrix form;
-  int64_t rows = 0, columns = 0;     // N, K
-  const void* weights = nullptr;     // packed
-  const uint32_t* scales = nullptr;  // of int4
-  const uint32_t* zeros = nullptr;   // of int4; null when symmetric
-  const void* bias = nullptr;        // [N] elements
+  int64_t rows = 0, columns = 0;      // N, K
+  const void* weights = nullptr;      // packed
+  const uint32_t* scales = nullptr;   // of int4
+  const uint32_t* zeros = nullptr;    // of int4; null when symmetric
+  const float* row_scales = nullptr;  // [N] of int8 and bf16
+  const void* bias = nullptr;         // [N] elements
 };
 
 struct CudaEmbedding {
@@ -83,7 +86,7 @@ class CudaWeights {
   size_t bytes() const { return memory_.bytes(); }
 
   // --- filling: each tensor once; all throw InvalidArgument -------------------------------------
-  // The f16 form is rounded from f32.
+  // The f16 form is rounded from f32; the bf16 form, too, if that is given.
   void put_matrix(std::string_view name, const MatrixSource& source);
   // As model::Weights takes it; the f16 and bf16 kinds are rounded from f32, if that is given.
   void put_embedding(const MatrixSource& source);
@@ -101,7 +104,9 @@ class CudaWeights {
   uint8_t* at(size_t offset) const { return memory_.data() + offset; }
   void send(size_t offset, const void* from, size_t bytes);
   void put_int4(const CudaTensor& to, const MatrixSource& source);
+  void put_int8(const CudaTensor& to, const MatrixSource& source);
   void put_half(const CudaTensor& to, const MatrixSource& source);
+  void put_bfloat16(const CudaTensor& to, const MatrixSource& source);
 
   CudaTensorPlan plan_;  // what is filled changes in it
   DeviceMemory memory_;

@@ -1,4 +1,4 @@
-"""``ask`` and its short forms ``caption describe refer detect identify``: one question about one picture."""
+"""``ask`` and its short forms ``caption describe refer ground detect identify``: questions about pictures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import typer
 
 from ..errors import InvalidArgumentError
 from . import options
+from .batch import ask_all, check_out, expand, is_batch
 from .models import loaded, note
 from .options import check_task, check_template, need_model
 from .output import print_json, printable
-from .pictures import check_target, read_picture, save_picture
+from .pictures import STDIN, check_target, read_picture, save_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,11 +28,22 @@ NO_PICTURE = "none"
 
 
 def ask(
-    image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="A picture file, - for standard input, or 'none' for text only.")
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE... QUESTION",
+            help="A picture file (or several, or a quoted pattern; - for standard input, 'none' for text only), then "
+            "the question, unless -q gives it.",
+        ),
     ],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.")],
     model: options.Model = None,
+    question: Annotated[
+        list[str] | None, typer.Option("--question", "-q", help="What to ask. Repeat the option to ask several things.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write json lines here; the same command again goes on where it stopped."),
+    ] = None,
     backend: options.Backend = "native",
     task: Annotated[
         str | None,
@@ -52,14 +64,16 @@ def ask(
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
     json_output: options.Json = False,
-    quiet: options.Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars, no notes.")] = False,
 ) -> None:
-    """Ask a model a question about a picture.
+    """Ask a model a question about a picture, or about many.
 
-    The answer goes to stdout (boxes in pixels, one per line, behind it), a line about it to stderr.
+    The answer goes to stdout (boxes in pixels, one per line, behind it), a line about it to stderr. Several pictures or
+    questions, a pattern or --out: one line of json per answer.
     """
     check_task(task)
     check_template(template)
+    images, questions = _split(words, question)
     asked: dict[str, Any] = {
         "task": task,
         "template": template,
@@ -71,13 +85,36 @@ def ask(
         "choices": choice or None,
     }
     settings = {name: value for name, value in asked.items() if value is not None}
-    picture = None if image == NO_PICTURE else image
-    _answer(
-        "ask",
-        picture,
-        lambda opened, shown: opened.generate(shown, question, **settings),
-        _Common(model, backend, dtype, threads, draw, json_output, quiet),
-    )
+    common = _Common(model, backend, dtype, threads, draw, json_output, quiet)
+    if is_batch(images, questions, out):
+        _batch(images, questions, settings, out, common)
+        return
+    picture = None if images[0] == NO_PICTURE else images[0]
+    _answer("ask", picture, lambda opened, shown: opened.generate(shown, questions[0], **settings), common)
+
+
+def _split(words: list[str], questions: list[str] | None) -> tuple[list[str], list[str]]:
+    """Pictures and questions: without -q the last word is the question."""
+    if questions:
+        return words, questions
+    if len(words) < 2:
+        raise InvalidArgumentError("QUESTION is missing, expected it behind IMAGE, or given by -q")
+    return words[:-1], words[-1:]
+
+
+def _batch(
+    images: list[str], questions: list[str], settings: dict[str, Any], out: Path | None, common: _Common
+) -> None:
+    name = need_model(common.model, "ask")
+    if common.draw is not None:
+        raise InvalidArgumentError("--draw is given with several answers, expected one picture and one question")
+    special = next((image for image in images if image in (STDIN, NO_PICTURE)), None)
+    if special is not None:
+        raise InvalidArgumentError(f"image is {special!r} among several answers, expected picture files")
+    pictures = expand(images)
+    check_out(out)
+    with loaded(name, backend=common.backend, dtype=common.dtype, threads=common.threads, quiet=common.quiet) as opened:
+        ask_all(opened, pictures, questions, settings, out, common.quiet)
 
 
 def caption(
@@ -127,6 +164,22 @@ def refer(
     """Where the thing is that a phrase means: one box per line, in pixels (task tag \\[refer])."""
     common = _Common(model, backend, dtype, threads, draw, json_output, quiet)
     _boxes("refer", image, phrase, lambda opened, shown: opened.refer(shown, phrase), common)
+
+
+def ground(
+    image: options.Image,
+    phrase: Annotated[str, typer.Argument(metavar="PHRASE", help='What to find, such as "the red circle".')],
+    model: options.Model = None,
+    backend: options.Backend = "native",
+    draw: options.Draw = None,
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """The same as refer: where the thing is that a phrase means."""
+    common = _Common(model, backend, dtype, threads, draw, json_output, quiet)
+    _boxes("ground", image, phrase, lambda opened, shown: opened.ground(shown, phrase), common)
 
 
 def detect(

@@ -17,13 +17,20 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'tinygptv ask picture.png "What colour is the circle?" --model demo',
         'tinygptv ask street.jpg "the red car" --task refer --draw boxes.png --model ./my-model',
         'cat picture.png | tinygptv ask - "How many things are there?" --json --model demo',
+        """tinygptv ask '*.png' -q "How many things are there?" --task vqa --out answers.jsonl --model demo""",
         'tinygptv ask none "What is a triangle?" --model ./phi-2',
     ),
     "caption": ("tinygptv caption picture.png --model demo",),
     "describe": ("tinygptv describe picture.png --draw boxes.png --model demo",),
     "refer": ('tinygptv refer picture.png "the red circle" --draw box.png --model demo',),
+    "ground": ('tinygptv ground picture.png "the red circle" --draw out.png --model demo',),
     "detect": ("tinygptv detect picture.png circle --json --model demo",),
     "identify": ("tinygptv identify picture.png 40,60,180,190 --model demo",),
+    "chat": (
+        "tinygptv chat picture.png --model demo",
+        'echo "What colour is the circle?" | tinygptv chat picture.png --task vqa --model demo --json',
+        "tinygptv chat --load ./talk.json --model ./tinygptv-int4",
+    ),
     "convert": (
         "tinygptv convert --phi ./phi-2 --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth "
         "--checkpoint TinyGPT-V_for_Stage4.pth --image-size 448 --out ./tinygptv-int4",

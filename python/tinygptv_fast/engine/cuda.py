@@ -23,8 +23,6 @@ from .weights import fill
 if TYPE_CHECKING:
     from .. import _native
 
-_BODY, _HEAD = "text.layers.0.attn.qkv.weight", "text.head.weight"
-_MATRICES = ("int4", "f16", "f32")  # what the CUDA kernels multiply
 _KV_SHARE = 0.9  # "auto" leaves the rest of what the weights leave to others
 
 
@@ -49,21 +47,12 @@ def describe_cuda() -> dict[str, object]:
 
 
 def choose_cuda_forms(directory: ModelDirectory, dtype: str) -> Forms:
-    """As ``choose_forms`` has it, but float16 stays float16. Raises UnsupportedError naming a matrix that the CUDA
-    kernels cannot multiply, and what they could."""
+    """As ``choose_forms`` has it, but float16 stays float16."""
     config = directory.config
     if dtype == "auto" and config.quantization.text == "none" and config.dtype == "float16":
         matrix = Matrix("f16", config.quantization.group_size, True)
         return Forms(matrix, matrix, "f16")
-    forms = choose_forms(directory, dtype)
-    for name, matrix in ((_BODY, forms.body), (_HEAD, forms.head)):
-        if matrix.kind not in _MATRICES:
-            held = {"bf16": "bfloat16"}.get(matrix.kind, matrix.kind)
-            raise UnsupportedError(
-                f"{name} is {held}, which has no matrix products on CUDA yet: expected all of the text in int4 "
-                "(convert with quantization='int4' and no int8 head), or dtype='float32', which takes any directory"
-            )
-    return forms
+    return choose_forms(directory, dtype)
 
 
 @dataclass(frozen=True)

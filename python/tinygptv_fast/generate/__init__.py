@@ -4,8 +4,9 @@ Knows pictures, prompts, answers and a backend that decodes; knows nothing of th
 """
 
 from .answer import Answer, Piece, Timings, Usage
+from .chat import Chat
 from .image_state import ImageState
 from .model import TinyGPTV
 from .request import Request
 
-__all__ = ["Answer", "ImageState", "Piece", "Request", "Timings", "TinyGPTV", "Usage"]
+__all__ = ["Answer", "Chat", "ImageState", "Piece", "Request", "Timings", "TinyGPTV", "Usage"]

@@ -42,7 +42,8 @@ class Answer:
     no BOS, no pad, the end token included if it was produced. logprobs: float32 log-softmax of the unprocessed logits
     at those ids. boxes: in pixels of the upright original picture. probability: the product of the token
     probabilities; confidence: calibrated, None without a calibration. finish_reason: one of ``FINISH_REASONS``.
-    alternatives: the other sequences when several were asked for, best first.
+    alternatives: the other sequences when several were asked for, best first. dropped_turns: how many of a chat's
+    oldest turns were left out so that the prompt fits.
     """
 
     text: str
@@ -55,6 +56,7 @@ class Answer:
     timings: Timings
     confidence: float | None = None
     alternatives: list[Answer] = field(default_factory=list)
+    dropped_turns: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Json-ready; carries ``schema_version``."""
@@ -70,6 +72,7 @@ class Answer:
             "usage": dataclasses.asdict(self.usage),
             "timings": dataclasses.asdict(self.timings),
             "alternatives": [other.to_dict() for other in self.alternatives],
+            "dropped_turns": self.dropped_turns,
         }
 
     def __str__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -34,7 +34,7 @@ class Bridge:
 
     async def iterate(
         self, start: Callable[[], Generator[_T, None, None]], cancel: Callable[[], None]
-    ) -> AsyncIterator[_T]:
+    ) -> AsyncGenerator[_T, None]:
         """Items of ``start()``, each fetched when it is asked for. Leaving the loop early calls ``cancel``."""
         source = _Source(start)
         try:

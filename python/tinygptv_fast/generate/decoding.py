@@ -13,6 +13,7 @@ from ..processing.templates import Template
 from ..processing.tokenizer import StreamDecoder, Tokenizer
 from ..protocol import Backend, Event, GenerationOptions, Job, Prompt
 from .answer import Answer, Piece, Timings, Usage
+from .box_probabilities import with_probabilities
 from .control import Control
 from .stops import StopWatch
 
@@ -42,6 +43,7 @@ class _Row:
     decoder: StreamDecoder | None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)  # characters that each id added to the text
     text: str = ""
     reason: str | None = None
 
@@ -50,7 +52,9 @@ class _Row:
         assert self.decoder is not None
         self.ids.append(token)
         self.logprobs.append(logprob)
-        shown = "" if token in eos_ids else self.watch.put(self.decoder.put(token))
+        text = "" if token in eos_ids else self.decoder.put(token)
+        self.widths.append(len(text))
+        shown = self.watch.put(text)
         self.text += shown
         if token in eos_ids or self.watch.stopped:
             self.reason = "stop"
@@ -97,9 +101,12 @@ class BackendTask(Task):
 
     def poll(self, timeout_s: float = POLL_S) -> str:
         shown, report = "", None
-        for event in self._job.poll(timeout_s):
+        events = self._job.poll(timeout_s)
+        # First, because what follows may fail: close() must not wait for an end that has come already.
+        self._over = any(event[0] == "done" for event in events)
+        for event in events:
             if event[0] == "done":
-                report, self._over = event[1], True
+                report = event[1]
             elif event[0] == "end" and event[2] == "error":
                 self._error = event[3]
             else:
@@ -214,8 +221,10 @@ class BeamTask(BackendTask):
 class ChoiceTask(BackendTask):
     """Every candidate (text, ids with end symbol) as an answer, most probable per token first."""
 
-    def __init__(self, backend: Backend, work: Prepared, candidates: Sequence[tuple[str, list[int]]]) -> None:
-        self._candidates = candidates
+    def __init__(
+        self, backend: Backend, tokenizer: Tokenizer, work: Prepared, candidates: Sequence[tuple[str, list[int]]]
+    ) -> None:
+        self._candidates, self._tokenizer = candidates, tokenizer
         self._logprobs: dict[int, list[float]] = {}
         ids = [list(one) for _, one in candidates]
         super().__init__(lambda: backend.submit_score(work.prompt, ids, work.control.remaining()), work)
@@ -234,7 +243,9 @@ class ChoiceTask(BackendTask):
             return ""
         answers = []
         for index, (text, ids) in enumerate(self._candidates):
-            row = _Row(StopWatch([]), None, list(ids), self._logprobs[index], text, "stop")
+            decoder = self._tokenizer.stream(skip_special_tokens=True)
+            widths = [len(decoder.put(token)) for token in ids]
+            row = _Row(StopWatch([]), None, list(ids), self._logprobs[index], widths, text, "stop")
             answers.append(_answer(row, self._work))
         answers.sort(key=lambda a: -sum(a.logprobs) / len(a.logprobs))
         answers[0].alternatives.extend(answers[1:])
@@ -307,6 +318,8 @@ def _answer(row: _Row, work: Prepared, alternatives: list[Answer] | None = None)
     if work.sizes:
         width, height = work.sizes[0]
         boxes = parse_boxes(text, width, height, label=work.label)
+        indent = len(row.text) - len(row.text.lstrip()) if text != row.text else 0
+        boxes = with_probabilities(boxes, text, indent, row.widths, row.logprobs)
     return Answer(
         text=text,
         token_ids=row.ids,

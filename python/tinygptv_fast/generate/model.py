@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.directory import UNTRAINED, ModelDirectory, open_directory
 from ..errors import CheckpointError, ClosedError, InvalidArgumentError
 from ..processing.boxes import Box, Boxes
+from ..processing.image import ImageProcessor
 from ..processing.prompt import default_question
 from ..processing.templates import Template
 from ..processing.tokenizer import Tokenizer
@@ -20,13 +23,15 @@ from ..protocol import Backend
 from .answer import Answer, Piece, Timings
 from .batch import run_batch
 from .bridge import Bridge
+from .chat import Chat, pictures_of
 from .control import Control, Interrupted
 from .decoding import ChoiceTask, EndedTask, Task, pieces, run, start
 from .image_state import ImageState
 from .loading import check_settings, locate
 from .opening import open_backend
 from .preparing import Preparer
-from .request import Request
+from .request import Request, check_names
+from .transcript import Transcript
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +71,7 @@ class TinyGPTV:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         backend: str = "native",
+        **unknown: Any,
     ) -> TinyGPTV:
         """Load a model directory (``tgv.convert`` makes one), the shipped 'demo', or a hub id.
 
@@ -87,6 +93,7 @@ class TinyGPTV:
         Packed weights are kept under the user's cache directory (docs/loading.md). Raises InvalidArgumentError
         (settings), CheckpointError (directory), CapacityError (memory), UnsupportedError (valid but not available).
         """
+        check_names("from_pretrained", unknown, list(inspect.signature(cls.from_pretrained).parameters)[1:-1])
         settings = check_settings(
             device=device,
             dtype=dtype,
@@ -164,11 +171,15 @@ class TinyGPTV:
         request = _streamable(Request.of({"image": image, "prompt": prompt, **settings}))
         return self._stream(request, Control())
 
-    async def astream(self, image: Any = None, prompt: str | None = None, **settings: Any) -> AsyncIterator[Piece]:
+    async def astream(
+        self, image: Any = None, prompt: str | None = None, **settings: Any
+    ) -> AsyncGenerator[Piece, None]:
         """``stream`` for coroutines. Leaving the loop early cancels the request."""
         request, control = _streamable(Request.of({"image": image, "prompt": prompt, **settings})), Control()
-        async for piece in self._bridge.iterate(lambda: self._stream(request, control), control.cancel):
-            yield piece
+        source = self._bridge.iterate(lambda: self._stream(request, control), control.cancel)
+        async with aclosing(source) as items:  # a generator left alone would end when the loop gets round to it
+            async for piece in items:
+                yield piece
 
     def rank(self, image: Any, prompt: str, candidates: Sequence[str], **settings: Any) -> list[Answer]:
         """``candidates`` as answers, the one with the highest mean token log-probability first.
@@ -207,6 +218,35 @@ class TinyGPTV:
         """Run the vision side once; ask about the result as often as you like."""
         return self._preparer.encode(self._running(), image, color, lambda: None, Timings())
 
+    async def aencode_image(self, image: Any, *, color: str = "rgb") -> ImageState:
+        """``encode_image`` for coroutines; cancelling the coroutine ends it between two half blocks."""
+        control = Control()
+        return await self._bridge.call(
+            lambda: self._preparer.encode(self._running(), image, color, control.check, Timings()), control.cancel
+        )
+
+    def chat(
+        self,
+        image: Any = None,
+        *,
+        template: str | Template | None = None,
+        system: str | None = None,
+        color: str = "rgb",
+        **settings: Any,
+    ) -> Chat:
+        """A conversation about ``image`` (or a list of pictures, or None), which is encoded here, once.
+
+        ``system``: a system message, where the template has a place for one. ``settings``: those of ``generate``, for
+        every turn. Raises PromptError, ImageError, InvalidArgumentError.
+        """
+        self._running()
+        states = tuple(self.encode_image(one, color=color) for one in pictures_of(image))
+        return Chat(self, Transcript(states, system=system), template, settings)
+
+    def load_chat(self, path: str | os.PathLike[str]) -> Chat:
+        """The conversation that ``Chat.save`` wrote to ``path``. Raises CheckpointError, InvalidArgumentError."""
+        return Chat.load(self, path)
+
     def logits(self, images: Any, prompt: str, template: str | Template = "raw") -> Tensor:
         """Float32 [T, V]: the logits at every position of the prompt, visual tokens included."""
         backend, request = self._running(), Request(image=images, prompt=prompt, template=template)
@@ -233,6 +273,26 @@ class TinyGPTV:
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self._tokenizer
+
+    @property
+    def image_processor(self) -> ImageProcessor | None:
+        """What makes pixels of pictures; None for a model of text alone."""
+        return self._preparer.images
+
+    @property
+    def default_template(self) -> Template:
+        """The directory's prompt template."""
+        return self._directory.template
+
+    @property
+    def prompt_room(self) -> int:
+        """Positions that one request can have, prompt and answer together."""
+        return min(self._directory.config.text.max_positions, self._info.get("kv_tokens") or 1 << 30)
+
+    def default_setting(self, name: str, fallback: Any) -> Any:
+        """What the directory's ``generation_config.json`` says of ``name``, else ``fallback``."""
+        value = self._directory.generation_config.get(name)
+        return fallback if value is None else value
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Copy the model directory to ``directory`` (new or empty), atomically; an adapter is merged into it."""
@@ -290,7 +350,7 @@ class TinyGPTV:
             return start(backend, self._tokenizer, work)
         end = work.template.stop[0] if work.template.stop else ""
         ids = [(text, self._tokenizer.encode(text + end)) for text in candidates]
-        return ChoiceTask(backend, work, ids)
+        return ChoiceTask(backend, self._tokenizer, work, ids)
 
     @staticmethod
     def _candidates(choices: Any) -> list[str]:

@@ -33,7 +33,7 @@ class Preparer:
         self._directory = directory
         self._tokenizer = tokenizer
         self._model_id = model_id
-        self._images = ImageProcessor.from_dict(directory.preprocessor) if directory.preprocessor else None
+        self.images = ImageProcessor.from_dict(directory.preprocessor) if directory.preprocessor else None
 
     def prepare(
         self, backend: Backend, request: Request, control: Control, timings: Timings, label: str | None = None
@@ -83,10 +83,10 @@ class Preparer:
         if isinstance(image, ImageState):
             self._check_state(image)
             return image
-        if self._images is None:
+        if self.images is None:
             raise UnsupportedError("this model is text-only: it takes no image")
         began = time.perf_counter()
-        picture = _Picture(self._images.load(image, color), self._images)  # type: ignore[arg-type]
+        picture = _Picture(self.images.load(image, color), self.images)  # type: ignore[arg-type]
         opened = time.perf_counter()
         embeddings = backend.encode_image(picture, check)
         encoded = time.perf_counter()
@@ -127,6 +127,8 @@ def _prompt(request: Request, template: Template, encode: Callable[[Any], ImageS
     if request.messages is not None:
         if request.prompt is not None:
             raise PromptError("both prompt and messages are given, expected one of them")
+        if request.box is not None:
+            raise InvalidArgumentError("both box and messages are given, expected box with task='identify' and image")
         rendered, named = render_messages(request.messages, template=template, task=request.task)
         queue = iter(images)
         pictures = [next(queue, None) if image is None else image for image in named]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 Convention = Literal["center", "edge"]
 BINS = 100
+UNNAMED = "object"
+"""The category of boxes without label."""
 _BOX = re.compile(r"\{\s*(?:<-?[0-9]+>\s*)+(\}?)")
 _PHRASE = re.compile(r"<p>((?:(?!</?p>).)*)</p>\s*(?=\{)", re.DOTALL)
 _JOINT = re.compile(r"\s*(?:<delim>\s*)?")
 _NUMBER = re.compile(r"-?[0-9]+")
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000", "#808000")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Box:
 
     ``label``: the phrase it belongs to, or None. ``score``: 0..1 or None. ``image_index``: which picture of the
     prompt. ``width``, ``height``: size of that picture in pixels, if known; needed by ``xyxyn`` only.
+    Of a box that the model wrote, ``score`` is the probability of its tokens given all before them (``probability`` is
+    another name for it), and ``coordinate_probabilities`` that of each of the four numbers; they stay None where the
+    tokens are not known.
     """
 
     x1: float
@@ -48,6 +52,7 @@ class Box:
     image_index: int = 0
     width: float | None = field(default=None, kw_only=True)
     height: float | None = field(default=None, kw_only=True)
+    coordinate_probabilities: tuple[float, float, float, float] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("x1", "y1", "x2", "y2"):
@@ -58,6 +63,11 @@ class Box:
             value = getattr(self, name)
             if value is not None and _finite(f"box.{name}", value) <= 0:
                 raise InvalidArgumentError(f"box.{name} is {value!r}, expected pixels > 0")
+
+    @property
+    def probability(self) -> float | None:
+        """``score`` under the name that ``Answer`` uses."""
+        return self.score
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
@@ -89,11 +99,14 @@ class Box:
         return across * down / union if union > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Json-ready: x1, y1, x2, y2, label, score, image_index and, if known, width and height."""
+        """Json-ready: x1, y1, x2, y2, label, score, image_index and, if known, width, height and
+        coordinate_probabilities."""
         out: dict[str, Any] = {name: getattr(self, name) for name in ("x1", "y1", "x2", "y2", "label", "score")}
         out["image_index"] = self.image_index
         if self.width is not None and self.height is not None:
             out.update(width=self.width, height=self.height)
+        if self.coordinate_probabilities is not None:
+            out["coordinate_probabilities"] = list(self.coordinate_probabilities)
         return out
 
 
@@ -138,71 +151,84 @@ class Boxes(Sequence[Box]):
         """Json-ready list of ``Box.to_dict()``."""
         return [box.to_dict() for box in self._boxes]
 
-    def draw(self, image: Any, *, image_index: int = 0, line_width: int | None = None) -> PILImage:
+    def draw(
+        self, image: Any, *, image_index: int = 0, line_width: int | None = None, color: Literal["rgb", "bgr"] = "rgb"
+    ) -> PILImage:
         """A new RGB picture: ``image`` with the boxes of picture ``image_index`` and their labels drawn on it.
 
-        ``image``: anything ``ImageProcessor.load`` takes; it must be the picture the boxes were made for. Uses the
-        font built into Pillow. Raises ``ImageError`` for an unreadable picture.
+        ``image``: anything ``ImageProcessor.load`` takes, in any mode it takes (``color`` is the channel order of an
+        array): the picture the boxes were made for, or the same in another size if the boxes know theirs. Lines and
+        letters grow with the picture; ``line_width`` in pixels overrides the former. Raises ``ImageError`` for an
+        unreadable picture, ``InvalidArgumentError`` for the rest.
         """
-        from PIL import ImageDraw
-
+        from .drawing import Style, draw_boxes
         from .image import ImageProcessor
 
-        canvas = ImageProcessor(1).load(image)
-        pen = ImageDraw.Draw(canvas)
-        side = min(canvas.size)
-        thick = line_width if line_width is not None else max(1, round(side / 200))
-        labels: dict[str | None, str] = {}
-        for box in self._boxes:
-            if box.image_index != image_index:
-                continue
-            colour = labels.setdefault(box.label, _COLOURS[len(labels) % len(_COLOURS)])
-            pen.rectangle(box.xyxy, outline=colour, width=thick)
-            if box.label:
-                _draw_label(pen, box, colour, max(10, side // 30))
+        _whole("image_index", image_index, 0)
+        if line_width is not None:
+            _whole("line_width", line_width, 1)
+        canvas = ImageProcessor(1).load(image, color).copy()
+        shown = [box for box in self._boxes if box.image_index == image_index]
+        scaled = [(_on_canvas(box, canvas.size), box.label) for box in shown]
+        draw_boxes(canvas, scaled, Style.of(canvas.size, line_width))
         return canvas
 
-    def to_coco(self, *, first_image_id: int = 0) -> dict[str, list[dict[str, Any]]]:
-        """The boxes as COCO json: ``images`` (sizes where known), ``annotations``, ``categories`` (one per label).
+    def to_coco(
+        self,
+        *,
+        first_image_id: int = 0,
+        first_annotation_id: int = 1,
+        image_ids: Sequence[Any] | Mapping[int, Any] | None = None,
+        categories: Mapping[str, int] | None = None,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """The boxes as COCO json: ``images`` (sizes where known), ``annotations``, ``categories``.
 
-        Picture ``i`` of the prompt has the id ``first_image_id + i``; annotation and category ids count from 1.
-        Boxes without label belong to the category "object".
+        ``image_ids``: the id of each picture of the prompt, by its index; else picture ``i`` has
+        ``first_image_id + i``. ``categories``: ids by name, which come out as given; else one per label, counted from
+        1. Boxes without label belong to the category "object". ``first_annotation_id`` goes on from another answer's
+        annotations.
+        Raises ``InvalidArgumentError`` for a label or a picture that the arguments do not name.
         """
-        names = list(dict.fromkeys(box.label or "object" for box in self._boxes))
-        category = {name: number for number, name in enumerate(names, 1)}
+        _whole("first_image_id", first_image_id, 0)
+        _whole("first_annotation_id", first_annotation_id, 0)
+        category = self._categories(categories, first=1)
         images: dict[int, dict[str, Any]] = {}
         annotations = []
-        for number, box in enumerate(self._boxes, 1):
-            image = images.setdefault(box.image_index, {"id": first_image_id + box.image_index})
+        for number, box in enumerate(self._boxes, first_annotation_id):
+            image = images.setdefault(box.image_index, {"id": _image_id(box.image_index, image_ids, first_image_id)})
             if box.width is not None and box.height is not None:
                 image.update(width=box.width, height=box.height)
             row: dict[str, Any] = {
                 "id": number,
                 "image_id": image["id"],
-                "category_id": category[box.label or "object"],
+                "category_id": category[box.label or UNNAMED],
                 "bbox": list(box.xywh),
                 "area": box.area,
                 "iscrowd": 0,
             }
             annotations.append(row if box.score is None else {**row, "score": box.score})
-        categories = [{"id": number, "name": name} for name, number in category.items()]
-        return {"images": list(images.values()), "annotations": annotations, "categories": categories}
+        rows = [{"id": number, "name": name} for name, number in category.items()]
+        return {"images": list(images.values()), "annotations": annotations, "categories": rows}
 
-    def to_supervision(self) -> Any:
+    def to_supervision(self, *, categories: Mapping[str, int] | None = None) -> Any:
         """``supervision.Detections`` (xyxy in pixels, confidence if every box has a score, class ids by label).
 
-        Raises ``UnsupportedError`` if the package ``supervision`` is not installed.
+        ``categories``: class ids by name; else labels count from 0 in the order they come. Raises ``UnsupportedError``
+        if the package ``supervision`` is not installed, ``InvalidArgumentError`` for a label not in ``categories``.
         """
         import numpy as np
 
         try:
             supervision: Any = importlib.import_module("supervision")
-        except ImportError:
-            raise UnsupportedError("to_supervision() needs the package supervision: pip install supervision") from None
+        except ImportError as error:
+            why = "" if isinstance(error, ModuleNotFoundError) and error.name == "supervision" else f" ({error})"
+            raise UnsupportedError(
+                f"to_supervision() needs the package supervision: pip install supervision{why}"
+            ) from None
+        order = self._categories(categories, first=0)
         if not self._boxes:
             return supervision.Detections.empty()
-        names = [box.label or "object" for box in self._boxes]
-        order = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        names = [box.label or UNNAMED for box in self._boxes]
         scores = [box.score for box in self._boxes]
         return supervision.Detections(
             xyxy=np.array([box.xyxy for box in self._boxes], dtype=np.float32),
@@ -210,6 +236,20 @@ class Boxes(Sequence[Box]):
             class_id=np.array([order[name] for name in names], dtype=int),
             data={"class_name": np.array(names)},
         )
+
+    def _categories(self, given: Mapping[str, int] | None, first: int) -> dict[str, int]:
+        """Ids by name: ``given``, checked, or the labels counted from ``first``."""
+        names = list(dict.fromkeys(box.label or UNNAMED for box in self._boxes))
+        if given is None:
+            return {name: number for number, name in enumerate(names, first)}
+        if not isinstance(given, Mapping):
+            raise InvalidArgumentError(f"categories is {type(given).__name__}, expected a dict of names and ids")
+        for name, number in given.items():
+            _whole(f"categories[{name!r}]", number, 0)
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise InvalidArgumentError(f"categories lacks {missing[0]!r}, expected an id for every label of the boxes")
+        return dict(given)
 
 
 def parse_boxes(
@@ -233,17 +273,27 @@ def parse_boxes(
     shift = 0.5 if convention == "center" else 0.0
     boxes: list[Box] = []
     dropped: list[Dropped] = []
-    for written, phrase in _groups(text):
-        bins = [_bin(number) for number in _NUMBER.findall(written)]
-        reason = _why_not(bins) if written.endswith("}") else "no closing brace"
+    for match, phrase in _groups(text):
+        bins, reason = _read(match.group())
         if reason is not None:
-            dropped.append(Dropped(written, reason))
+            dropped.append(Dropped(match.group(), reason))
             continue
         x1, y1, x2, y2 = (min((k + shift) / BINS, 1.0) for k in bins)
         pixels = (x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y)
         name = label if phrase is None else phrase
         boxes.append(Box(*pixels, name, None, image_index, width=scale_x, height=scale_y))
     return Boxes(boxes, dropped=dropped)
+
+
+def box_spans(text: str) -> list[list[tuple[int, int]]]:
+    """Where ``text`` has the boxes that ``parse_boxes`` finds, in its order: (start, end) in characters of the whole
+    ``{...}``, then of each of its four numbers."""
+    found = []
+    for match in _BOX.finditer(text):
+        if _read(match.group())[1] is None:
+            numbers = _NUMBER.finditer(text, match.start(), match.end())
+            found.append([match.span(), *(number.span() for number in numbers)])
+    return found
 
 
 def format_box(box: Box | Sequence[float], width: float, height: float) -> str:
@@ -281,8 +331,8 @@ def phrases(text: str) -> str:
     return re.sub(r" +([.,;:!?])", r"\1", re.sub(r"[ \t]{2,}", " ", plain)).strip()
 
 
-def _groups(text: str) -> Iterator[tuple[str, str | None]]:
-    """(text of a box, phrase or None) for every box-like piece of ``text``, in order."""
+def _groups(text: str) -> Iterator[tuple[re.Match[str], str | None]]:
+    """(match, phrase or None) for every box-like piece of ``text``, in order."""
     position = 0
     phrase: str | None = None
     tags = {match.end(): match for match in _PHRASE.finditer(text)}
@@ -291,8 +341,14 @@ def _groups(text: str) -> Iterator[tuple[str, str | None]]:
             phrase = tags[match.start()].group(1).strip()
         elif _JOINT.fullmatch(text, position, match.start()) is None:
             phrase = None  # other text in between: the group is over
-        yield match.group(0), phrase
+        yield match, phrase
         position = match.end()
+
+
+def _read(written: str) -> tuple[list[int], str | None]:
+    """The integers of a box-like piece of text, and why it is no box (None: it is one)."""
+    bins = [_bin(number) for number in _NUMBER.findall(written)]
+    return bins, _why_not(bins) if written.endswith("}") else "no closing brace"
 
 
 def _bin(digits: str) -> int:
@@ -309,18 +365,28 @@ def _why_not(bins: list[int]) -> str | None:
     return None
 
 
-def _draw_label(pen: Any, box: Box, colour: str, size: int) -> None:
-    from PIL import ImageFont
+def _on_canvas(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """``box.xyxy`` in pixels of a picture of ``size``, which is that of the box unless it knows of another."""
+    if box.width is None or box.height is None:
+        return box.xyxy
+    across, down = size[0] / box.width, size[1] / box.height
+    return (box.x1 * across, box.y1 * down, box.x2 * across, box.y2 * down)
 
-    font = ImageFont.load_default(size)
-    text = " ".join((box.label or "").split())
-    if not isinstance(font, ImageFont.FreeTypeFont):  # Pillow without FreeType: its bitmap font knows Latin-1 only
-        text = text.encode("latin-1", "replace").decode("latin-1")
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    room = bottom - top + 4
-    y = box.y1 - room if box.y1 >= room else box.y1
-    pen.rectangle((box.x1, y, box.x1 + right - left + 4, y + room), fill=colour)
-    pen.text((box.x1 + 2 - left, y + 2 - top), text, fill="white", font=font)
+
+def _image_id(index: int, given: Sequence[Any] | Mapping[int, Any] | None, first: int) -> Any:
+    if given is None:
+        return first + index
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Sequence, Mapping)):
+        raise InvalidArgumentError(f"image_ids is {given!r}, expected a list or a dict of ids by picture index")
+    try:
+        return given[index]
+    except (IndexError, KeyError):
+        raise InvalidArgumentError(f"image_ids has no id for picture {index}, expected one for every picture") from None
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidArgumentError(f"{name} is {value!r}, expected an integer >= {least}")
 
 
 def _finite(name: str, value: Any) -> float:

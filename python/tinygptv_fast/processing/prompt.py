@@ -172,7 +172,7 @@ def render(prompt: str, *, images: int = 0, template: str | Template, task: str 
             raise PromptError(f"task is {task!r} with template {chosen.name!r}, which adds no tags; expected task=None")
         check_image_count(prompt, images)
         return prompt
-    _check_text(prompt, chosen, "prompt")
+    check_text(prompt, chosen, "prompt")
     return chosen.render([("user", " ".join([IMAGE_MARKUP] * images + [task_text(task, prompt)]))])
 
 
@@ -226,6 +226,16 @@ def encode_prompt(prompt: str, tokenizer: Encoder) -> list[list[int]]:
     return [tokenizer.encode(segment) if segment else [] for segment in split_images(prompt)]
 
 
+def check_text(text: str, template: Template, where: str) -> None:
+    """Raises ``PromptError`` if the user's own ``text`` (the argument ``where``) holds a mark of ``template``."""
+    mark = template.reserved_in(text)
+    if mark is not None:
+        raise PromptError(
+            f"{where} contains {mark!r}, which template {template.name!r} uses itself; expected text without it "
+            f"(template='raw' takes a prompt to the letter)"
+        )
+
+
 def _turn(message: Any, where: str, template: Template, task: str | None, pictures: list[Any]) -> tuple[str, str]:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise PromptError(f"{where} is {_short(message)}, expected a dict with 'role' and 'content'")
@@ -246,7 +256,7 @@ def _turn(message: Any, where: str, template: Template, task: str | None, pictur
 def _part(part: Any, where: str, role: str, template: Template, pictures: list[Any]) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
-        _check_text(part["text"], template, where)
+        check_text(part["text"], template, where)
         return part["text"]
     if kind == "image" and role == "user":
         pictures.append(next((part[key] for key in ("image", "path", "url", "bytes") if key in part), None))
@@ -267,15 +277,6 @@ def _tag_last(words: list[str], parts: Sequence[Mapping[str, Any]], task: str, t
             words[index] = task_text(task, words[index])
             return
     words.append(task_text(task, ""))
-
-
-def _check_text(text: str, template: Template, where: str) -> None:
-    mark = template.reserved_in(text)
-    if mark is not None:
-        raise PromptError(
-            f"{where} contains {mark!r}, which template {template.name!r} uses itself; expected text without it "
-            f"(template='raw' takes a prompt to the letter)"
-        )
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,148 @@
+#include "model/cuda/draw_inputs.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "base/errors.h"
+#include "model/cuda/device_memory.h"
+
+namespace tgv::model {
+
+namespace {
+
+constexpr int64_t kMostNumbers = INT32_MAX;  // of all lists of a kind: settings index them
+
+DrawLimits checked(const DrawLimits& limits, int64_t vocab) {
+  check_range("draws", limits.draws, 1, 65535);
+  check_range("history", limits.history, 0, kMostNumbers / limits.draws);
+  check_range("bias", limits.bias, 0, kMostNumbers / limits.draws);
+  check_range("banned", limits.banned, 0, kMostNumbers / limits.draws);
+  check_range("top", limits.top, 0, std::min<int64_t>(cuda::kSamplingMaxTop, vocab));
+  return limits;
+}
+
+cuda::SamplingSettings settings_of(const Draw& draw, int64_t vocab) {
+  cuda::SamplingSettings s;
+  s.temperature = draw.temperature;
+  s.top_p = draw.top_p;
+  s.min_p = draw.min_p;
+  s.repetition_penalty = draw.repetition_penalty;
+  s.presence_penalty = draw.presence_penalty;
+  s.frequency_penalty = draw.frequency_penalty;
+  s.top_k = static_cast<int32_t>(std::min(draw.top_k, vocab));
+  s.sample = draw.sample;
+  s.seed = draw.seed;
+  return s;
+}
+
+// Appends a list to an array of lists, and says where it begins and ends there.
+void append(int32_t* array, int32_t& used, const int32_t* list, int64_t count, int32_t& begin,
+            int32_t& end) {
+  begin = used;
+  if (count) std::memcpy(array + used, list, static_cast<size_t>(4 * count));
+  used += static_cast<int32_t>(count);
+  end = used;
+}
+
+}  // namespace
+
+DrawInputs::DrawInputs(int64_t vocab, const DrawLimits& limits)
+    : vocab_(vocab), limits_(checked(limits, vocab)) {
+  bytes_ = reinterpret_cast<size_t>(arrays(nullptr).banned) +
+           device_aligned(static_cast<size_t>(4 * limits_.draws * limits_.banned));
+}
+
+DrawArrays DrawInputs::arrays(uint8_t* base) const {
+  size_t used = 0;
+  const auto take = [&](auto*& out, int64_t count) {
+    using Array = std::remove_reference_t<decltype(out)>;
+    out = reinterpret_cast<Array>(reinterpret_cast<uintptr_t>(base) + used);
+    used += device_aligned(static_cast<size_t>(count) * sizeof *out);
+  };
+  DrawArrays out;
+  take(out.settings, limits_.draws);
+  take(out.positions, limits_.draws);
+  take(out.logit_rows, limits_.draws);
+  take(out.history, limits_.draws * limits_.history);
+  take(out.bias_ids, limits_.draws * limits_.bias);
+  take(out.bias_values, limits_.draws * limits_.bias);
+  take(out.banned, limits_.draws * limits_.banned);
+  return out;
+}
+
+// --- checks -------------------------------------------------------------------------------------
+namespace {
+
+// Names are made for what fails alone: every step comes by here, with every id of its histories.
+void require(int64_t index, const char* field, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return;
+  check_range(concat("draws[", index, "].", field), value, least, most);
+}
+
+void require_list(int64_t index, const char* field, const void* list, int64_t count, int64_t most) {
+  if (count < 0 || count > most) {
+    check_range(concat("draws[", index, "].", field, "_count"), count, 0, most);
+  }
+  if (count && !list) throw InvalidArgument(concat("draws[", index, "].", field, " is null"));
+}
+
+}  // namespace
+
+void DrawInputs::check_draw(const Draw& draw, int64_t index, int64_t logit_rows) const {
+  require(index, "row", draw.row, 0, logit_rows - 1);
+  require(index, "top", draw.top, 0, limits_.top);
+  require(index, "top_k", draw.top_k, 0, INT64_MAX);
+  require_list(index, "history", draw.history, draw.history_count, limits_.history);
+  require_list(index, "bias", draw.bias, draw.bias_count, limits_.bias);
+  require_list(index, "banned", draw.banned, draw.banned_count, limits_.banned);
+  for (int64_t i = 0; i < draw.history_count; ++i) {
+    require(index, "history", draw.history[i], 0, vocab_ - 1);
+  }
+  for (int64_t i = 0; i < draw.bias_count; ++i) {
+    // Sorted: whoever finds the first of equal ids adds them all.
+    require(index, "bias", draw.bias[i].id, i ? draw.bias[i - 1].id : 0, vocab_ - 1);
+  }
+  for (int64_t i = 0; i < draw.banned_count; ++i) {
+    require(index, "banned", draw.banned[i], 0, vocab_ - 1);
+  }
+}
+
+void DrawInputs::check(const Draw* draws, int64_t count, int64_t logit_rows) const {
+  if (count < 0 || count > limits_.draws) {
+    check_range("the number of draws", count, 0, limits_.draws);
+  }
+  for (int64_t i = 0; i < count; ++i) check_draw(draws[i], i, logit_rows);
+}
+
+// --- writing ------------------------------------------------------------------------------------
+void DrawInputs::fill(uint8_t* base, const Draw* draws, int64_t count) {
+  const DrawArrays to = arrays(base);
+  int32_t history = 0, bias = 0, banned = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const Draw& draw = draws[i];
+    cuda::SamplingSettings s = settings_of(draw, vocab_);
+    append(to.history, history, draw.history, draw.history_count, s.history_begin, s.history_end);
+    append(to.banned, banned, draw.banned, draw.banned_count, s.banned_begin, s.banned_end);
+    s.bias_begin = bias;
+    for (int64_t j = 0; j < draw.bias_count; ++j, ++bias) {
+      to.bias_ids[bias] = draw.bias[j].id;
+      to.bias_values[bias] = draw.bias[j].value;
+    }
+    s.bias_end = bias;
+    to.settings[i] = s;
+    to.positions[i] = draw.position;
+    to.logit_rows[i] = static_cast<int32_t>(draw.row);
+  }
+  const auto piece = [&](const void* begin, const void* end) {
+    const auto* from = static_cast<const uint8_t*>(begin);
+    return Piece{static_cast<size_t>(from - base),
+                 static_cast<size_t>(static_cast<const uint8_t*>(end) - from)};
+  };
+  written_ = {piece(base, to.logit_rows + count), piece(to.history, to.history + history),
+              piece(to.bias_ids, to.bias_ids + bias), piece(to.bias_values, to.bias_values + bias),
+              piece(to.banned, to.banned + banned)};
+}
+
+}  // namespace tgv::model
