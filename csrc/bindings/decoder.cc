@@ -143,7 +143,7 @@ class Stepper {
     }
     {
       py::gil_scoped_release release;
-      backend_->step(segments, nullptr);
+      backend_->step(segments, {}, nullptr);
     }
     for (const auto& [sequence, length] : before) cache_.commit(sequence);
   }
