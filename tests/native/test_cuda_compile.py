@@ -35,6 +35,8 @@ MAX_REGISTERS = 96  # 256 threads a block, two blocks a multiprocessor and room 
 # products live on one block of 256 threads a multiprocessor, with all the registers a thread can have: their tiles are
 # sums in registers (up to 128 a thread), and stages in shared memory hide the latency, not other blocks.
 MORE_REGISTERS = {"paged_attention_cutsILNS0_6KvKindE0E": 128, "prefill_attention": 168, "_gemmI": 255}
+# There ptxas takes 140 for f32 pages, which only the exact mode has: three blocks of 128 threads fit.
+MORE_ON = {"sm_120": {"paged_attention_cutsILNS0_6KvKindE0E": 168}}
 
 # Machine instructions that a kernel family was written for. A product's weights arrive 16 bytes at a time, past the
 # registers (LDGSTS) or past the first cache; fragments come from shared memory in one load.
@@ -128,7 +130,8 @@ def test_every_kernel_compiles_without_spills(
     assert not any(spills), dict(zip(kernels, spills, strict=True))
     assert set(re.findall(r"(\d+) bytes stack frame", report)) == {"0"}  # an array that is indexed at run time
     for kernel, used in zip(kernels, registers, strict=True):
-        limits = [limit for part, limit in MORE_REGISTERS.items() if part in kernel]
+        more = MORE_REGISTERS | MORE_ON.get(target, {})
+        limits = [limit for part, limit in more.items() if part in kernel]
         assert used <= (limits[0] if limits else MAX_REGISTERS), kernel
 
 
