@@ -171,8 +171,8 @@ class CudaWeights(LoadedModel):
     def __init__(self, architecture: dict, forms: dict, id: str, *, emulation: str = '') -> None:
         """
         As of Weights, where a matrix is 'int4', 'int8', 'bf16', 'f16' or 'f32' and the
-        embedding 'int8', 'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library
-        compiled for the host, for tests. Raises UnsupportedError where no GPU can be used.
+        embedding 'int8', 'f16', 'bf16' or 'f32'. emulation: the path of the CUDA library compiled for the
+        host, for tests. Raises UnsupportedError where no GPU can be used.
         """
     def put_bf16(self, name: str, bits: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16]) -> None:
         """
