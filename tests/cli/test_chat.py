@@ -59,6 +59,13 @@ def test_json_lines_saving_and_going_on(run, scene: Image.Image, tmp_path: Path)
     assert answers[1]["usage"]["image"] == answers[0]["usage"]["image"]
     again = run("chat", "--load", "talk.json", *CHAT[:4], stdin=b"/history\n")
     assert again.code == 0 and again.out.startswith("user: [picture] How many things are there?\nassistant: ")
+    # What this command gives goes before what the saved conversation had, and what it does not give stays.
+    question = b"How many things are there?\n"
+    longer, short = (
+        json.loads(run("chat", "--load", "talk.json", "--json", *CHAT[:4], *more, stdin=question).out)["usage"]
+        for more in ((), ("--max-new-tokens", "1"))
+    )
+    assert short["generated"] == 1 < longer["generated"] <= 16
     assert run("chat", "picture.png", *CHAT, stdin=b"/help\n").out.startswith("  /image FILE")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -62,12 +63,12 @@ def test_boxes_of_choices_and_of_beams(demo: tgv.TinyGPTV, picture: Image.Image)
     st.lists(st.sampled_from(["{<1><2><3><4>}", "a cup", "{<50><2>}", " ", "{<7><8><99><100>}"]), max_size=5),
     st.randoms(use_true_random=False),
 )
-def test_any_cut_into_tokens(parts: list[str], random: object) -> None:
+def test_any_cut_into_tokens(parts: list[str], random: Random) -> None:
     """However the text falls into tokens: a box has the tokens that touch it."""
     text = "".join(parts)
     pieces, at = [], 0
     while at < len(text):
-        size = random.randint(0, 4)  # type: ignore[attr-defined]
+        size = random.randint(0, 4)
         pieces.append(text[at : at + size])
         at += size
     logprobs = [-(k + 1) / 8 for k in range(len(pieces))]

@@ -81,7 +81,7 @@ def chat(
             return opened.chat(shown, template=template, system=system, **settings)
 
         talk = begin(picture) if load is None else opened.load_chat(load)
-        _Session(opened, begin, talk, task, sys.stdin.isatty(), json_output, quiet).run()
+        _Session(opened, begin, talk, task, settings, sys.stdin.isatty(), json_output, quiet).run()
 
 
 @dataclass
@@ -92,6 +92,7 @@ class _Session:
     begin: Callable[[Any], Chat]
     chat: Chat
     task: str | None
+    settings: dict[str, Any]  # of this command: they go before those of a conversation that was loaded
     interactive: bool
     json_output: bool
     quiet: bool
@@ -166,7 +167,7 @@ class _Session:
 
     def _ask(self, text: str) -> None:
         answer = None
-        for piece in self.chat.stream(text, image=self.shown, task=self.task):
+        for piece in self.chat.stream(text, image=self.shown, task=self.task, **self.settings):
             if not self.json_output:
                 sys.stdout.write(printable(piece.text))
                 sys.stdout.flush()
