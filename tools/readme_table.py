@@ -10,6 +10,7 @@ agreement.jsonl those of benchmarks/soak.py and benchmarks/agreement_native.py.
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
+COMPARE = ROOT / "benchmarks" / "compare"
 DEMO_LOG = ROOT / "python" / "tinygptv_fast" / "assets" / "demo" / "training_log.json"
 BEGIN, END = "<!-- measured:", "<!-- /measured -->"
 HEAD = ["| what | measured | from |", "|---|---|---|"]
@@ -119,16 +121,54 @@ _SAID: dict[str, Callable[[dict[str, Any]], str | None]] = {
 }
 
 
+def races() -> list[list[dict[str, Any]]]:
+    """The lines of each race, the last one's last; what stands before the first is a part of its own."""
+    out: list[list[dict[str, Any]]] = []
+    for line in records("race.jsonl"):
+        if line.get("metric") == "machine" or not out:  # a race begins by saying what it runs on
+            out.append([])
+        out[-1].append(line)
+    return out
+
+
 def race_rows() -> list[tuple[tuple[Any, ...], str]]:
     """(entry, row) of each engine of each race, the last one's last: medians over its rounds that nobody disturbed."""
     lines = records("race.jsonl")
     errors = {r["entry"]: f"KL to float32 {r['kl']:.2g}" for r in lines if r.get("metric") == "accuracy"}
-    races: list[list[dict[str, Any]]] = []
-    for line in lines:
-        if line.get("metric") == "machine" or not races:  # a race begins by saying what it runs on
-            races.append([])
-        races[-1].append(line)
-    return [row for race in races for row in _race(race, errors)]
+    return [row for race in races() for row in _race(race, errors)]
+
+
+def ratio_rows() -> list[tuple[tuple[Any, ...], str]]:
+    """(entry, row) of each of our full entries of each race: over the best peer of the same round, median of rounds."""
+    if str(COMPARE) not in sys.path:
+        sys.path.insert(0, str(COMPARE))
+    table = importlib.import_module("table")
+    return [row for race in races() for ours in table.present(race) for row in _ratios(table, race, ours)]
+
+
+def _ratios(table: Any, race: list[dict[str, Any]], ours: Any) -> list[tuple[tuple[Any, ...], str]]:
+    if ours.family != table.OURS or not ours.every_round:
+        return []
+    said, rounds = [], 0
+    for label, metric in _RACED.items():
+        found = table.ratios(race, ours, metric, lambda entry: not entry.name.endswith(table.AVX2))
+        if found:
+            middle, rounds = statistics.median(value for value, _ in found.values()), max(rounds, len(found))
+            said.append(f"{label} {middle:.2f} ({min(found.values())[0]:.2f}-{max(found.values())[0]:.2f})")
+    if not said:
+        return []
+    row = f"| race: int4, groups of {ours.group}, over the fastest of the others | {', '.join(said)} times its tok/s"
+    return [((ours.name,), f"{row}; median (least-most) of {rounds} rounds | `results/race.jsonl` |")]
+
+
+_RACED = {
+    "decode at 64": "decode@64",
+    "at 1024": "decode@1024",
+    "prompts of 64": "prefill@64",
+    "of 256": "prefill@256",
+    "of 1024": "prefill@1024",
+    "8 sequences": "batch8@64",
+}
 
 
 def _race(lines: list[dict[str, Any]], errors: dict[str, str]) -> list[tuple[tuple[Any, ...], str]]:
@@ -145,7 +185,8 @@ def _race(lines: list[dict[str, Any]], errors: dict[str, str]) -> list[tuple[tup
         parts = [
             _several("decode at {}", "decode@", ("64", "1024"), value, "tok/s"),
             _several("prompts of {}", "prefill@", ("64", "256", "1024"), value, "tok/s"),
-            _several("8 sequences", "batch8@", ("64",), value, "tok/s"),
+            # through the API a batch is everything from the call to the last answer, which is not what peers' is
+            "" if entry.endswith("-api") else _several("8 sequences", "batch8@", ("64",), value, "tok/s"),
             f"{peak:.1f} GiB at most" if peak is not None else "",
             errors.get(entry, ""),
         ]
@@ -192,6 +233,7 @@ def newest() -> list[str]:
     race = list(dict(race_rows()).values())
     return [
         *demo_row(),
+        *dict(ratio_rows()).values(),
         *error_rows()[:1],
         *conversion_rows()[-1:],
         *engine,
@@ -212,7 +254,7 @@ def check(text: str) -> list[str]:
     """Sentences about rows that no result supports; empty if the table is honest."""
     shown = split(text)[1]
     allowed = {*demo_row(), *error_rows(), *conversion_rows(), *soak_rows(), *agreement_rows()}
-    allowed |= {row for _, row in (*cpu_rows(), *race_rows())}
+    allowed |= {row for _, row in (*cpu_rows(), *race_rows(), *ratio_rows())}
     if shown[:2] != HEAD or len(shown) < 3:
         return ["README.md has no table of measured figures: run tools/readme_table.py"]
     return [f"README.md shows what no committed result says: {row}" for row in shown[2:] if row not in allowed]
