@@ -112,12 +112,17 @@ def _jitter(r: dict[str, Any]) -> str | None:
     return f"median {r['median']:.1f} ms, p99 {d['p99_over_median']:.2f} times that, of {r['n']:,}"
 
 
+def _picture(r: dict[str, Any]) -> str:
+    return f"{r['median']:,.0f} ms (vision in {r['details']['arithmetic']}, random pictures of 640 x 480)"
+
+
 _SAID: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "decode": _rate,
     "prefill": _rate,
     "batch": _rate,
     "ttft": _start,
     "jitter": _jitter,
+    "vision": _picture,
 }
 
 
@@ -205,6 +210,27 @@ def _several(label: str, prefix: str, ends: tuple[str, ...], value: dict[str, fl
     return f"{label.format(' / '.join(ends))}: {shown} {unit}"
 
 
+def vision_rows() -> list[tuple[tuple[Any, ...], str]]:
+    """(figure, row) of what the vision side costs beside plain torch, and of how far it is from float32: whole towers
+    on two threads."""
+    out: list[tuple[tuple[Any, ...], str]] = []
+    for r in records("vision.jsonl"):
+        if r.get("layers") != _TOWER:
+            continue
+        if r["figure"] == "speed" and r["threads"] == 2 and r["what"] in ("int8", "bfloat16"):
+            name = f"vision side of the released size, {r['size']} px, {r['what']}"
+            text = f"{r['median_s']:.2f} s, {r['ratio_to_eager']:.2f} times torch's eager bfloat16 in the same rounds"
+            out.append((("speed", name), f"| {name} | {text} | `results/vision.jsonl` |"))
+        elif r["figure"] == "error":
+            name = f"the same, {r['size']} px, {r['arithmetic']}, {r['weights']} weights"
+            text = f"embeddings {r['embeddings']:.2%} from float32's (relative L2; {r['limit']:.0%} allowed)"
+            out.append((("error", name), f"| {name} | {text} | `results/vision.jsonl` |"))
+    return out
+
+
+_TOWER = 39  # blocks of EVA-CLIP ViT-g as used
+
+
 def soak_rows() -> list[str]:
     return [
         f"| soak of {r['requests']:,} requests ({r['subject']}) | {len(r['problems'])} problems, resident memory grew "
@@ -231,12 +257,14 @@ def newest() -> list[str]:
     """The rows to show: the demo, groups of 32, the last conversion, the last of each figure of the engine."""
     engine = list(dict(cpu_rows()).values())
     race = list(dict(race_rows()).values())
+    sight = [row for _, row in sorted(dict(vision_rows()).items(), key=lambda item: item[0][0], reverse=True)]
     return [
         *demo_row(),
         *dict(ratio_rows()).values(),
         *error_rows()[:1],
         *conversion_rows()[-1:],
         *engine,
+        *sight,
         *soak_rows()[-1:],
         *agreement_rows()[-1:],
         *race,
@@ -254,7 +282,7 @@ def check(text: str) -> list[str]:
     """Sentences about rows that no result supports; empty if the table is honest."""
     shown = split(text)[1]
     allowed = {*demo_row(), *error_rows(), *conversion_rows(), *soak_rows(), *agreement_rows()}
-    allowed |= {row for _, row in (*cpu_rows(), *race_rows(), *ratio_rows())}
+    allowed |= {row for _, row in (*cpu_rows(), *race_rows(), *ratio_rows(), *vision_rows())}
     if shown[:2] != HEAD or len(shown) < 3:
         return ["README.md has no table of measured figures: run tools/readme_table.py"]
     return [f"README.md shows what no committed result says: {row}" for row in shown[2:] if row not in allowed]
