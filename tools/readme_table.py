@@ -266,7 +266,7 @@ def newest() -> list[str]:
         *engine,
         *sight,
         *soak_rows()[-1:],
-        *agreement_rows()[-1:],
+        *{row.split(":")[0]: row for row in agreement_rows()}.values(),  # the last of each model
         *race,
     ]
 
