@@ -77,10 +77,20 @@ def cpu_rows() -> list[tuple[tuple[Any, ...], str]]:
         text = say(r)
         if text is None:
             continue
-        setting = f"{r['subject']}, int4 groups of {r['group']}, {r['kv']} KV, {r['threads']} threads, {r['isa']}"
         key = (r["section"], r["name"], r["subject"], r["group"], r["kv"], r["threads"], r["isa"])
-        out.append((key, f"| {r['section']}: {r['name']} ({setting}) | {text} | `results/cpu.jsonl` |"))
+        out.append((key, f"| {r['section']}: {r['name']} ({setting(r)}) | {text} | `results/cpu.jsonl` |"))
     return out
+
+
+#: What README says above the table that rows are, unless they say otherwise.
+_USUAL = {"subject": "phi2, random weights", "kv": "int8", "threads": 2, "isa": "avx512vnni"}
+
+
+def setting(r: dict[str, Any]) -> str:
+    """What a figure of the engine was measured with, as far as it is not what README says of all."""
+    unusual = {name: r[name] for name, usual in _USUAL.items() if r[name] != usual}
+    said = {"subject": "{}", "kv": "{} KV", "threads": "{} threads", "isa": "{}"}
+    return ", ".join([f"groups of {r['group']}", *(said[name].format(value) for name, value in unusual.items())])
 
 
 def _rate(r: dict[str, Any]) -> str | None:
@@ -255,7 +265,12 @@ def agreement_rows() -> list[str]:
 
 def newest() -> list[str]:
     """The rows to show: the demo, groups of 32, the last conversion, the last of each figure of the engine."""
-    engine = list(dict(cpu_rows()).values())
+    order = list(_SAID)
+    latest = dict(cpu_rows())  # key: section, name, subject, group, ...
+    engine = [
+        latest[key]
+        for key in sorted(latest, key=lambda key: (order.index(key[0]), key[2] != _USUAL["subject"], key[3]))
+    ]
     race = list(dict(race_rows()).values())
     sight = [row for _, row in sorted(dict(vision_rows()).items(), key=lambda item: item[0][0], reverse=True)]
     return [

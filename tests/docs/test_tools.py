@@ -103,3 +103,43 @@ def test_the_table_shows_undisturbed_medians_of_the_race(table, tmp_path: Path, 
     peer, busy = dict(table.race_rows()).values()
     assert "decode at 64 / 1024: 21.0 / - tok/s; 8 sequences: 49.0 tok/s; KL to float32 0.01" in peer
     assert "decode at 64 / 1024: - / - tok/s" in busy
+
+
+def test_the_table_shows_ours_over_the_best_peer_of_the_same_round(table, tmp_path: Path, monkeypatch) -> None:
+    def line(entry: str, number: int, value: float) -> dict[str, object]:
+        return {"entry": entry, "metric": "decode@64", "round": number, "value": value, "contended": False}
+
+    lines = [
+        {"metric": "machine", "cpu": "x"},
+        *(line("ours-g32", 1, 30.0), line("llamacpp-q4_0", 1, 20.0), line("openvino-g32", 1, 15.0)),
+        *(line("ours-g32", 2, 24.0), line("llamacpp-q4_0", 2, 10.0), line("openvino-g32", 2, 12.0)),
+        *(line("ours-g32", 3, 40.0), line("llamacpp-q4_0-avx2", 3, 1.0)),  # nobody to be held against
+    ]
+    (tmp_path / "race.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    (row,) = dict(table.ratio_rows()).values()
+    assert "groups of 32" in row and "decode at 64 1.75 (1.50-2.00) times" in row and "of 2 rounds" in row
+
+
+def test_the_table_shows_the_last_of_each_figure_of_whole_towers(table, tmp_path: Path, monkeypatch) -> None:
+    speed = {"figure": "speed", "size": 224, "layers": 39, "threads": 2, "what": "int8", "median_s": 0.5}
+    error = {"figure": "error", "size": 224, "layers": 39, "weights": "plain", "arithmetic": "int8", "limit": 0.03}
+    lines = [
+        {**speed, "ratio_to_eager": 0.7},
+        {**speed, "ratio_to_eager": 0.5},
+        {**speed, "ratio_to_eager": 0.1, "layers": 5},
+        {**speed, "ratio_to_eager": 0.2, "threads": 1},
+        {**error, "embeddings": 0.0078},
+    ]
+    (tmp_path / "vision.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    fast, near = dict(table.vision_rows()).values()
+    assert (
+        "0.50 s, 0.50 times torch's eager bfloat16" in fast and "0.78% from float32's" in near and "3% allowed" in near
+    )
+
+
+def test_a_row_names_what_is_unusual_about_it(table) -> None:
+    assert table.setting(_line()) == "groups of 32"
+    odd = _line(kv="float16", threads=1, isa="avx2", subject="tiny, random weights")
+    assert table.setting(odd) == "groups of 32, tiny, random weights, float16 KV, 1 threads, avx2"
