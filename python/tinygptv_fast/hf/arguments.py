@@ -79,14 +79,17 @@ _UNSUPPORTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def check_generate(given: Mapping[str, Any], config: Any, default: GenerationConfig) -> None:
-    """given: every argument of a call of ``generate`` by name. config: its ``generation_config``; default: the model's.
+def check_generate(
+    given: Mapping[str, Any], config: Any, default: GenerationConfig, extra: Iterable[str] = ()
+) -> None:
+    """given: every argument of a call of ``generate`` by name. config: its ``generation_config``; default: the model's;
+    extra: names that this model knows besides.
     Raises InvalidArgumentError for a name that nothing has, with the nearest one; UnsupportedError for what cannot be
     run."""
     if config is not None and not isinstance(config, GenerationConfig):
         raise InvalidArgumentError(f"generation_config is {type(config).__name__}, expected a GenerationConfig")
     base = {**vars(default), **(vars(config) if config is not None else {})}
-    known = {*_OF_GENERATE, *_UNSUPPORTED, *vars(GenerationConfig()), *base}
+    known = {*extra, *_OF_GENERATE, *_UNSUPPORTED, *vars(GenerationConfig()), *base}
     check_names("generate", given, (name for name in known if not name.startswith("_")))
     check_supported({**base, **{name: value for name, value in given.items() if value is not None}})
     for name, (kind, low, high) in _RANGES.items():
