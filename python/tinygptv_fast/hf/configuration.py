@@ -17,6 +17,7 @@ from .directories import find_directory
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # What transformers writes into a dictionary on its way, or into a file, and our format has not.
 _NOT_OURS = ("transformers_version", "attn_implementation", "torch_dtype", "use_cache")
+_OF_AUTO = ("_from_auto", "_from_pipeline", "name_or_path")
 
 
 class TinyGPTVConfig(PretrainedConfig):
@@ -108,14 +109,14 @@ class TinyGPTVConfig(PretrainedConfig):
         """The strict inverse of ``to_dict``. kwargs that are no token ids are for the model: they are given back with
         ``return_unused_kwargs=True``, else dropped, as everywhere in transformers."""
         unused = bool(kwargs.pop("return_unused_kwargs", False))
-        kept = {name: value for name, value in kwargs.items() if name not in ("_from_auto", "_from_pipeline")}
+        kept = {name: value for name, value in kwargs.items() if name not in _OF_AUTO}
         family = config_dict.get("model_type")
         if family != cls.model_type:
             raise ConfigError(f"config.model_type is {family!r}, expected {cls.model_type!r}")
         known = {k: v for k, v in config_dict.items() if k not in _NOT_OURS and not k.startswith("_")}
         ids = {name: kept.pop(name) for name in _TOKEN_IDS if name in kept}
         config = cls({**known, **ids})
-        config._name_or_path = str(config_dict.get("_name_or_path", kept.get("name_or_path", "")))
+        config._name_or_path = str(config_dict.get("_name_or_path", kwargs.get("name_or_path", "")))
         return (config, kept) if unused else config
 
     @classmethod

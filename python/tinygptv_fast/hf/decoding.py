@@ -213,6 +213,11 @@ class NativeDecoding:
         if reason is None:
             self._route(NATIVE, "")
             return native_rows.answer(call, self._backend)
+        rows = kwargs.get("prompt_rows")
+        if generation_config.do_sample and rows is not None and rows.seed is not None:
+            raise UnsupportedError(
+                f"seed is {rows.seed}, and this call is transformers' own to sample ({reason}): use torch.manual_seed"
+            )
         self._route(LOOP, reason)
         return super()._sample(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]

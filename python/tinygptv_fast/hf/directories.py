@@ -23,7 +23,6 @@ _IDLE: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "force_download": (_NOTHING, "remove the hub's cache instead"),
     "proxies": ((None, {}), "set HTTPS_PROXY instead"),
     "subfolder": ((None, ""), "name the folder itself"),
-    "adapter_kwargs": ((None, {}), "give adapter= with the adapter's directory"),
     "quantization_config": ((None,), "convert the model with the quantisation, or give quantization="),
     "attn_implementation": ((None,), "leave it out: attention is the native core's"),
     "use_safetensors": ((None, True), "weights are safetensors"),
@@ -67,7 +66,9 @@ def check_load(where: str, given: dict[str, Any], known: tuple[str, ...]) -> dic
     """
     kept: dict[str, Any] = {}
     for name, value in given.items():
-        if name.startswith("_"):  # of auto classes and pipelines among themselves
+        if name.startswith("_") or name == "adapter_kwargs":  # of auto classes and pipelines among themselves
+            if name == "adapter_kwargs" and "_adapter_model_path" in (value or {}):
+                raise UnsupportedError("the directory holds an adapter, expected adapter= with it, and its model's path")
             continue
         if name in _IDLE and name not in known:
             nothing, instead = _IDLE[name]

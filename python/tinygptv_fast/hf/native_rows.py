@@ -201,9 +201,49 @@ def answer(call: Call, backend: NativeBackend) -> Tensor:
     generated = _read(backend, _work(call), call.stops, put)
     if streamer is not None:
         streamer.end()
+    return _behind(call.input_ids, generated, pad_id(call.config, call.eos_ids))
+
+
+def answer_beams(call: Call, backend: NativeBackend) -> Tensor:
+    """The best hypotheses of each prompt behind its input_ids, int64 [B * returned, n]. call: num_beams rows for each
+    prompt, as transformers repeats them."""
+    beams, returned = int(call.config.num_beams), int(call.config.num_return_sequences or 1)
+    histories = _histories(call)
+    jobs, found = [], []
+    try:
+        for row in range(0, int(call.input_ids.shape[0]), beams):
+            options = replace(
+                options_of(call, histories[row], 0),
+                num_beams=beams,
+                num_return_sequences=returned,
+                length_penalty=float(call.config.length_penalty),
+                pad_id=pad_id(call.config, call.eos_ids),
+            )
+            jobs.append(backend.submit_beams(_prompt(call, row), options, None))
+        for job in jobs:
+            found += _read_beams(job, backend)
+    finally:
+        for job in jobs:
+            job.drain()
+    return _behind(call.input_ids[::beams].repeat_interleave(returned, 0), found, pad_id(call.config, call.eos_ids))
+
+
+def _read_beams(job: EngineJob, backend: NativeBackend) -> list[list[int]]:
+    found: list[list[int]] = []
+    while not job.over:
+        for event in job.poll(_WAIT_S):
+            if event[0] == "beam":
+                found.append(list(event[2]))
+            elif event[0] == "end":
+                _check_end(event[2], event[3], backend)
+    return found
+
+
+def _behind(input_ids: Tensor, generated: Sequence[list[int]], pad: int) -> Tensor:
+    """input_ids [B, T] and rows of ids, padded to the longest."""
     longest = max(map(len, generated))
-    padded = [ids + [_pad_id(call)] * (longest - len(ids)) for ids in generated]
-    return torch.cat([call.input_ids, torch.tensor(padded, dtype=call.input_ids.dtype)], dim=1)
+    padded = [ids + [pad] * (longest - len(ids)) for ids in generated]
+    return torch.cat([input_ids, torch.tensor(padded, dtype=input_ids.dtype)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -247,12 +287,12 @@ def _prompt(call: Call, row: int) -> Prompt:
     return Prompt(np.full(len(vectors), -1, dtype=np.int32), vectors)
 
 
-def _pad_id(call: Call) -> int:
+def pad_id(config: Any, eos_ids: Sequence[int] = ()) -> int:
     """What follows the end of a row; transformers has settled it where rows can end."""
-    for value in (getattr(call.config, "_pad_token_tensor", None), call.config.pad_token_id):
+    for value in (getattr(config, "_pad_token_tensor", None), config.pad_token_id):
         if value is not None:
             return int(value)
-    return call.eos_ids[0] if call.eos_ids else 0
+    return eos_ids[0] if eos_ids else 0
 
 
 def _read(
