@@ -80,9 +80,7 @@ _UNSUPPORTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def check_generate(
-    given: Mapping[str, Any], config: Any, default: GenerationConfig, extra: Iterable[str] = ()
-) -> None:
+def check_generate(given: Mapping[str, Any], config: Any, default: GenerationConfig, extra: Iterable[str] = ()) -> None:
     """given: every argument of a call of ``generate`` by name. config: its ``generation_config``; default: the model's;
     extra: names that this model knows besides.
     Raises InvalidArgumentError for a name that nothing has, with the nearest one; UnsupportedError for what cannot be

@@ -49,9 +49,7 @@ class NativeDecoding:
     train_instead = "there are no parameters"
     extra_names: tuple[str, ...] = ()
 
-    def _start_decoding(
-        self, text: TextConfig, backend: NativeBackend, pool: Sequences, *, dtype: torch.dtype
-    ) -> None:
+    def _start_decoding(self, text: TextConfig, backend: NativeBackend, pool: Sequences, *, dtype: torch.dtype) -> None:
         self.text = text
         self.native = True  # False: never the engine, always transformers' loop
         self.last_route = ""
@@ -165,9 +163,7 @@ class NativeDecoding:
         result: Any = None
         try:
             self._check_open()
-            arguments.check_generate(
-                {**given, **kwargs}, generation_config, self.generation_config, self.extra_names
-            )
+            arguments.check_generate({**given, **kwargs}, generation_config, self.generation_config, self.extra_names)
             arguments.check_cache(kwargs.get("past_key_values"), self._pool)
             kwargs.pop("cache_implementation", None)  # checked: it asks for nothing
             if arguments.pads_right({**given, **kwargs}, generation_config, self.generation_config):
@@ -287,9 +283,7 @@ class NativeDecoding:
         arguments.check_cache(past_key_values, self._pool)
         cache = NativeCache(self._pool) if past_key_values is None else past_key_values
         keep = logits_to_keep if isinstance(logits_to_keep, int) else 0
-        batch = forward.make_batch(
-            input_ids, inputs_embeds, attention_mask, cache.mask, keep, self.text, prompt_rows
-        )
+        batch = forward.make_batch(input_ids, inputs_embeds, attention_mask, cache.mask, keep, self.text, prompt_rows)
         if keep == 1 and not bool(batch.mask[:, -1].all()):
             raise UnsupportedError(f"attention_mask has padding in its last column: {PAD_LEFT}")
         logits = forward.run(batch, cache, self.text)

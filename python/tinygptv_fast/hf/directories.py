@@ -68,7 +68,9 @@ def check_load(where: str, given: dict[str, Any], known: tuple[str, ...]) -> dic
     for name, value in given.items():
         if name.startswith("_") or name == "adapter_kwargs":  # of auto classes and pipelines among themselves
             if name == "adapter_kwargs" and "_adapter_model_path" in (value or {}):
-                raise UnsupportedError("the directory holds an adapter, expected adapter= with it, and its model's path")
+                raise UnsupportedError(
+                    "the directory holds an adapter, expected adapter= with it, and its model's path"
+                )
             continue
         if name in _IDLE and name not in known:
             nothing, instead = _IDLE[name]

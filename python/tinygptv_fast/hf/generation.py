@@ -36,7 +36,7 @@ def generation_config_of(directory: ModelDirectory) -> GenerationConfig:
     request = Request(prompt="")
     ids = eos_ids(request, template, config.eos_token_id, given)
     made = GenerationConfig(
-        **{"top_k": 0, **fields},  # None would become 50 in transformers
+        **{"top_k": None, **fields},
         max_new_tokens=given.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS,
         bos_token_id=config.bos_token_id,
         eos_token_id=list(ids) or None,
@@ -47,16 +47,23 @@ def generation_config_of(directory: ModelDirectory) -> GenerationConfig:
     return made
 
 
-def fit_lengths(
-    config: GenerationConfig | None, kwargs: dict[str, Any], default: GenerationConfig, *, columns: int, room: int
+def complete(
+    config: GenerationConfig | None,
+    kwargs: dict[str, Any],
+    default: GenerationConfig,
+    *,
+    columns: int,
+    longest: int,
+    positions: int,
 ) -> tuple[GenerationConfig | None, dict[str, Any]]:
-    """Configuration and arguments with every limit as max_new_tokens, no more than ``room``, the positions that the
-    longest row has left: as ``TinyGPTV.generate`` does it, an answer ends with the context.
+    """Configuration and arguments, without the top-k that transformers adds to sampling, and with every limit as max_new_tokens, no more than the ``positions`` of the model leave
+    to the ``longest`` row: as ``TinyGPTV.generate`` does it, an answer ends with the context.
 
     columns: of the prompt, which max_length and min_length count as everywhere in transformers. Raises PromptError
     without room, InvalidArgumentError for a max_length that the prompt fills."""
+    room = positions - longest
     if room < 1:
-        raise PromptError("the prompt fills the context, expected room for at least one token")
+        raise PromptError(f"the prompt is {longest} tokens, expected < {positions}")
     kwargs = dict(kwargs)
     least = kwargs.pop("min_length", None)
     if least is not None:
@@ -68,9 +75,15 @@ def fit_lengths(
     new = min(new or default.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, room)
     if kwargs.get("min_new_tokens") is not None:
         kwargs["min_new_tokens"] = min(kwargs["min_new_tokens"], new)
+    asked = (kwargs.get("do_sample"), getattr(config, "do_sample", None), default.do_sample)
+    sampled = next((one for one in asked if one is not None), False)
     if config is None:
+        if sampled and default.top_k is None:
+            kwargs.setdefault("top_k", 0)
         return None, {**kwargs, "max_new_tokens": new}
     config = copy.deepcopy(config)
+    if sampled and config.top_k is None and kwargs.get("top_k") is None:
+        config.top_k = 0
     config.max_new_tokens, config.max_length = new, GenerationConfig().max_length
     return config, kwargs
 

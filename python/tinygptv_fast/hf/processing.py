@@ -163,7 +163,9 @@ class TinyGPTVProcessor(ProcessorMixin):
         raise UnsupportedError(f"chat_template is {str(given)[:40]!r}, which is not rendered; expected one of {names}")
 
     @staticmethod
-    def _render(messages: Any, template: Template, prompt: bool, goes_on: bool, task: str | None) -> tuple[str, list[Any]]:
+    def _render(
+        messages: Any, template: Template, prompt: bool, goes_on: bool, task: str | None
+    ) -> tuple[str, list[Any]]:
         if prompt and goes_on:
             raise PromptError("add_generation_prompt and continue_final_message are True, expected one of them")
         turns, pictures = read_messages(messages, template, task)

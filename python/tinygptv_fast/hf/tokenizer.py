@@ -29,7 +29,9 @@ class TinyGPTVTokenizer(PreTrainedTokenizerFast):
         backend.add_special_tokens([AddedToken(PLACEHOLDER, normalized=False, special=True)])
         known = self.words.token_id(PLACEHOLDER)
         if backend.token_to_id(PLACEHOLDER) != (self.words.size if known is None else known):
-            raise CheckpointError(f"{files.path / 'tokenizer.json'} has ids left out, expected 0..{self.words.size - 1}")
+            raise CheckpointError(
+                f"{files.path / 'tokenizer.json'} has ids left out, expected 0..{self.words.size - 1}"
+            )
         config = files.config
         names = {
             "bos_token": config.bos_token_id,

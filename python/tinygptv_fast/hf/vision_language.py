@@ -21,7 +21,7 @@ from ..generate.model import TinyGPTV
 from . import arguments
 from .configuration import TinyGPTVConfig
 from .directories import HUB, check_load, fetch_directory
-from .generation import fit_lengths, generation_config_of
+from .generation import complete, generation_config_of
 from .processing import image_token_id
 from .prompts import PromptRows, read_prompts
 from .sequences import open_sequences
@@ -69,7 +69,9 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
         pool = open_sequences(
             backend.weights,
             kv_kind=backend.kv_kind,
-            kv_tokens=min(model.info["kv_tokens"], choose_kv_tokens(text, backend.kv_kind, model.info["max_sequences"])),
+            kv_tokens=min(
+                model.info["kv_tokens"], choose_kv_tokens(text, backend.kv_kind, model.info["max_sequences"])
+            ),
             threads=model.info["threads"],
             isa=read_settings().cpu_isa,
         )
@@ -198,8 +200,14 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
         seed = arguments.check_seed(given.pop("seed", None))
         rows = given.pop("pixel_values", None)
         codes, visual = self._codes(ids, mask, rows)
-        room = self.text.max_positions - int((mask != 0).sum(1).max())
-        config, given = fit_lengths(config, given, self.generation_config, columns=ids.shape[1], room=room)
+        config, given = complete(
+            config,
+            given,
+            self.generation_config,
+            columns=ids.shape[1],
+            longest=int((mask != 0).sum(1).max()),
+            positions=self.text.max_positions,
+        )
         samples = given.get("num_return_sequences") or getattr(config, "num_return_sequences", None)
         samples = samples or self.generation_config.num_return_sequences or 1
         bos = torch.tensor([self._model.config.bos_token_id] * self.prefix_columns, dtype=torch.int64)
@@ -228,9 +236,7 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
         """Codes int64 [B, T, 1] and the visual tokens float32 [n, C] they refer to, None without pictures."""
         pixels = self._pixels(pixel_values)
         queries = 0 if self.config.qformer is None else self.config.qformer.queries
-        codes = read_prompts(
-            ids, mask, len(pixels), self.text, queries=queries, image_token_id=self.image_token_id
-        )
+        codes = read_prompts(ids, mask, len(pixels), self.text, queries=queries, image_token_id=self.image_token_id)
         if not len(pixels):
             return codes, None
         encoded = [self._backend.encode_image(_Pixels(one), self._check_open) for one in pixels]
@@ -277,7 +283,9 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
             inputs_embeds, visual = self._codes(ids, mask, pixel_values)
             input_ids, attention_mask, prompt_rows = None, mask, PromptRows(visual)
         elif pixel_values is not None:
-            raise UnsupportedError("pixel_values is given with past_key_values or inputs_embeds, expected input_ids alone")
+            raise UnsupportedError(
+                "pixel_values is given with past_key_values or inputs_embeds, expected input_ids alone"
+            )
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
