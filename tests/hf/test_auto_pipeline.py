@@ -1,8 +1,9 @@
-"""``pipeline("image-text-to-text")`` and the Auto classes: found by a directory's ``config.json``, without remote code."""
+"""``pipeline("image-text-to-text")`` and the Auto classes find a directory by its ``config.json``; no remote code."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import transformers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig, pipeline
 
 import tinygptv_fast as tgv
-from hf.auto_support import CIRCLE, CONVERSATIONS, SQUARE, question
+from hf.auto_support import CIRCLE, CONVERSATIONS, SQUARE
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.errors import CheckpointError, ConfigError, InvalidArgumentError, UnsupportedError
 from tinygptv_fast.hf import TinyGPTVConfig, TinyGPTVForConditionalGeneration, TinyGPTVProcessor
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def texts(records: Any) -> list[str]:
@@ -61,6 +64,7 @@ def test_the_configuration(demo: tgv.TinyGPTV, tmp_path: Path) -> None:
     assert isinstance(config, TinyGPTVConfig) and isinstance(config, PretrainedConfig)
     assert config.model == demo.config and config == TinyGPTVConfig.from_pretrained("demo")
     assert json.loads(config.to_json_string()) == json.loads((Path(path) / "config.json").read_text())
+    assert config.name_or_path == path == TinyGPTVConfig.from_pretrained("demo").name_or_path
     assert (config.vocab_size, config.hidden_size) == (demo.config.text.vocab_size, demo.config.text.width)
     config.save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path) == config
@@ -69,7 +73,7 @@ def test_the_configuration(demo: tgv.TinyGPTV, tmp_path: Path) -> None:
     assert AutoConfig.from_pretrained(path, threads=3, return_unused_kwargs=True)[1]["threads"] == 3
     with pytest.raises(ConfigError, match="config has unknown keys"):
         TinyGPTVConfig({"layers": 3})
-    with pytest.raises(ConfigError, match="config.model_type is 'llava', expected 'tinygptv'"):
+    with pytest.raises(ConfigError, match=r"config.model_type is 'llava', expected 'tinygptv'"):
         TinyGPTVConfig.from_dict({"model_type": "llava"})
     with pytest.raises(InvalidArgumentError, match="model is int, expected a ModelConfig or its dict"):
         TinyGPTVConfig(5)  # type: ignore[arg-type]
@@ -129,7 +133,7 @@ def test_directories_that_are_none(demo: tgv.TinyGPTV, tmp_path: Path) -> None:
         AutoModelForImageTextToText.from_pretrained(tmp_path)
     with pytest.raises(InvalidArgumentError, match="pretrained_model_name_or_path is list"):
         TinyGPTVForConditionalGeneration.from_pretrained([])
-    with pytest.raises(UnsupportedError, match="from_config.. cannot be done: weights come with a directory"):
+    with pytest.raises(UnsupportedError, match=r"from_config.. cannot be done: weights come with a directory"):
         AutoModelForImageTextToText.from_config(TinyGPTVConfig())
 
 
@@ -160,6 +164,15 @@ def test_without_transformers_there_is_one_error() -> None:
     assert done.stdout.splitlines() == ["tinygptv_fast.hf needs transformers: pip install 'tinygptv_fast[hf]'"] * 3, (
         done.stderr
     )
+
+
+def test_the_example_runs() -> None:
+    script = ROOT / "examples" / "pipeline_transformers.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^batch: (\w+)$", done.stdout, re.MULTILINE) == ["red", "blue", "green"]
+    assert re.search(r"^second turn: \w+", done.stdout, re.MULTILINE)
+    assert re.search(r"^streamed: .*\w", done.stdout, re.MULTILINE)
 
 
 def test_importing_imports_no_transformers() -> None:

@@ -1,5 +1,5 @@
-"""Hugging Face's API over the native core: ``accelerate(model)`` for a Phi of transformers, Auto classes and pipelines for
-our model directories.
+"""Hugging Face's API over the native core: ``accelerate(model)`` for a Phi of transformers, Auto classes and pipelines
+for our model directories.
 
 Needs the ``hf`` extra; transformers is imported when something here is used, not before.
 """

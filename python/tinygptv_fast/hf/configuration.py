@@ -122,7 +122,8 @@ class TinyGPTVConfig(PretrainedConfig):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """Of a model directory, "demo" or a hub id."""
-        return super().from_pretrained(find_directory(pretrained_model_name_or_path), *args, **kwargs)
+        name = find_directory(pretrained_model_name_or_path)
+        return super().from_pretrained(name, *args, **{"name_or_path": name, **kwargs})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TinyGPTVConfig) and self.to_dict() == other.to_dict()

@@ -40,8 +40,8 @@ class NativeDecoding:
     would compute with torch. Any thread may call it, several at a time. Tensors are taken and given on the CPU; there
     are no parameters and no gradients.
 
-    ``kind``, ``instead`` and ``train_instead`` are what errors say of it. ``extra_names``: arguments of ``generate`` that
-    transformers has not.
+    ``kind``, ``instead`` and ``train_instead`` are what errors say of it. ``extra_names``: arguments of ``generate``
+    that transformers has not.
     """
 
     kind = "model"

@@ -56,8 +56,9 @@ def complete(
     longest: int,
     positions: int,
 ) -> tuple[GenerationConfig | None, dict[str, Any]]:
-    """Configuration and arguments, without the top-k that transformers adds to sampling, and with every limit as max_new_tokens, no more than the ``positions`` of the model leave
-    to the ``longest`` row: as ``TinyGPTV.generate`` does it, an answer ends with the context.
+    """Configuration and arguments, without the top-k that transformers adds to sampling, and with every limit as
+    max_new_tokens, no more than the ``positions`` of the model leave to the ``longest`` row: as
+    with ``TinyGPTV.generate`` an answer ends with the context.
 
     columns: of the prompt, which max_length and min_length count as everywhere in transformers. Raises PromptError
     without room, InvalidArgumentError for a max_length that the prompt fills."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
@@ -44,7 +44,7 @@ class TinyGPTVProcessor(ProcessorMixin):
     own; ``image_processor`` is None for a model of text.
     """
 
-    attributes = ["image_processor", "tokenizer"]
+    attributes: ClassVar[list[str]] = ["image_processor", "tokenizer"]
     image_processor_class = "TinyGPTVImageProcessor"
     tokenizer_class = "TinyGPTVTokenizer"
 

@@ -39,8 +39,8 @@ def read_prompts(
 ) -> Tensor:
     """Codes int64 [B, T, 1] of ids int64 [B, T] whose mask [B, T] is not 0, pictures in the order of the rows.
 
-    queries: visual tokens of a picture, NQ; 0 for a model of text. Raises InvalidArgumentError for ids that are none and
-    for places of pictures that differ in number from ``pictures``.
+    queries: visual tokens of a picture, NQ; 0 for a model of text. Raises InvalidArgumentError for ids that are none
+    and for places of pictures that differ in number from ``pictures``.
     """
     seen = mask != 0
     places = (ids == image_token_id) & seen if queries else torch.zeros_like(seen)
@@ -61,7 +61,7 @@ def _check_places(counts: list[int], pictures: int, queries: int) -> None:
     for row, count in enumerate(counts):
         if count % queries:
             raise InvalidArgumentError(
-                f"input_ids[{row}] has {count} places of visual tokens, expected a multiple of the {queries} of a picture"
+                f"input_ids[{row}] has {count} places of visual tokens, expected a multiple of {queries}, a picture's"
             )
     places = sum(counts) // queries
     if places != pictures:

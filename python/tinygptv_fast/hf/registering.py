@@ -11,7 +11,7 @@ from .vision_language import TinyGPTVForConditionalGeneration
 
 
 def register_all() -> None:
-    """Once or often; another registration under our name is replaced. ``AutoModelForVision2Seq`` went with version 5."""
+    """Once or often; another registration under our name is replaced. ``AutoModelForVision2Seq`` is version 4's."""
     AutoConfig.register(TinyGPTVConfig.model_type, TinyGPTVConfig, exist_ok=True)
     AutoProcessor.register(TinyGPTVConfig, TinyGPTVProcessor, exist_ok=True)
     AutoModelForImageTextToText.register(TinyGPTVConfig, TinyGPTVForConditionalGeneration, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tokenizers
@@ -57,7 +57,7 @@ class TinyGPTVTokenizer(PreTrainedTokenizerFast):
 class TinyGPTVImageProcessor(BaseImageProcessor):
     """Pixels as ``TinyGPTV`` computes them. ``processor``: our own."""
 
-    model_input_names = ["pixel_values"]
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
 
     def __init__(self, files: ModelFiles) -> None:
         super().__init__()

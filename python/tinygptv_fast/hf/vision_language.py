@@ -159,10 +159,11 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
         """Prompts and what is generated behind them, int64 [B, n], as of any model of pictures and text.
 
         input_ids int64 [B, T] with NQ image tokens for a picture, attention_mask [B, T] padded on the left,
-        pixel_values float32 [pictures, 3, S, S] in the order of their places: what ``TinyGPTVProcessor`` makes. seed: of
-        sampling on the engine, the one of ``TinyGPTV.generate``. All else is transformers': arguments, configuration,
-        results, errors. Processors, criteria and penalties see generated ids alone (and the BOS, where the model has
-        one), as in ``TinyGPTV.generate``. ``stop_strings`` need no tokenizer, and are added to the model's own.
+        pixel_values float32 [pictures, 3, S, S] in the order of their places: what ``TinyGPTVProcessor`` makes. seed:
+        of sampling on the engine, the one of ``TinyGPTV.generate``. All else is transformers': arguments,
+        configuration, results, errors. Processors, criteria and penalties see generated ids alone (and the BOS,
+        where the model has one), as in ``TinyGPTV.generate``. ``stop_strings`` need no tokenizer, and are added to
+        the model's own.
 
         Raises InvalidArgumentError for wrong values and unknown names, UnsupportedError naming what cannot be run.
         """
@@ -252,10 +253,9 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
         side = vision.image_size
         right = isinstance(pixel_values, Tensor) and pixel_values.is_floating_point() and pixel_values.dim() in (4, 5)
         if not right or tuple(pixel_values.shape[-3:]) != (3, side, side):
-            shape = f"{list(pixel_values.shape)} {pixel_values.dtype}" if isinstance(pixel_values, Tensor) else None
-            raise InvalidArgumentError(
-                f"pixel_values is {shape or type(pixel_values).__name__}, expected float32 [pictures, 3, {side}, {side}]"
-            )
+            tensor = isinstance(pixel_values, Tensor)
+            found = f"{list(pixel_values.shape)} {pixel_values.dtype}" if tensor else type(pixel_values).__name__
+            raise InvalidArgumentError(f"pixel_values is {found}, expected float32 [pictures, 3, {side}, {side}]")
         pixels = pixel_values.detach().to("cpu", torch.float32).flatten(0, -4)
         if not bool(torch.isfinite(pixels).all()):
             raise InvalidArgumentError("pixel_values holds NaN or infinity, expected finite numbers")
