@@ -49,7 +49,7 @@ def test_a_pipeline_of_a_model(
 ) -> None:
     pipe = pipeline("image-text-to-text", model=auto, processor=auto_processor)
     settings = {"do_sample": True, "temperature": 1.7, "seed": 5}
-    found = pipe(text=CONVERSATIONS[1], return_full_text=False, generate_kwargs=settings)
+    found = pipe(text=CONVERSATIONS[1], return_full_text=False, generate_kwargs=dict(settings))
     assert texts(found) == [demo.generate(messages=CONVERSATIONS[1], **settings).text]
     prompts = auto_processor.apply_chat_template(CONVERSATIONS[:2], add_generation_prompt=True)
     found = pipe(images=[CIRCLE, SQUARE], text=prompts, return_full_text=False, max_new_tokens=6)

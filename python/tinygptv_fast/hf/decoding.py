@@ -48,6 +48,7 @@ class NativeDecoding:
     instead = "load it again"
     train_instead = "there are no parameters"
     extra_names: tuple[str, ...] = ()
+    generation_config: Any
 
     def _start_decoding(self, text: TextConfig, backend: NativeBackend, pool: Sequences, *, dtype: torch.dtype) -> None:
         self.text = text
@@ -130,7 +131,7 @@ class NativeDecoding:
         self.close()
 
     # --- generate --------------------------------------------------------------------------------------------------
-    def generate(  # type: ignore[override]  # the versions of transformers differ in what comes last
+    def generate(
         self,
         inputs: Tensor | None = None,
         generation_config: Any = None,
@@ -216,7 +217,7 @@ class NativeDecoding:
             )
         self._route(LOOP, reason)
         return super()._sample(  # type: ignore[misc]
-            input_ids,  # type: ignore[arg-type]
+            input_ids,
             logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
             generation_config=generation_config,
@@ -229,7 +230,7 @@ class NativeDecoding:
         self.last_route = f"{route}: {reason}" if reason else route
         _log.debug("generate: %s", self.last_route)
 
-    def prepare_inputs_for_generation(  # type: ignore[override]  # transformers 4 and 5 pass different ones
+    def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
         past_key_values: NativeCache | None = None,

@@ -52,8 +52,13 @@ def find_directory(name: Any) -> str:
 
 def fetch_directory(name: Any, hub: Mapping[str, Any]) -> Path:
     """The directory on disk. hub: any of ``HUB``. Raises CheckpointError."""
-    given = {key: hub.get(key) for key in HUB}
-    found = locate(find_directory(name), **{**given, "local_files_only": bool(given["local_files_only"])})
+    found = locate(
+        find_directory(name),
+        revision=hub.get("revision"),
+        token=hub.get("token"),
+        cache_dir=hub.get("cache_dir"),
+        local_files_only=bool(hub.get("local_files_only")),
+    )
     if not found.is_dir():
         raise CheckpointError(f"{found} is not a directory; expected a converted model")
     return found

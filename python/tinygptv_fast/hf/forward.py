@@ -46,7 +46,9 @@ def make_batch(
     ``prompts.read_prompts`` has checked. Raises InvalidArgumentError, UnsupportedError."""
     if rows_of is not None and embeddings is not None:
         codes = embeddings[..., 0]
-        return Batch(codes, None, _new_mask(mask, *codes.shape, past), keep or codes.shape[1], rows_of)
+        return Batch(
+            codes, None, _new_mask(mask, codes.shape[0], codes.shape[1], past), keep or codes.shape[1], rows_of
+        )
     if (ids is None) == (embeddings is None):
         raise InvalidArgumentError("input_ids and inputs_embeds: expected exactly one of the two")
     given = ids if ids is not None else embeddings

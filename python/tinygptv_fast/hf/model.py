@@ -22,7 +22,7 @@ _NEEDS_TORCH = "which needs the torch model (quantization='none', optimize_memor
 _log = logging.getLogger("tinygptv_fast")
 
 
-class AcceleratedPhi(NativeDecoding, PhiPreTrainedModel, GenerationMixin):
+class AcceleratedPhi(NativeDecoding, PhiPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """``generate`` and ``__call__`` as of ``PhiForCausalLM``, computed by the native core. Made by ``accelerate``.
 
     It holds no parameters: train the torch model and accelerate it again.

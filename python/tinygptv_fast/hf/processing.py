@@ -81,7 +81,7 @@ class TinyGPTVProcessor(ProcessorMixin):
         pictures = None if files.preprocessor is None else TinyGPTVImageProcessor(files)
         return cls(pictures, TinyGPTVTokenizer(files), files)
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:  # type: ignore[override]
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write the directory's small files, byte for byte: alone they make a processor, beside the weights a model
         directory. Returns their paths."""
         check_names("save_pretrained", kwargs, ("token", "save_jinja_files", "legacy_serialization"))
@@ -178,7 +178,7 @@ class TinyGPTVProcessor(ProcessorMixin):
         return text, pictures
 
     # --- what the model takes --------------------------------------------------------------------------------------
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
@@ -235,7 +235,7 @@ class TinyGPTVProcessor(ProcessorMixin):
         """As of the tokenizer."""
         return self.tokenizer.batch_decode(*args, **kwargs)
 
-    def post_process_image_text_to_text(  # type: ignore[override]
+    def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
     ) -> list[str]:
         """Texts of ids [B, T], prompts included; behind the last beginning of an answer, the text of ``Answer``: up to

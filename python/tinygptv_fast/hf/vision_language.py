@@ -33,7 +33,7 @@ LOAD = ("threads", "max_sequences", "kv_tokens", "kv_dtype", "quantization", "vi
 _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "auto": "auto"}
 
 
-class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationMixin):
+class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """``generate`` and ``__call__`` over a loaded ``TinyGPTV``, the ids being those of ``TinyGPTV.generate``.
 
     ``from_pretrained`` makes one; given a ``TinyGPTV`` that is loaded already, both share its weights, and closing
@@ -42,7 +42,7 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
 
     config_class = TinyGPTVConfig
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ("image", "text")  # type: ignore[assignment]
     kind = "model"
     train_instead = "there are no parameters; 'tinygptv finetune' trains an adapter"
     extra_names = ("pixel_values", "seed", "prompt_rows")
@@ -79,7 +79,7 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
         torch.nn.Module.train(self, False)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> TinyGPTVForConditionalGeneration:
         """Load a model directory, "demo" or a hub id.
