@@ -6,10 +6,11 @@ import gc
 from collections.abc import Iterator
 
 import pytest
-from transformers import PhiForCausalLM
+from transformers import AutoModelForImageTextToText, AutoProcessor, PhiForCausalLM
 
 import tinygptv_fast as tgv
 from hf.support import random_phi
+from tinygptv_fast.hf import TinyGPTVForConditionalGeneration, TinyGPTVProcessor, register
 from tinygptv_fast.hf.model import AcceleratedPhi
 
 
@@ -32,7 +33,36 @@ def accelerated(_accelerated: AcceleratedPhi) -> Iterator[AcceleratedPhi]:
     check_idle(_accelerated)
 
 
-def check_idle(model: AcceleratedPhi) -> None:
+@pytest.fixture(scope="session")
+def demo() -> Iterator[tgv.TinyGPTV]:
+    """The shipped model, as ``TinyGPTV``."""
+    with tgv.TinyGPTV.from_pretrained("demo", threads=1) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def auto_processor(demo: tgv.TinyGPTV) -> TinyGPTVProcessor:
+    """Of its directory, by the Auto class."""
+    register()
+    return AutoProcessor.from_pretrained(demo.info["path"])
+
+
+@pytest.fixture(scope="session")
+def _auto(demo: tgv.TinyGPTV) -> Iterator[TinyGPTVForConditionalGeneration]:
+    register()
+    with AutoModelForImageTextToText.from_pretrained(demo.info["path"], threads=1, kv_tokens=4096) as model:
+        yield model
+
+
+@pytest.fixture
+def auto(_auto: TinyGPTVForConditionalGeneration) -> Iterator[TinyGPTVForConditionalGeneration]:
+    """Its directory by the Auto class. After the test no request runs and no sequence is held."""
+    _auto.native = True
+    yield _auto
+    check_idle(_auto)
+
+
+def check_idle(model: AcceleratedPhi | TinyGPTVForConditionalGeneration) -> None:
     """Nothing of a call is left behind."""
     if model.stats()["sequences"]["sequences"]:
         gc.collect()  # of a result that held its cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,18 +149,7 @@ class ModelDirectory:
     @cached_property
     def template(self) -> Template:
         """The prompt template chosen at conversion."""
-        from ..processing.templates import Template, get_template
-
-        value = self.generation_config.get(TEMPLATE_KEY)
-        if isinstance(value, dict):
-            try:
-                fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-                return Template(**fields)
-            except TypeError as error:
-                raise ConfigError(f"{self.path / 'generation_config.json'}: {TEMPLATE_KEY}: {error}") from error
-        if not isinstance(value, str):
-            raise ConfigError(f"{self.path / 'generation_config.json'} lacks {TEMPLATE_KEY!r}")
-        return get_template(value)
+        return read_template(self.generation_config, self.path / "generation_config.json")
 
     @cached_property
     def quality(self) -> Receipt:
@@ -230,6 +220,22 @@ def open_directory(path: str | os.PathLike[str]) -> ModelDirectory:
     directory = ModelDirectory(path, config, SafetensorsFile(path / WEIGHTS))
     directory.check_header()
     return directory
+
+
+def read_template(generation_config: Mapping[str, Any], where: Path) -> Template:
+    """The prompt template that a ``generation_config.json`` names, or spells out. where: its path, for errors."""
+    from ..processing.templates import Template, get_template
+
+    value = generation_config.get(TEMPLATE_KEY)
+    if isinstance(value, dict):
+        try:
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+            return Template(**fields)
+        except TypeError as error:
+            raise ConfigError(f"{where}: {TEMPLATE_KEY}: {error}") from error
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} lacks {TEMPLATE_KEY!r}")
+    return get_template(value)
 
 
 def read_hashes(path: Path) -> dict[str, Any]:

@@ -86,6 +86,8 @@ class NativeBackend:
             max_sequences=max_sequences,
             token_bytes=token_bytes,
         )
+        self._weights: _native.Weights | _native.CudaWeights | None = weights
+        self.kv_kind = kv_kind
         self._pictures = pictures
         self._closed = False
         self._closing = threading.Lock()
@@ -192,11 +194,19 @@ class NativeBackend:
             self._closed = True
         self._engine.close()
         self._pictures = None
+        self._weights = None
 
     @property
     def closed(self) -> bool:
         """Whether ``close`` has been called."""
         return self._closed
+
+    @property
+    def weights(self) -> _native.Weights | _native.CudaWeights:
+        """What the engine computes with, for whoever computes beside it."""
+        if self._weights is None:
+            raise ClosedError("the model is closed")
+        return self._weights
 
     @property
     def engine(self) -> _native.Engine:

@@ -40,6 +40,7 @@ OPTIONAL = (
 
 _MOST_SEQUENCES = 1024
 _MOST_TOKENS = 2**31 - 1
+_LARGEST_SEED = 2**63 - 1
 
 # Beside the fields of GenerationConfig.
 _OF_GENERATE = (
@@ -79,14 +80,15 @@ _UNSUPPORTED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def check_generate(given: Mapping[str, Any], config: Any, default: GenerationConfig) -> None:
-    """given: every argument of a call of ``generate`` by name. config: its ``generation_config``; default: the model's.
+def check_generate(given: Mapping[str, Any], config: Any, default: GenerationConfig, extra: Iterable[str] = ()) -> None:
+    """given: every argument of a call of ``generate`` by name. config: its ``generation_config``; default: the model's;
+    extra: names that this model knows besides.
     Raises InvalidArgumentError for a name that nothing has, with the nearest one; UnsupportedError for what cannot be
     run."""
     if config is not None and not isinstance(config, GenerationConfig):
         raise InvalidArgumentError(f"generation_config is {type(config).__name__}, expected a GenerationConfig")
     base = {**vars(default), **(vars(config) if config is not None else {})}
-    known = {*_OF_GENERATE, *_UNSUPPORTED, *vars(GenerationConfig()), *base}
+    known = {*extra, *_OF_GENERATE, *_UNSUPPORTED, *vars(GenerationConfig()), *base}
     check_names("generate", given, (name for name in known if not name.startswith("_")))
     check_supported({**base, **{name: value for name, value in given.items() if value is not None}})
     for name, (kind, low, high) in _RANGES.items():
@@ -114,8 +116,14 @@ def _check_mask(given: Mapping[str, Any]) -> None:
     prompts = [given[name] for name in ("inputs_embeds", "input_ids", "inputs") if given.get(name) is not None]
     if mask is None or mask.dim() != 2 or not prompts or given.get("past_key_values") is not None:
         return
-    if mask.shape != prompts[0].shape[:2]:
-        raise InvalidArgumentError(f"attention_mask is {list(mask.shape)}, expected {list(prompts[0].shape[:2])}")
+    check_mask(mask, prompts[0])
+
+
+def check_mask(mask: torch.Tensor, prompt: torch.Tensor) -> None:
+    """Raises InvalidArgumentError unless mask is [B, T] as prompt, ids [B, T] or embeddings, with no empty row."""
+    if not isinstance(mask, torch.Tensor) or mask.shape != prompt.shape[:2]:
+        found = list(mask.shape) if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise InvalidArgumentError(f"attention_mask is {found}, expected {list(prompt.shape[:2])}")
     empty = (mask == 0).all(1)
     if bool(empty.any()):
         row = int(empty.nonzero()[0])
@@ -142,6 +150,13 @@ def _setting(name: str, given: Mapping[str, Any], config: GenerationConfig | Non
         if value is not None:
             return value
     return None
+
+
+def check_seed(seed: Any) -> int | None:
+    """Raises InvalidArgumentError unless seed is None or one of the engine's."""
+    if seed is not None and (type(seed) is not int or not 0 <= seed <= _LARGEST_SEED):
+        raise InvalidArgumentError(f"seed is {seed!r}, expected an integer in 0..{_LARGEST_SEED}")
+    return seed
 
 
 def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -11,18 +11,20 @@ from torch import Tensor
 from ..config import TextConfig
 from ..errors import InvalidArgumentError, UnsupportedError
 from .cache import NativeCache
+from .prompts import PromptRows, split_codes
 from .sequences import Feed
 
 
 @dataclass(frozen=True)
 class Batch:
     """New columns of all rows. ids int64 [B, T] or embeddings float [B, T, C], the other None; mask bool [B, T]: False
-    is padding. keep: columns from the end whose logits are wanted."""
+    is padding. keep: columns from the end whose logits are wanted. rows_of: what ids below 0 stand for."""
 
     ids: Tensor | None
     embeddings: Tensor | None
     mask: Tensor
     keep: int
+    rows_of: PromptRows | None = None
 
     @property
     def rows(self) -> int:
@@ -31,10 +33,22 @@ class Batch:
 
 
 def make_batch(
-    ids: Tensor | None, embeddings: Tensor | None, mask: Tensor | None, past: Tensor, keep: int, text: TextConfig
+    ids: Tensor | None,
+    embeddings: Tensor | None,
+    mask: Tensor | None,
+    past: Tensor,
+    keep: int,
+    text: TextConfig,
+    rows_of: PromptRows | None = None,
 ) -> Batch:
     """Check arguments. ids [B, T] or embeddings [B, T, C]; mask [B, past + T] or None; past bool [B, P] or [0, 0]: the
-    mask of what the cache holds; keep: 0 for all columns. Raises InvalidArgumentError, UnsupportedError."""
+    mask of what the cache holds; keep: 0 for all columns. With rows_of, embeddings are its codes [B, T, 1], which
+    ``prompts.read_prompts`` has checked. Raises InvalidArgumentError, UnsupportedError."""
+    if rows_of is not None and embeddings is not None:
+        codes = embeddings[..., 0]
+        return Batch(
+            codes, None, _new_mask(mask, codes.shape[0], codes.shape[1], past), keep or codes.shape[1], rows_of
+        )
     if (ids is None) == (embeddings is None):
         raise InvalidArgumentError("input_ids and inputs_embeds: expected exactly one of the two")
     given = ids if ids is not None else embeddings
@@ -145,7 +159,8 @@ def _feed(batch: Batch, cache: NativeCache, rows: list[int], vocab: int) -> Tens
         mask = batch.mask[row]
         wanted = int(mask[-batch.keep :].sum())
         if batch.ids is not None:
-            feeds.append(Feed(sequence, batch.ids[row][mask].tolist(), None, wanted))
+            fed, vectors = split_codes(batch.ids[row][mask], batch.rows_of)
+            feeds.append(Feed(sequence, fed.tolist(), vectors, wanted))
         else:
             assert batch.embeddings is not None
             vectors = batch.embeddings[row][mask].detach().float().contiguous().numpy()

@@ -1,47 +1,36 @@
-"""The object that ``accelerate`` returns: a model of transformers whose forward pass and decoding are native.
-
-``last_route`` says what answered: the engine answers a call whole ("native") where what transformers built of it
-(processors, criteria) is what the engine does; everything else runs in transformers' own loop ("loop") over native
-forward passes. Prompts padded on the right alone go to the torch model ("torch"). All of them are exact.
-"""
+"""The object that ``accelerate`` returns: a Phi of transformers whose forward pass and decoding are native."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-import threading
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.phi.modeling_phi import PhiPreTrainedModel
 
 from ..config import TextConfig
 from ..engine.native_backend import NativeBackend
-from ..errors import ClosedError, InvalidArgumentError, UnsupportedError
-from . import arguments, forward, native_rows
-from .cache import NativeCache
+from ..errors import InvalidArgumentError, UnsupportedError
+from .decoding import PAD_LEFT, NativeDecoding
 from .sequences import Sequences
 
-NATIVE = "native"
-LOOP = "loop"
 TORCH = "torch"
-_PAD_LEFT = "pad on the left, padding_side='left' of the tokenizer"
 _NEEDS_TORCH = "which needs the torch model (quantization='none', optimize_memory=False, no past_key_values)"
 
 _log = logging.getLogger("tinygptv_fast")
 
 
-class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
+class AcceleratedPhi(NativeDecoding, PhiPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """``generate`` and ``__call__`` as of ``PhiForCausalLM``, computed by the native core. Made by ``accelerate``.
 
-    Any thread may call it, several at a time. Tensors are taken and given on the CPU. It holds no parameters: train
-    the torch model and accelerate it again.
+    It holds no parameters: train the torch model and accelerate it again.
     """
+
+    kind = "accelerated model"
+    instead = "accelerate again"
+    train_instead = "train the torch model and accelerate it again"
 
     def __init__(
         self,
@@ -55,64 +44,9 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
     ) -> None:
         super().__init__(copy.deepcopy(source.config))
         self.generation_config = copy.deepcopy(source.generation_config)
-        self.text = text
-        self.native = True  # False: never the engine, always transformers' loop
-        self.last_route = ""
-        self._backend = backend
-        self._pool = pool
-        self._dtype = dtype
+        self._start_decoding(text, backend, pool, dtype=dtype)
         self._source = (source,) if keep_source else ()  # in a tuple, so that it is no part of this module
-        self._closing = threading.Lock()
-        self._closed = False
-        super().train(False)
-
-    # --- what transformers and its users ask of a model ------------------------------------------------------------
-    @property
-    def device(self) -> torch.device:
-        """The CPU."""
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the torch model. Logits are float32 whatever it is."""
-        return self._dtype
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """isa, threads, sizes in bytes."""
-        return self._backend.describe()
-
-    def stats(self) -> dict[str, Any]:
-        """Counters and gauges of the engine, and under ``sequences`` those of the loop's cache."""
-        self._check_open()
-        return {**self._backend.stats(), "sequences": self._pool.counts()}
-
-    def to(self, *args: Any, **kwargs: Any) -> AcceleratedPhi:  # type: ignore[override]
-        """Itself, for the CPU. Raises UnsupportedError for another device or a dtype."""
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, torch.dtype) or (
-                isinstance(value, (str, int, torch.device)) and torch.device(value).type != "cpu"
-            ):
-                raise UnsupportedError(f"to({value}) cannot be done: weights are packed for the CPU, accelerate again")
-        return self
-
-    def train(self, mode: bool = True) -> AcceleratedPhi:
-        """Raises UnsupportedError for True: there are no parameters."""
-        if mode:
-            raise UnsupportedError("train() cannot be done: train the torch model and accelerate it again")
-        return self
-
-    def cuda(self, *args: Any, **kwargs: Any) -> AcceleratedPhi:  # type: ignore[override]
-        """As ``to("cuda")``."""
-        return self.to("cuda")
-
-    def half(self, *args: Any) -> AcceleratedPhi:
-        """As ``to(torch.float16)``."""
-        return self.to(torch.float16)
-
-    def bfloat16(self, *args: Any) -> AcceleratedPhi:
-        """As ``to(torch.bfloat16)``."""
-        return self.to(torch.bfloat16)
+        torch.nn.Module.train(self, False)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Raises UnsupportedError: there are no parameters."""
@@ -124,192 +58,18 @@ class AcceleratedPhi(PhiPreTrainedModel, GenerationMixin):
             raise UnsupportedError("get_input_embeddings() needs the torch weights, which were freed or quantised")
         return self._source[0].get_input_embeddings()
 
-    def close(self) -> None:
-        """Free everything. What runs ends as cancelled; later calls raise ClosedError."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        self._backend.close()
-        self._pool.close()
+    def _close_backend(self) -> None:
+        super()._close_backend()
         self._source = ()
 
-    def __enter__(self) -> AcceleratedPhi:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    # --- generate --------------------------------------------------------------------------------------------------
-    def generate(  # type: ignore[override]  # the versions of transformers differ in what comes last
-        self,
-        inputs: Tensor | None = None,
-        generation_config: Any = None,
-        logits_processor: Any = None,
-        stopping_criteria: Any = None,
-        prefix_allowed_tokens_fn: Any = None,
-        synced_gpus: Any = None,
-        assistant_model: Any = None,
-        streamer: Any = None,
-        negative_prompt_ids: Tensor | None = None,
-        negative_prompt_attention_mask: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """As ``PhiForCausalLM.generate``: arguments, configuration, results and errors. Raises InvalidArgumentError
-        (a ValueError) for a name that nothing has, UnsupportedError naming what cannot be run, CapacityError if
-        kv_tokens is too small. A streamer is always ended, errors included."""
-        named = {
-            "inputs": inputs,
-            "logits_processor": logits_processor,
-            "stopping_criteria": stopping_criteria,
-            "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
-            "synced_gpus": synced_gpus,
-            "assistant_model": assistant_model,
-            "streamer": streamer,
-            "negative_prompt_ids": negative_prompt_ids,
-            "negative_prompt_attention_mask": negative_prompt_attention_mask,
-        }
-        given = {name: value for name, value in named.items() if value is not None}
-        own: NativeCache | None = None
-        result: Any = None
-        try:
-            self._check_open()
-            arguments.check_generate({**given, **kwargs}, generation_config, self.generation_config)
-            arguments.check_cache(kwargs.get("past_key_values"), self._pool)
-            kwargs.pop("cache_implementation", None)  # checked: it asks for nothing
-            if arguments.pads_right({**given, **kwargs}, generation_config, self.generation_config):
-                return self._generate_by_torch(generation_config, {**given, **kwargs})
-            if kwargs.get("past_key_values") is None and self._uses_cache(generation_config, kwargs):
-                own = kwargs["past_key_values"] = NativeCache(self._pool)
-            self._route(LOOP, "a way of decoding of transformers' own")
-            result = super().generate(  # type: ignore[misc]  # of a mixin that says what it is mixed into
-                generation_config=generation_config, **given, **kwargs
-            )
-            return result
-        except BaseException:
-            if streamer is not None:  # whoever reads it in another thread would wait for ever
-                with contextlib.suppress(Exception):
-                    streamer.end()
-            raise
-        finally:
-            if own is not None and getattr(result, "past_key_values", None) is not own:
-                own.release()
-
-    def _generate_by_torch(self, config: Any, given: dict[str, Any]) -> Any:
+    def _padded_right(self, config: Any, given: dict[str, Any]) -> Any:
         """Of a row with padding on its right, transformers takes the first token from a query at the padding, which
         sees the row but not itself, and counts positions as its version does. Nothing native computes that."""
         if not self._source or given.get("past_key_values") is not None:
-            raise UnsupportedError(f"attention_mask has padding on the right, {_NEEDS_TORCH}: {_PAD_LEFT}")
+            raise UnsupportedError(f"attention_mask has padding on the right, {_NEEDS_TORCH}: {PAD_LEFT}")
         self._route(TORCH, "padding is on the right")
-        _log.warning("a prompt padded on the right runs in the torch model, at its speed: %s", _PAD_LEFT)
+        _log.warning("a prompt padded on the right runs in the torch model, at its speed: %s", PAD_LEFT)
         return self._source[0].generate(generation_config=config, **given)
-
-    def _uses_cache(self, config: Any, kwargs: Mapping[str, Any]) -> bool:
-        if kwargs.get("inputs_embeds") is not None:
-            return True  # transformers sees to it that they are fed once, whatever was asked
-        asked = kwargs.get("use_cache")
-        for source in (config, self.generation_config):
-            asked = getattr(source, "use_cache", None) if asked is None else asked
-        return asked is not False
-
-    def _sample(  # transformers' loop for greedy decoding and sampling
-        self,
-        input_ids: Tensor,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: Any,
-        synced_gpus: bool = False,
-        streamer: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        call = native_rows.Call(input_ids, logits_processor, stopping_criteria, generation_config, streamer, kwargs)
-        cache = kwargs.get("past_key_values")
-        cached = 0 if cache is None else cache.get_seq_length()
-        reason = native_rows.why_not(call, self.text, cached) if self.native else "native is False"
-        if reason is None:
-            self._route(NATIVE, "")
-            return native_rows.answer(call, self._backend)
-        self._route(LOOP, reason)
-        return super()._sample(  # type: ignore[misc]
-            input_ids,  # type: ignore[arg-type]
-            logits_processor=logits_processor,
-            stopping_criteria=stopping_criteria,
-            generation_config=generation_config,
-            synced_gpus=synced_gpus,
-            streamer=streamer,
-            **kwargs,
-        )
-
-    def _route(self, route: str, reason: str) -> None:
-        self.last_route = f"{route}: {reason}" if reason else route
-        _log.debug("generate: %s", self.last_route)
-
-    def prepare_inputs_for_generation(  # type: ignore[override]  # transformers 4 and 5 pass different ones
-        self,
-        input_ids: Tensor,
-        past_key_values: NativeCache | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        cache_position: Tensor | None = None,
-        next_sequence_length: int | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """The new columns of one step. transformers 5 says how many there are, 4 gives their places."""
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        new = next_sequence_length
-        if new is None and cache_position is not None:
-            new = int(cache_position.shape[0])
-        inputs: dict[str, Any] = {
-            "past_key_values": past_key_values,
-            "attention_mask": attention_mask,
-            "use_cache": use_cache,
-            "logits_to_keep": logits_to_keep or 1,
-        }
-        if inputs_embeds is not None and past < inputs_embeds.shape[1]:  # of the prompt alone, and all of it at once
-            inputs["inputs_embeds"] = inputs_embeds[:, past:]
-        else:
-            inputs["input_ids"] = input_ids if new is None else input_ids[:, -new:]
-        return inputs
-
-    # --- one step --------------------------------------------------------------------------------------------------
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: NativeCache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """input_ids int64 [B, T] or inputs_embeds float [B, T, C] behind what past_key_values holds; attention_mask
-        [B, past + T], 0 for padding. Returns ``CausalLMOutputWithPast``: logits float32 [B, T or logits_to_keep, V],
-        zeros where the mask is 0, and the cache unless use_cache is False. No gradients."""
-        self._check_open()
-        arguments.check_supported(kwargs)
-        arguments.check_names("forward", kwargs, arguments.OPTIONAL)
-        arguments.check_cache(past_key_values, self._pool)
-        cache = NativeCache(self._pool) if past_key_values is None else past_key_values
-        keep = logits_to_keep if isinstance(logits_to_keep, int) else 0
-        batch = forward.make_batch(input_ids, inputs_embeds, attention_mask, cache.mask, keep, self.text)
-        if keep == 1 and not bool(batch.mask[:, -1].all()):
-            raise UnsupportedError(f"attention_mask has padding in its last column: {_PAD_LEFT}")
-        logits = forward.run(batch, cache, self.text)
-        if past_key_values is None and use_cache is False:
-            cache.release()
-        if isinstance(logits_to_keep, Tensor):
-            logits = logits[:, logits_to_keep]
-        output = CausalLMOutputWithPast(
-            logits=logits, past_key_values=None if past_key_values is None and use_cache is False else cache
-        )
-        return output.to_tuple() if return_dict is False else output
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the accelerated model is closed")
 
 
 def check_model(model: Any) -> None:

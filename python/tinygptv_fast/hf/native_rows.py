@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from ..config import TextConfig
 from ..engine.native_backend import EngineJob, NativeBackend
 from ..errors import CancelledError, ClosedError, TinyGPTVError
 from ..protocol import GenerationOptions, Prompt
+from .prompts import PromptRows, split_codes
+from .stopping import StopStrings
 
 # The engine applies them in this order; transformers does as long as its list has it.
 _PENALTIES = ("RepetitionPenaltyLogitsProcessor", "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor")
@@ -26,6 +28,7 @@ _WARPERS = ("TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "
 _CRITERIA = ("MaxLengthCriteria", "EosTokenCriteria")
 _WANTS = ("output_scores", "output_logits", "return_dict_in_generate")
 _WAIT_S = 0.1
+_MOST_STOPS = 16  # of a request of the engine
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ class Call:
     def embeddings(self) -> Tensor | None:
         """float [B, T, C]."""
         return self.kwargs.get("inputs_embeds")
+
+    @property
+    def prompt_rows(self) -> PromptRows | None:
+        """What the codes of ``embeddings`` stand for, if they are codes."""
+        return self.kwargs.get("prompt_rows")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings."""
+        return next((one.stops for one in self.criteria if isinstance(one, StopStrings)), ())
 
     @property
     def mask(self) -> Tensor:
@@ -121,7 +134,10 @@ def _strange(call: Call) -> str | None:
         return "processors that are given twice or in another order"
     criteria = [type(one).__name__ for one in call.criteria]
     for one in call.criteria:
-        if type(one).__name__ not in _CRITERIA or not _is_stock(one):
+        if isinstance(one, StopStrings):
+            if len(one.stops) > _MOST_STOPS:
+                return f"{len(one.stops)} stop strings"
+        elif type(one).__name__ not in _CRITERIA or not _is_stock(one):
             return f"the stopping criterion {type(one).__name__}"
     return "stopping criteria that are given twice" if len(set(criteria)) < len(criteria) else None
 
@@ -180,62 +196,128 @@ _FIELDS = (
 
 def answer(call: Call, backend: NativeBackend) -> Tensor:
     """input_ids and what was generated behind them, int64 [B, n]; shorter rows are padded as transformers does."""
-    rows = int(call.input_ids.shape[0])
-    seeds = [0] * rows
-    if call.config.do_sample:  # of torch's own generator, so that torch.manual_seed repeats them
-        seeds = torch.randint(0, 2**63 - 1, (rows,), dtype=torch.int64).tolist()
-    histories = _histories(call)
-    work = [(_prompt(call, row), options_of(call, histories[row], seeds[row])) for row in range(rows)]
     streamer = call.streamer
     put = None if streamer is None else lambda token: streamer.put(torch.tensor([token]))
-    generated = _read(backend, work, put)
+    generated = _read(backend, _work(call), call.stops, put)
     if streamer is not None:
         streamer.end()
+    return _behind(call.input_ids, generated, pad_id(call.config, call.eos_ids))
+
+
+def answer_beams(call: Call, backend: NativeBackend) -> Tensor:
+    """The best hypotheses of each prompt behind its input_ids, int64 [B * returned, n]. call: num_beams rows for each
+    prompt, as transformers repeats them."""
+    beams, returned = int(call.config.num_beams), int(call.config.num_return_sequences or 1)
+    histories = _histories(call)
+    jobs, found = [], []
+    try:
+        for row in range(0, int(call.input_ids.shape[0]), beams):
+            options = replace(
+                options_of(call, histories[row], 0),
+                num_beams=beams,
+                num_return_sequences=returned,
+                length_penalty=float(call.config.length_penalty),
+                pad_id=pad_id(call.config, call.eos_ids),
+            )
+            jobs.append(backend.submit_beams(_prompt(call, row), options, None))
+        for job in jobs:
+            found += _read_beams(job, backend)
+    finally:
+        for job in jobs:
+            job.drain()
+    return _behind(call.input_ids[::beams].repeat_interleave(returned, 0), found, pad_id(call.config, call.eos_ids))
+
+
+def _read_beams(job: EngineJob, backend: NativeBackend) -> list[list[int]]:
+    found: list[list[int]] = []
+    while not job.over:
+        for event in job.poll(_WAIT_S):
+            if event[0] == "beam":
+                found.append(list(event[2]))
+            elif event[0] == "end":
+                _check_end(event[2], event[3], backend)
+    return found
+
+
+def _behind(input_ids: Tensor, generated: Sequence[list[int]], pad: int) -> Tensor:
+    """input_ids [B, T] and rows of ids, padded to the longest."""
     longest = max(map(len, generated))
-    padded = [ids + [_pad_id(call)] * (longest - len(ids)) for ids in generated]
-    return torch.cat([call.input_ids, torch.tensor(padded, dtype=call.input_ids.dtype)], dim=1)
+    padded = [ids + [pad] * (longest - len(ids)) for ids in generated]
+    return torch.cat([input_ids, torch.tensor(padded, dtype=input_ids.dtype)], dim=1)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One request of the engine, for these rows of the batch."""
+
+    prompt: Prompt
+    options: GenerationOptions
+    rows: tuple[int, ...]
+
+
+def _work(call: Call) -> list[_Work]:
+    """A request for each row; where the caller gave a seed, one for each prompt with its samples, as ``TinyGPTV`` asks
+    for them."""
+    count, given = int(call.input_ids.shape[0]), call.prompt_rows
+    histories = _histories(call)
+    if call.config.do_sample and given is not None and given.seed is not None:
+        heads = range(0, count, given.samples)
+        seeds = dict.fromkeys(heads, given.seed)
+    else:
+        heads = range(count)
+        seeds = dict.fromkeys(heads, 0)
+        if call.config.do_sample:  # of torch's own generator, so that torch.manual_seed repeats them
+            seeds = dict(enumerate(torch.randint(0, 2**63 - 1, (count,), dtype=torch.int64).tolist()))
+    step = heads.step
+    work = []
+    for row in heads:
+        options = replace(options_of(call, histories[row], seeds[row]), num_return_sequences=step)
+        work.append(_Work(_prompt(call, row), options, tuple(range(row, row + step))))
+    return work
 
 
 def _prompt(call: Call, row: int) -> Prompt:
     mask = call.mask[row]
     if call.embeddings is None:
         return Prompt(call.input_ids[row][mask].to(torch.int32).numpy(), None)
+    if call.prompt_rows is not None:
+        ids, visual = split_codes(call.embeddings[row, :, 0][mask], call.prompt_rows)
+        return Prompt(ids.to(torch.int32).numpy(), visual)
     vectors = call.embeddings[row][mask].detach().float().contiguous().numpy()
     return Prompt(np.full(len(vectors), -1, dtype=np.int32), vectors)
 
 
-def _pad_id(call: Call) -> int:
+def pad_id(config: Any, eos_ids: Sequence[int] = ()) -> int:
     """What follows the end of a row; transformers has settled it where rows can end."""
-    for value in (getattr(call.config, "_pad_token_tensor", None), call.config.pad_token_id):
+    for value in (getattr(config, "_pad_token_tensor", None), config.pad_token_id):
         if value is not None:
             return int(value)
-    return call.eos_ids[0] if call.eos_ids else 0
+    return eos_ids[0] if eos_ids else 0
 
 
 def _read(
-    backend: NativeBackend, work: Sequence[tuple[Prompt, GenerationOptions]], put: Callable[[int], Any] | None
+    backend: NativeBackend, work: Sequence[_Work], stops: Sequence[str], put: Callable[[int], Any] | None
 ) -> list[list[int]]:
     """Ids of each row. Whatever interrupts it cancels what runs and waits for its end."""
-    generated: list[list[int]] = [[] for _ in work]
+    generated: list[list[int]] = [[] for one in work for _ in one.rows]
     waiting = deque(range(len(work)))
     running: dict[int, EngineJob] = {}
     try:
         while waiting or running:
             while waiting and len(running) < backend.parallel:
-                row = waiting.popleft()
-                prompt, options = work[row]
-                running[row] = backend.submit(prompt, options, (), None)
+                index = waiting.popleft()
+                running[index] = backend.submit(work[index].prompt, work[index].options, stops, None)
             timeout = _WAIT_S  # for the first; by then the others have something, or it is their turn soon
-            for row, job in list(running.items()):
+            for index, job in list(running.items()):
                 for event in job.poll(timeout):
                     if event[0] == "token":
-                        generated[row].append(int(event[2]))
+                        generated[work[index].rows[event[1]]].append(int(event[2]))
                         if put is not None:
                             put(int(event[2]))
                     elif event[0] == "end":
                         _check_end(event[2], event[3], backend)
                 if job.over:
-                    del running[row]
+                    del running[index]
                 timeout = 0.0
     finally:
         for job in running.values():
@@ -249,4 +331,4 @@ def _check_end(reason: str, message: str, backend: NativeBackend) -> None:
     if reason == "error":
         raise TinyGPTVError(f"generation ended with an error: {message}")
     if reason == "cancelled":
-        raise ClosedError("the accelerated model was closed") if backend.closed else CancelledError("it was cancelled")
+        raise ClosedError("the model was closed") if backend.closed else CancelledError("it was cancelled")

@@ -189,18 +189,27 @@ def render_messages(
     ``render`` refuses.
     """
     chosen = get_template(template)
+    turns, pictures = read_messages(messages, chosen, task)
+    if turns[-1][0] != "user":
+        raise PromptError(f"messages ends with role {turns[-1][0]!r}, expected 'user'")
+    text = chosen.render(turns)
+    check_image_count(text, len(pictures))
+    return text, pictures
+
+
+def read_messages(
+    messages: Sequence[Mapping[str, Any]], template: Template, task: str | None = None
+) -> tuple[list[tuple[str, str]], list[Any]]:
+    """The turns of ``messages`` for ``template.render``, whoever has the last word, and their pictures. ``task`` and
+    errors as of ``render_messages``."""
     if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
         raise PromptError(f"messages is {_short(messages)}, expected a non-empty list of {{'role', 'content'}}")
     pictures: list[Any] = []
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages):
         last = index == len(messages) - 1
-        turns.append(_turn(message, f"messages[{index}]", chosen, task if last else None, pictures))
-    if turns[-1][0] != "user":
-        raise PromptError(f"messages ends with role {turns[-1][0]!r}, expected 'user'")
-    text = chosen.render(turns)
-    check_image_count(text, len(pictures))
-    return text, pictures
+        turns.append(_turn(message, f"messages[{index}]", template, task if last else None, pictures))
+    return turns, pictures
 
 
 def split_images(prompt: str) -> list[str]:
