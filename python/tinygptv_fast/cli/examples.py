@@ -52,7 +52,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--qformer blip2_pretrained_flant5xxl.pth --checkpoint TinyGPT-V_for_Stage4.pth --agreement",
         "tinygptv verify ./tinygptv-int4 --against ./tinygptv-exact --agreement",
     ),
-    "doctor": ("tinygptv doctor", "tinygptv doctor --json", "tinygptv doctor --model ./tinygptv-int4"),
+    "doctor": (
+        "tinygptv doctor",
+        "tinygptv doctor --json",
+        "tinygptv doctor --model ./tinygptv-int4",
+        "tinygptv doctor --memory 4GB --ttft 60s",
+        "tinygptv doctor --memory 3.5GiB --model ./tinygptv-int4",
+    ),
     "pack": ("tinygptv pack ./tinygptv-int4 --out tinygptv-int4.packed",),
     "cache": ("tinygptv cache", "tinygptv cache --clear"),
     "bench": (

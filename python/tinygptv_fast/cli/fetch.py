@@ -44,6 +44,9 @@ def fetch(
     vision_dtype: Annotated[
         Literal["int8", "bfloat16", "float32"] | None, typer.Option(help="With --convert, as 'convert' has it.")
     ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="With --convert, as 'convert' has it.")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="With --convert (default: 448 for stage 4, 224 for the others).")
     ] = None,
@@ -72,6 +75,7 @@ def fetch(
             "quantization": quantization,
             "group_size": group_size,
             "vision_dtype": vision_dtype,
+            "dtype": dtype,
             "image_size": image_size,
             "architecture": architecture,
             "overwrite": overwrite or None,
