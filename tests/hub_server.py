@@ -1,6 +1,6 @@
 """A hub and a plain store on 127.0.0.1, speaking what the real ones speak as far as we use it, and failing on demand.
 
-The hub: repository info with ``blobs=true``, ``resolve`` with its headers, large files by a redirect to another host
+The hub: repository info with ``blobs=true``, its tree, ``resolve`` with its headers, large files by a redirect to another host
 name (here localhost for 127.0.0.1). The store: ETag, x-goog-hash, ranges, If-Range. Every request is kept in ``log``.
 """
 
@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 20_000  # bytes from which a file is kept apart, as large ones are on the hub
 _INFO = re.compile(r"/api/(models|spaces)/([^/]+/[^/]+)(?:/revision/([^/]+))?")
+_TREE = re.compile(r"/api/(models|spaces)/([^/]+/[^/]+)/tree/([^/]+)")
 _RESOLVE = re.compile(r"/(spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -89,6 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._end(int(fault), {}, b"no")
         if found := _INFO.fullmatch(path):
             return self._info(f"{found[1]}/{found[2]}", found[3])
+        if found := _TREE.fullmatch(path):
+            return self._tree(f"{found[1]}/{found[2]}", found[3])
         if found := _RESOLVE.fullmatch(path):
             return self._resolve(f"{found[1] or 'models/'}{found[2]}", found[3], found[4], fault)
         if path.startswith("/large/"):
@@ -122,6 +125,17 @@ class _Handler(BaseHTTPRequestHandler):
         name = repo.partition("/")[2]
         info = {"_id": "0", "id": name, "sha": commit, "siblings": siblings, "private": False, "tags": []}
         self._end(200, {"Content-Type": "application/json"}, json.dumps(info).encode())
+
+    def _tree(self, repo: str, revision: str) -> None:
+        if self._commit(repo, revision) is None:
+            return
+        files = []
+        for path, data in self.hub.repos[repo].items():
+            one: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git_blob(data)}
+            if len(data) >= LARGE:
+                one["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+            files.append(one)
+        self._end(200, {"Content-Type": "application/json"}, json.dumps(files).encode())
 
     def _resolve(self, repo: str, revision: str, path: str, fault: str) -> None:
         commit = self._commit(repo, revision)

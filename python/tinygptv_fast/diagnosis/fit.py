@@ -79,8 +79,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """One setting and what is predicted of it. text (int4, int8, bfloat16 or float32), group_size, vision: what is
-    converted to (vision None: text only). vision_arithmetic: what this CPU computes it in. parts: bytes of ``memory_bytes`` by what holds them."""
+    """One setting and what is predicted of it. text (int4, int8, bfloat16 or float32), group_size, vision (None:
+    text only): what is converted to. vision_arithmetic: what this CPU computes it in. parts: bytes of ``memory_bytes``
+    by what holds them."""
 
     text: str
     group_size: int
@@ -169,7 +170,7 @@ def _time(plan: Plan) -> str:
     return f"{math.ceil(plan.first_token_s * 100) / 100:g}s"
 
 
-# --- counting ----------------------------------------------------------------------------------------------------------
+# --- counting --------------------------------------------------------------------------------------------------------
 def all_plans(config: ModelConfig, rates: Iterable[Rates], features: Mapping[str, bool]) -> list[Plan]:
     """Every setting of a model of these sizes, for every number of threads that ``rates`` has."""
     visions: Sequence[str | None] = (None,) if config.vision is None else VISION_CHOICES
@@ -227,11 +228,6 @@ def plan_one(
     token_bytes = weights - embedding + kv_token * tokens
     speed = DECODE_SHARE * rates.read / token_bytes
     return Plan(text, group_size, kv_dtype, vision, arithmetic, rates.threads, parts, vision_s, prompt_s, speed, rank)
-
-
-def prompt_tokens(config: ModelConfig) -> int:
-    """Positions of the prompt that ``first_token_s`` is about: words, and a picture's visual tokens."""
-    return TEXT_TOKENS + (config.qformer.queries if config.qformer is not None else 0)
 
 
 def prompt_tokens(config: ModelConfig) -> int:
