@@ -1,7 +1,7 @@
 """A hub and a plain store on 127.0.0.1, speaking what the real ones speak as far as we use it, and failing on demand.
 
-The hub: repository info with ``blobs=true``, its tree, ``resolve`` with its headers, large files by a redirect to another host
-name (here localhost for 127.0.0.1). The store: ETag, x-goog-hash, ranges, If-Range. Every request is kept in ``log``.
+The hub: repository info with ``blobs=true``, its tree, ``resolve`` with its headers, large files by a redirect to
+another host name (localhost for 127.0.0.1). The store: ETag, x-goog-hash, ranges, If-Range. ``log`` has every request.
 """
 
 from __future__ import annotations

@@ -9,10 +9,8 @@ import pytest
 
 from hub_server import HubServer, serving
 from tinygptv_fast.fetch import Request
-from tinygptv_fast.fetch.web import Patience
 
 REPO, SPACE = "models/Tyrannosaurus/TinyGPT-V", "spaces/llizhx/TinyGPT-V"
-QUICK = Patience(attempts=3, delay_s=0, timeout_s=10)
 
 
 def noise(name: str, size: int) -> bytes:

@@ -10,8 +10,8 @@ import pytest
 
 from hub_server import HubServer
 from tinygptv_fast.errors import FetchError
-from tinygptv_fast.fetch import Item
 from tinygptv_fast.fetch.download import download, part_bytes
+from tinygptv_fast.fetch.receipt import Item
 from tinygptv_fast.fetch.web import Patience, ask
 
 NAME = "eva_vit_g.pth"

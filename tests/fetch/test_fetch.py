@@ -18,7 +18,8 @@ import pytest
 
 from hub_server import COMMIT, LARGE, HubServer, serving
 from tinygptv_fast.errors import FetchError
-from tinygptv_fast.fetch import Fetched, Plan, Request, fetch_files, plan_fetch
+from tinygptv_fast.fetch import Request
+from tinygptv_fast.fetch.run import Fetched, Plan, fetch_files, plan_fetch
 from tinygptv_fast.fetch.sources import parse_source
 from tinygptv_fast.fetch.web import Patience
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tinygptv_fast.errors import FetchError, InvalidArgumentError
-from tinygptv_fast.fetch import Item, Request, fetch_command
+from tinygptv_fast.fetch import Request, fetch_command
 from tinygptv_fast.fetch.hashes import Digest, Hasher
-from tinygptv_fast.fetch.receipt import read_receipt, write_receipt
+from tinygptv_fast.fetch.receipt import Item, read_receipt, write_receipt
 from tinygptv_fast.fetch.sources import DEFAULT_PHI, HubSource, choose_phi_files, parse_source
 
 SOURCE = HubSource("a/b")

@@ -10,7 +10,7 @@ import typer
 
 from .. import env
 from ..errors import InvalidArgumentError
-from ..fetch import DEFAULT_PHI, DEFAULT_REPO, DEFAULT_STORAGE, RECEIPT, Request
+from ..fetch import DEFAULT_PHI, DEFAULT_REPO, DEFAULT_STORAGE, Request
 from . import options
 from .convert import show, summary
 from .models import note, use_threads
@@ -18,7 +18,7 @@ from .options import check_exists
 from .output import console, gigabytes, print_json, progress
 
 if TYPE_CHECKING:
-    from ..fetch import Fetched, Plan
+    from ..fetch.run import Fetched, Plan
     from ..quantize.receipt import Receipt
 
 
@@ -29,7 +29,7 @@ def fetch(
         bool, typer.Option("--convert", help="Go on to a model directory, DIR/tinygptv-stageN-int4.")
     ] = False,
     phi: Annotated[
-        str, typer.Option(metavar="ID", help="Where Phi-2 is: [spaces/]owner/name[/folder][@revision].")
+        str, typer.Option(metavar="ID", help="Where Phi-2 is: owner/name, spaces/owner/name/folder, ...@revision.")
     ] = DEFAULT_PHI,
     repo: Annotated[
         str, typer.Option(metavar="ID", help="Where the stage checkpoints are, written likewise.")
@@ -88,9 +88,9 @@ def fetch(
     fetched = _fetch(request, out, yes, json_output, quiet)
     receipt = _convert(fetched, target, chosen, threads, stage, quiet) if convert else None
     if json_output:
-        print_json("fetch", _json(out, fetched, target, receipt))
+        print_json("fetch", _json(fetched, target, receipt))
         return
-    console().print(f"{out / RECEIPT} has the address, commit and SHA-256 of {len(fetched.items)} files")
+    console().print(f"{fetched.receipt} has the address, commit and SHA-256 of {len(fetched.items)} files")
     if receipt is not None:
         show(target, receipt)
 
@@ -107,7 +107,7 @@ def _conversion(convert: bool, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fetch(request: Request, out: Path, yes: bool, json_output: bool, quiet: bool) -> Fetched:
-    from ..fetch import fetch_files, plan_fetch
+    from ..fetch.run import fetch_files, plan_fetch
 
     settings = env.read_settings()
     plan = plan_fetch(request, out, endpoint=settings.hub_endpoint, offline=settings.hub_offline)
@@ -156,7 +156,7 @@ def _convert(
         )
 
 
-def _json(out: Path, fetched: Fetched, target: Path, receipt: Receipt | None) -> dict[str, Any]:
+def _json(fetched: Fetched, target: Path, receipt: Receipt | None) -> dict[str, Any]:
     files = [item.to_dict() for item in fetched.items]
     model = None if receipt is None else summary(target, receipt)
-    return {"out": str(out), "receipt": str(out / RECEIPT), "files": files, "model": model}
+    return {"out": str(fetched.folder), "receipt": str(fetched.receipt), "files": files, "model": model}

@@ -15,7 +15,7 @@ from ..errors import FetchError
 from .download import download, part_bytes
 from .hashes import hash_file
 from .hub import Snapshot, hub_token, read_snapshot
-from .receipt import Item, read_receipt, write_receipt
+from .receipt import RECEIPT, Item, read_receipt, write_receipt
 from .sources import QFORMER_FILE, VISION_FILE, HubSource, Request, choose_phi_files
 from .web import Patience, ask
 
@@ -44,11 +44,16 @@ class Plan:
 class Fetched:
     """Where the files are, by the names of ``convert``'s arguments, and what they are."""
 
+    folder: Path
     phi: Path
     vision: Path
     qformer: Path
     checkpoint: Path
     items: tuple[Item, ...]
+
+    @property
+    def receipt(self) -> Path:
+        return self.folder / RECEIPT
 
 
 def plan_fetch(
@@ -105,7 +110,7 @@ def fetch_files(
 
 def _fetched(plan: Plan, items: Sequence[Item]) -> Fetched:
     at = {item.part: plan.folder / item.path for item in items}
-    return Fetched(at["phi"].parent, at["vision"], at["qformer"], at["checkpoint"], tuple(items))
+    return Fetched(plan.folder, at["phi"].parent, at["vision"], at["qformer"], at["checkpoint"], tuple(items))
 
 
 # --- what is needed ---------------------------------------------------------------------------------------------------
