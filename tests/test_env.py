@@ -28,6 +28,19 @@ def test_no_emulation_is_found_unless_it_is_named() -> None:
     assert (named.cuda_emulation, named.unknown) == ("/x/lib.so", ())
 
 
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [("", env.HUB), ("https://hf-mirror.com/", "https://hf-mirror.com"), ("http://127.0.0.1:80/hub", None)],
+)
+def test_the_hub_and_its_mirrors(given: str, endpoint: str | None) -> None:
+    assert env.read_settings({"HF_ENDPOINT": given}).hub_endpoint == (endpoint or given)
+
+
+@pytest.mark.parametrize(("given", "offline"), [("1", True), ("Yes", True), ("on", True), ("0", False), ("", False)])
+def test_being_offline(given: str, offline: bool) -> None:
+    assert env.read_settings({"HF_HUB_OFFLINE": given}).hub_offline is offline
+
+
 def test_an_empty_no_color_is_not_set() -> None:
     assert env.read_settings({"NO_COLOR": ""}).color
 
@@ -40,7 +53,13 @@ def test_bad_threads(value: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("TINYGPTV_LOG", "LOUD"), ("TINYGPTV_TRACEBACK", "yes"), ("TINYGPTV_CPU_ISA", "sse9")],
+    [
+        ("TINYGPTV_LOG", "LOUD"),
+        ("TINYGPTV_TRACEBACK", "yes"),
+        ("TINYGPTV_CPU_ISA", "sse9"),
+        ("HF_ENDPOINT", "hub"),
+        ("HF_HUB_OFFLINE", "perhaps"),
+    ],
 )
 def test_other_bad_values(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):

@@ -10,12 +10,15 @@
 | ``TINYGPTV_LOG`` | log level of the command line: debug, info, warning (the default), error |
 | ``TINYGPTV_TRACEBACK`` | 1 shows the traceback of an unexpected error in the command line; 0 (the default) one line |
 | ``TINYGPTV_CUDA_EMULATION`` | for tests: path of the CUDA library compiled for the CPU, which device="cuda" runs on |
+| ``HF_ENDPOINT`` | the hub that 'tinygptv fetch' asks: https://huggingface.co, or a mirror of it |
+| ``HF_HUB_OFFLINE`` | 1, on, yes or true: 'tinygptv fetch' asks no server |
 | ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +40,8 @@ _KNOWN = (
     "TINYGPTV_TRACEBACK",
     "TINYGPTV_CUDA_EMULATION",
 )
+HUB = "https://huggingface.co"
+_HUB_TRUE, _HUB_FALSE = ("1", "ON", "YES", "TRUE"), ("", "0", "OFF", "NO", "FALSE")  # as the hub's own library reads it
 _BUILD_ONLY = ("TINYGPTV_CUDA",)  # read by CMake, not by us
 
 
@@ -53,6 +58,8 @@ class Settings:
     traceback: bool = False
     color: bool = True
     cuda_emulation: str = ""  # empty: none
+    hub_endpoint: str = HUB  # no slash at the end
+    hub_offline: bool = False
     unknown: tuple[str, ...] = ()
 
 
@@ -69,6 +76,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         traceback=_one_of("TINYGPTV_TRACEBACK", given.get("TINYGPTV_TRACEBACK", ""), ("0", "1"), "0") == "1",
         color=not given.get("NO_COLOR", ""),
         cuda_emulation=given.get("TINYGPTV_CUDA_EMULATION", ""),
+        hub_endpoint=_hub_endpoint(given.get("HF_ENDPOINT", "")),
+        hub_offline=_hub_offline(given.get("HF_HUB_OFFLINE", "")),
         unknown=tuple(sorted(n for n in given if n.startswith(PREFIX) and n not in _KNOWN + _BUILD_ONLY)),
     )
 
@@ -106,6 +115,18 @@ def _amount(name: str, text: str, default: float, unit: int) -> int:
     if not 0 <= value <= _MAX_AMOUNT:
         raise ConfigError(f"{name} is {text[:40]!r}, expected a number 0..{_MAX_AMOUNT}")
     return int(value * unit)
+
+
+def _hub_endpoint(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/]+(/[^\s]*)?", text):
+        raise ConfigError(f"HF_ENDPOINT is {text[:80]!r}, expected an address like {HUB}")
+    return text.rstrip("/") or HUB
+
+
+def _hub_offline(text: str) -> bool:
+    if text.upper() not in _HUB_TRUE + _HUB_FALSE:
+        raise ConfigError(f"HF_HUB_OFFLINE is {text[:40]!r}, expected 1 or 0")
+    return text.upper() in _HUB_TRUE
 
 
 def _one_of(name: str, text: str, allowed: tuple[str, ...], default: str) -> str:

@@ -49,3 +49,7 @@ class CancelledError(TinyGPTVError, RuntimeError):
 
 class TrainingError(TinyGPTVError, RuntimeError):
     """Training cannot go on: a NaN, an exploding gradient. The message names the first bad tensor."""
+
+
+class FetchError(TinyGPTVError, RuntimeError):
+    """A server could not be reached, refused, or sent something other than what was asked for."""

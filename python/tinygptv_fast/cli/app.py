@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import ask, bench, cache, chat, convert, demo, doctor, draw, info, training, verify
+from . import ask, bench, cache, chat, convert, demo, doctor, draw, fetch, info, training, verify
 from .examples import epilog
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ _add("ground", ask.ground)
 _add("detect", ask.detect)
 _add("identify", ask.identify)
 _add("chat", chat.chat)
+_add("fetch", fetch.fetch)
 _add("convert", convert.convert)
 _add("verify", verify.verify)
 _add("train", training.train)

@@ -90,25 +90,28 @@ def convert(
             progress=report,
             **chosen,
         )
-    _show(out, receipt, json_output)
+    if json_output:
+        print_json("convert", summary(out, receipt))
+    else:
+        show(out, receipt)
 
 
-def _show(out: Path, receipt: Receipt, json_output: bool) -> None:
+def summary(out: Path, receipt: Receipt) -> dict[str, Any]:
+    """What was made, json-ready."""
     from ..checkpoint.directory import open_directory
 
-    directory = open_directory(out)
     size = sum(path.stat().st_size for path in out.iterdir())
-    summary = directory.report.get("summary", {})
-    if json_output:
-        worst = [{"name": record.name, "relative_l2": record.relative_l2} for record in receipt.worst()]
-        print_json(
-            "convert",
-            {"out": str(out), "bytes": size, "keys": summary, "totals": receipt.totals(), "worst": worst},
-        )
-        return
-    screen = console()
-    screen.print(f"{out}: {gigabytes(size)}, {len(receipt.tensors)} tensors")
-    screen.print("original keys: " + ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in summary.items()))
+    keys = open_directory(out).report.get("summary", {})
+    worst = [{"name": record.name, "relative_l2": record.relative_l2} for record in receipt.worst()]
+    return {"out": str(out), "bytes": size, "keys": keys, "totals": receipt.totals(), "worst": worst}
+
+
+def show(out: Path, receipt: Receipt) -> None:
+    """What was made, for people."""
+    made, screen = summary(out, receipt), console()
+    screen.print(f"{out}: {gigabytes(made['bytes'])}, {len(receipt.tensors)} tensors")
+    keys = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in made["keys"].items())
+    screen.print(f"original keys: {keys}")
     for kind, total in receipt.totals().items():
         stored = gigabytes(total["bits_per_weight"] * total["elements"] / 8)
         screen.print(f"  {kind:<16} {total['tensors']:>5.0f} tensors  {stored:>8}  rms error {total['rmse']:.3g}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from .. import env
+from ..errors import InvalidArgumentError
 from . import options
 from .cache import cache_facts, cache_line
+from .fit import show_fit
 from .models import local_directory
 from .output import console, gigabytes, print_json, progress
 
@@ -22,15 +24,33 @@ def doctor(
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="DIR|demo", help="Also say what this model needs.")
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Choose settings that fit this much memory: 4GB, 3.5GiB, 900MB.")
+    ] = None,
+    ttft: Annotated[
+        str | None, typer.Option(metavar="TIME", help="... and answer a picture's first token in this time: 2s, 500ms.")
+    ] = None,
+    image_size: Annotated[
+        Literal["224", "448"] | None, typer.Option(help="... of the model of stages 1-3 or of stage 4 (the default).")
+    ] = None,
     threads: options.Threads = None,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """What this machine can run: instruction sets, cores, memory, read bandwidth, GPU, and which settings fit.
 
+    With --memory or --ttft: the settings with the least rounding that keep to both, what is predicted of them, what
+    was measured here, and the commands that use them. With --model: of that model, as it is converted. --threads is
+    then the most that may be used.
+
     The read bandwidth is measured (a second, half a gigabyte). Memory and speed limits of settings are predictions
     from sizes: no model is loaded and nothing is timed.
     """
+    if memory is not None or ttft is not None:
+        show_fit(model, memory, ttft, image_size, threads, json_output, quiet)
+        return
+    if image_size is not None:
+        raise InvalidArgumentError("--image-size is given without --memory or --ttft")
     import torch
 
     from .. import _native

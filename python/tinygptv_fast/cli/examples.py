@@ -31,6 +31,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'echo "What colour is the circle?" | tinygptv chat picture.png --task vqa --model demo --json',
         "tinygptv chat --load ./talk.json --model ./tinygptv-int4",
     ),
+    "fetch": (
+        "tinygptv fetch --stage 4 --out ./tinygptv --convert",
+        "tinygptv fetch --stage 3 --out ./tinygptv --yes --json",
+        "tinygptv fetch --stage 4 --out ./tinygptv --phi microsoft/phi-2 --convert --quantization none",
+    ),
     "convert": (
         "tinygptv convert --phi ./phi-2 --vision eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth "
         "--checkpoint TinyGPT-V_for_Stage4.pth --image-size 448 --out ./tinygptv-int4",
@@ -47,7 +52,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--qformer blip2_pretrained_flant5xxl.pth --checkpoint TinyGPT-V_for_Stage4.pth --agreement",
         "tinygptv verify ./tinygptv-int4 --against ./tinygptv-exact --agreement",
     ),
-    "doctor": ("tinygptv doctor", "tinygptv doctor --json", "tinygptv doctor --model ./tinygptv-int4"),
+    "doctor": (
+        "tinygptv doctor",
+        "tinygptv doctor --json",
+        "tinygptv doctor --model ./tinygptv-int4",
+        "tinygptv doctor --memory 4GB --ttft 60s",
+        "tinygptv doctor --memory 3.5GiB --model ./tinygptv-int4",
+    ),
     "pack": ("tinygptv pack ./tinygptv-int4 --out tinygptv-int4.packed",),
     "cache": ("tinygptv cache", "tinygptv cache --clear"),
     "bench": (

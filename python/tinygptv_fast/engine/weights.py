@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +94,15 @@ def fill(weights: _native.Weights | _native.CudaWeights, directory: ModelDirecto
 
 def packed_bytes(directory: ModelDirectory, forms: Forms) -> int:
     """About what the packed weights take: padding apart."""
+    names = [name for name in directory.names() if name.startswith("text.")]
+    return text_bytes({name: directory.shape(name) for name in names}, forms)
+
+
+def text_bytes(shapes: Mapping[str, tuple[int, ...]], forms: Forms) -> int:
+    """About what tensors of these names and shapes take when packed in ``forms``: padding apart."""
     bits = 0.0
-    for name in directory.names():
-        if name.startswith("text."):
-            shape = directory.shape(name)
-            bits += math.prod(shape) * (_bits(_form(name, forms)) if len(shape) == 2 else 32.0)
+    for name, shape in shapes.items():
+        bits += math.prod(shape) * (_bits(_form(name, forms)) if len(shape) == 2 else 32.0)
     return int(bits / 8)
 
 

@@ -175,7 +175,7 @@ def locate(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
+        found = Path(
             snapshot_download(
                 path_or_id,
                 revision=revision,
@@ -188,3 +188,21 @@ def locate(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path_or_id} is no local directory and could not be fetched: {reason}") from error
+    if not (found / "config.json").is_file() and not local_files_only:
+        _check_not_original(path_or_id, revision, token)
+    return found
+
+
+def _check_not_original(repo: str, revision: str | None, token: str | None) -> None:
+    """Raises CheckpointError with the command to use if ``repo`` holds the original's pickles and no model of ours."""
+    from huggingface_hub import HfApi
+
+    from ..fetch import fetch_command
+
+    files = HfApi(token=token).list_repo_files(repo, revision=revision)
+    pickles = [name for name in files if name.endswith(".pth")]
+    if pickles and not any(name.endswith(".safetensors") for name in files):
+        raise CheckpointError(
+            f"{repo} holds the original's checkpoints ({', '.join(sorted(pickles)[:4])}) and no converted model; "
+            f"fetch and convert it with: {fetch_command(repo, files)}, then open the directory that it names"
+        )
