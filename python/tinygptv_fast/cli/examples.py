@@ -47,6 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--qformer blip2_pretrained_flant5xxl.pth --checkpoint TinyGPT-V_for_Stage4.pth --agreement",
         "tinygptv verify ./tinygptv-int4 --against ./tinygptv-exact --agreement",
     ),
+    "calibrate": (
+        "tinygptv calibrate ./questions.json --model ./tinygptv-int4",
+        "tinygptv calibrate ./questions.json --images ./pictures --model ./tinygptv-int4 --out ./calibrated --json",
+    ),
     "doctor": ("tinygptv doctor", "tinygptv doctor --json", "tinygptv doctor --model ./tinygptv-int4"),
     "pack": ("tinygptv pack ./tinygptv-int4 --out tinygptv-int4.packed",),
     "cache": ("tinygptv cache", "tinygptv cache --clear"),
