@@ -82,7 +82,9 @@ def test_a_known_truth_is_found_again() -> None:
     stated = np.array([fit.answers(one) for one in found])
     assert np.abs(stated - truth).mean() < 0.015
     fresh, outcome, _ = drawn(4000, seed=1, boxes=0.3)
-    assert reliability([fit.answers(one) for one in fresh], outcome).ece < 0.03  # 15 bins of 4,000 outcomes: 0.02 by chance
+    assert (
+        reliability([fit.answers(one) for one in fresh], outcome).ece < 0.03
+    )  # 15 bins of 4,000 outcomes: 0.02 by chance
 
 
 def test_boxes_apart_are_worth_it_and_the_simplest_form_wins_a_draw() -> None:

@@ -52,7 +52,9 @@ def test_the_map_by_hand() -> None:
     assert smooth(seen()) == pytest.approx(1 / (1 + math.exp(-(3 - 1 - 0.25))))
     assert smooth(seen(boxed=True)) == pytest.approx(1 / (1 + math.exp(-(2 - 1 - 0.25))))
     stepped = AnswerMap({"total": 1.0}, 0.0, 0.0, KNOTS)
-    assert [stepped(seen(total=z)) for z in (-9, -1, -0.25, 0.5, 2, 9)] == pytest.approx([0.1, 0.1, 0.25, 0.4, 0.9, 0.9])
+    assert [stepped(seen(total=z)) for z in (-9, -1, -0.25, 0.5, 2, 9)] == pytest.approx(
+        [0.1, 0.1, 0.25, 0.4, 0.9, 0.9]
+    )
     assert logistic(-1e9) >= 0 and logistic(1e9) == 1.0
 
 
@@ -72,7 +74,9 @@ def test_written_and_read(tmp_path: Path) -> None:
 
 def test_of_another_model_it_is_refused(tmp_path: Path) -> None:
     write_calibration(tmp_path, MADE)
-    with pytest.raises(CheckpointError, match=r"was fitted for model 'aaaaaaaaaaaa', this is 'bbbbbbbbbbbb': remove it"):
+    with pytest.raises(
+        CheckpointError, match=r"was fitted for model 'aaaaaaaaaaaa', this is 'bbbbbbbbbbbb': remove it"
+    ):
         read_calibration(tmp_path, "b" * 64)
 
 

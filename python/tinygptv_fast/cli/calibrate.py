@@ -62,7 +62,15 @@ def calibrate(
     if out is None and (name == "demo" or not Path(name).is_dir()):
         raise InvalidArgumentError(f"--model is {name!r}, no directory to write into; expected --out with it")
     outcome, source = _calibrate(
-        data, name, images, kept, {"max_new_tokens": max_new_tokens, "template": template}, backend, dtype, threads, quiet
+        data,
+        name,
+        images,
+        kept,
+        {"max_new_tokens": max_new_tokens, "template": template},
+        backend,
+        dtype,
+        threads,
+        quiet,
     )
     target = _write(outcome, source, out)
     if json_output:

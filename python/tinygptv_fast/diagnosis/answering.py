@@ -151,7 +151,9 @@ def _row(path: Path, number: int, row: dict[str, Any]) -> Given:
         means = tuple(map(float, row["means"]))
         return Given(str(row["text"]), str(row["reason"]), seen, float(row["probability"]), means)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise InvalidArgumentError(f"answers is {path}, whose line {number} is no answer, expected a new file") from None
+        raise InvalidArgumentError(
+            f"answers is {path}, whose line {number} is no answer, expected a new file"
+        ) from None
 
 
 def _append(path: Path, key: Mapping[str, Any], given: Sequence[Given]) -> None:
