@@ -207,7 +207,7 @@ def test_answers_are_kept_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
 def test_a_file_of_something_else_is_refused(line: str, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text(line + "\n")
-    with pytest.raises(InvalidArgumentError, match="answers is .*expected a new file"):
+    with pytest.raises(InvalidArgumentError, match=r"answers is .*expected a new file"):
         read_answers(path, {}, 10)
     path.write_text('{"kind": "tinygptv_calibration_answers", "version": 1}\n' + line + "\n")
     with pytest.raises(InvalidArgumentError, match="whose line 2 is no answer"):

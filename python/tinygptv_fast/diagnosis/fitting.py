@@ -3,7 +3,7 @@
 The forms, simplest first: the logistic of the sum of log-probabilities (Platt 1999); the logistic of what the tokens
 outside boxes and those inside say apart, because a box is right at an overlap of one half, long before its digits are
 certain; the same score through isotonic regression (Zadrozny and Elkan 2002). Each is judged by the negative
-log-likelihood of answers it was not fitted on, a proper score: it is lowest for the true probabilities and nothing else.
+log-likelihood of answers it was not fitted on, a proper score: lowest for the true probabilities and nothing else.
 A form is taken over a simpler one only if it is better by more than one standard error of the difference.
 """
 

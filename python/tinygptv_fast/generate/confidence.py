@@ -11,7 +11,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ def _answers(path: Path, value: Any) -> AnswerMap:
     if not isinstance(knots, list) or len(knots) > MAX_KNOTS or len(knots) == 1:
         raise CheckpointError(f"{path}: knots is {_short(knots)}, expected none, or 2..{MAX_KNOTS} pairs")
     read = [_knot(path, knot) for knot in knots]
-    if any(a[0] >= b[0] or a[1] > b[1] for a, b in zip(read, read[1:], strict=False)):
+    if any(a[0] >= b[0] or a[1] > b[1] for a, b in pairwise(read)):
         raise CheckpointError(f"{path}: knots do not rise, expected a map that never falls")
     return AnswerMap(
         {name: _number(path, name, slope, 0.0, _LARGEST) for name, slope in slopes.items()},
