@@ -147,7 +147,10 @@ def test_an_interrupted_run_goes_on(run, data: Path, tmp_path: Path, monkeypatch
         (["{data}", "--model", "demo"], "--model is 'demo', no directory to write into; expected --out with it"),
         (["{data}", "--model", "own/er"], "--model is 'own/er', no directory"),
         (["{data}", "--model", "demo", "--out", "{there}"], "which exists; expected a new directory"),
-        (["{data}", "--model", "demo", "--out", "{new}", "--answers", "{there}"], "which is a directory"),
+        (
+            ["{data}", "--model", "demo", "--out", "{new}", "--answers", "{there}"],
+            "--answers is {there}, which is a directory",
+        ),
         (["{data}", "--model", "demo", "--out", "{new}", "--images", "/nowhere"], "--images is /nowhere"),
         (["{few}", "--model", "demo", "--out", "{new}"], "expected at least 10 of each"),
         (["{bad}", "--model", "demo", "--out", "{new}"], "hold no accepted answer, expected one at least"),
@@ -162,5 +165,7 @@ def test_bad_input(run, arguments: list[str], message: str, data: Path, tmp_path
     places = {"data": data, "new": tmp_path / "new", "there": tmp_path}
     places |= {name: tmp_path / f"{name}.json" for name in ("few", "bad")}
     done = run("calibrate", *(argument.format(**places) for argument in arguments))
-    assert (done.code, done.out) == (2, "") and done.err.count("\n") == 1 and message in done.err, done.err
+    assert (done.code, done.out) == (2, "") and done.err.count("\n") == 1 and message.format(**places) in done.err, (
+        done.err
+    )
     assert not (tmp_path / "new").exists()

@@ -56,7 +56,7 @@ def calibrate(
     check_exists("--images", images, directory=True)
     check_template(template)
     kept = data.with_name(f"{data.name}.answers.jsonl") if answers is None else answers
-    check_out(kept)
+    check_out(kept, "--answers")
     if out is not None and out.exists():
         raise InvalidArgumentError(f"--out is {out}, which exists; expected a new directory")
     if out is None and (name == "demo" or not Path(name).is_dir()):

@@ -168,15 +168,16 @@ def _newton(z: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _isotonic(score: np.ndarray, y: np.ndarray) -> tuple[tuple[float, float], ...]:
     """Knots of the rising map nearest to the outcomes: pool adjacent violators over at most ``GROUPS`` groups of equal
-    size, each with one half right and one half wrong added, so that nothing is certain."""
+    size. Half a right and half a wrong answer are added to each pool, so that nothing is certain."""
     order = np.argsort(score, kind="stable")
     pools: list[list[float]] = []  # sum of scores, right, count
     for part in np.array_split(order, min(GROUPS, max(1, order.size // 8))):
-        pools.append([float(score[part].sum()), float(y[part].sum()) + 0.5, float(part.size), float(part.size) + 1])
-        while len(pools) > 1 and pools[-2][1] / pools[-2][3] >= pools[-1][1] / pools[-1][3]:
+        pools.append([float(score[part].sum()), float(y[part].sum()), float(part.size)])
+        while len(pools) > 1 and pools[-2][1] / pools[-2][2] >= pools[-1][1] / pools[-1][2]:
             last = pools.pop()
             pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
-    knots = [(total / count, good / smoothed) for total, good, count, smoothed in pools]
+    rising = np.maximum.accumulate([(good + 0.5) / (count + 1) for _, good, count in pools]).tolist()
+    knots = [(total / count, p) for (total, _, count), p in zip(pools, rising, strict=True)]
     return tuple(knot for at, knot in enumerate(knots) if at == 0 or knot[0] > knots[at - 1][0])
 
 

@@ -107,7 +107,8 @@ class _Reader:
                 self._fail(where, f"its task is {task!r}, expected one of {', '.join(map(repr, TASKS))}")
             given = record.get("answer")
             answer = self._answer(given, where)
-            accepted = tuple(dict.fromkeys(one.strip() for one in given)) if isinstance(given, list) else (answer,)
+            several = given if isinstance(given, list) else [answer]
+            accepted = tuple(dict.fromkeys(filter(None, map(str.strip, several))))
             choices = self._choices(record, accepted, where)
             out.append(Example((Turn(question, answer, accepted),), self._images(record, where), task, where, choices))
         return out
