@@ -110,7 +110,8 @@ std::vector<float> read_embeddings(const std::string& path, int64_t width) {
   file.read(header.data(), static_cast<std::streamsize>(header_bytes));
   const bool known = header.find("\"tinygptv_image_state\"") != std::string::npos &&
                      header.find("\"embeddings\"") != std::string::npos &&
-                     header.find("\"F32\"") != std::string::npos;
+                     header.find("\"F32\"") != std::string::npos &&
+                     header.find("\"I8\"") == std::string::npos;
   const int64_t bytes = size - 8 - static_cast<int64_t>(header_bytes);
   if (!file || !known) refuse(path + " is not a saved image state of float32");
   if (bytes <= 0 || bytes % (4 * width)) {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import ask, bench, cache, chat, convert, demo, doctor, draw, fetch, info, training, verify
+from . import ask, bench, cache, calibrate, chat, convert, demo, doctor, draw, fetch, info, training, verify
 from .examples import epilog
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ _add("chat", chat.chat)
 _add("fetch", fetch.fetch)
 _add("convert", convert.convert)
 _add("verify", verify.verify)
+_add("calibrate", calibrate.calibrate)
 _add("train", training.train)
 _add("finetune", training.finetune)
 _add("info", info.info)

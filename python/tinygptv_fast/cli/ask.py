@@ -277,8 +277,9 @@ def _answer(
     _print_boxes(answer.boxes)
     for other in answer.alternatives:
         print(f"  or: {printable(other.text)}  (probability {other.probability:.3g})")
+    sure = "" if answer.confidence is None else f"confidence {answer.confidence:.3g}, "
     note(
-        f"probability {answer.probability:.3g}, {answer.usage.generated} tokens, {answer.finish_reason}, "
+        f"probability {answer.probability:.3g}, {sure}{answer.usage.generated} tokens, {answer.finish_reason}, "
         f"{answer.timings.total:.0f} ms (vision {answer.timings.vision:.0f} ms)",
         quiet=common.quiet,
     )

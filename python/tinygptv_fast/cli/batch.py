@@ -52,11 +52,11 @@ def is_batch(words: Sequence[str], questions: Sequence[str], out: Path | None) -
     return wild or out is not None or len(words) > 1 or len(questions) > 1
 
 
-def check_out(out: Path | None) -> None:
+def check_out(out: Path | None, option: str = "--out") -> None:
     """Raise unless ``out`` could be written: before a model is loaded."""
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         what = "which is a directory" if out.is_dir() else f"but {out.parent} is not a directory"
-        raise InvalidArgumentError(f"--out is {out}, {what}")
+        raise InvalidArgumentError(f"{option} is {out}, {what}")
 
 
 def read_answers(out: Path, model_id: str, settings: dict[str, Any]) -> set[Asked]:

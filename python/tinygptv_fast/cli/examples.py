@@ -59,6 +59,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv doctor --memory 4GB --ttft 60s",
         "tinygptv doctor --memory 3.5GiB --model ./tinygptv-int4",
     ),
+    "calibrate": (
+        "tinygptv calibrate ./questions.json --model ./tinygptv-int4",
+        "tinygptv calibrate ./questions.json --images ./pictures --model ./tinygptv-int4 --out ./calibrated --json",
+    ),
     "pack": ("tinygptv pack ./tinygptv-int4 --out tinygptv-int4.packed",),
     "cache": ("tinygptv cache", "tinygptv cache --clear"),
     "bench": (

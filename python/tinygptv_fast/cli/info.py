@@ -32,7 +32,10 @@ def describe(opened: ModelDirectory) -> dict[str, Any]:
     """The json-ready description of an opened directory."""
     import math
 
+    from ..generate.confidence import read_calibration
+
     config, receipt = opened.config, opened.quality
+    calibration = read_calibration(opened.path, opened.content_hash)
     side = {name: math.prod(opened.shape(name)) for name in opened.names()}
     return {
         "path": str(opened.path),
@@ -60,6 +63,7 @@ def describe(opened: ModelDirectory) -> dict[str, Any]:
             "totals": receipt.totals(),
             "agreement": dict(receipt.agreement) if receipt.agreement is not None else None,
         },
+        "calibration": None if calibration is None else dict(calibration.fitted),
         "config": config.to_dict(),
     }
 
@@ -80,6 +84,7 @@ def _packed(opened: ModelDirectory) -> dict[str, Any]:
 
 def _show(data: dict[str, Any]) -> None:
     stored, agreement, packed = data["quantization"], data["quality"]["agreement"], data["packed"]
+    fitted = data["calibration"]
     text = stored["dtype"] if stored["text"] == "none" else stored["text"]
     group = f" (groups of {stored['group_size']})" if stored["group_size"] else ""
     vision = f"{data['image_size']} px, {data['visual_tokens']} tokens a picture, stored in {stored['vision']}"
@@ -97,8 +102,11 @@ def _show(data: dict[str, Any]) -> None:
         if agreement is None
         else f"same token at {agreement['token_agreement']:.1%} of {agreement['positions']} positions, "
         f"KL {agreement['kl_nats']:.3g} nats",
+        "calibration": "none ('tinygptv calibrate')"
+        if fitted is None
+        else f"fitted on {fitted.get('questions')} questions, error {fitted.get('held_out_ece')} held out",
         "id": data["content_hash"],
     }
     screen = console()
     for name, line in lines.items():
-        screen.print(f"{name:<10} {line}", soft_wrap=True)
+        screen.print(f"{name:<11} {line}", soft_wrap=True)

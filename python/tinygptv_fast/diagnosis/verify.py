@@ -17,7 +17,9 @@ import torch
 
 from ..checkpoint.directory import REPORT, ModelDirectory, open_directory
 from ..checkpoint.names import FLOAT_CODES
-from ..errors import TinyGPTVError
+from ..errors import CheckpointError, TinyGPTVError
+from ..generate.confidence import FILE as CALIBRATION
+from ..generate.confidence import read_calibration
 from ..processing.image import ImageProcessor
 from ..processing.tokenizer import Tokenizer
 from ..quantize.measure import measure
@@ -128,7 +130,12 @@ def _check_hashes(directory: ModelDirectory, out: Verification) -> None:
     for mismatch in directory.verify_hashes():
         out.problems.append(f"{mismatch.name}: sha256 is {mismatch.found}, expected {mismatch.expected}")
     present = {p.name for p in directory.path.iterdir() if p.is_file()}
-    for name in sorted(present - set(stated["files"]) - {"model.safetensors", "hashes.json", "quality.json"}):
+    try:
+        read_calibration(directory.path, directory.content_hash)
+    except CheckpointError as error:
+        out.problems.append(str(error))
+    known = {"model.safetensors", "hashes.json", "quality.json", CALIBRATION}
+    for name in sorted(present - set(stated["files"]) - known):
         out.notes.append(f"{name} is not part of the model and was not checked")
 
 

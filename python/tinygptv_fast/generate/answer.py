@@ -41,7 +41,8 @@ class Answer:
     text: what the model said, cut before the first stop string (template "raw": uncut). token_ids: generated ids only,
     no BOS, no pad, the end token included if it was produced. logprobs: float32 log-softmax of the unprocessed logits
     at those ids. boxes: in pixels of the upright original picture. probability: the product of the token
-    probabilities; confidence: calibrated, None without a calibration. finish_reason: one of ``FINISH_REASONS``.
+    probabilities; confidence: how likely the answer is right, by the directory's calibration; None without one, and for
+    an answer cut short; of choices: given that one of them is right. finish_reason: one of ``FINISH_REASONS``.
     alternatives: the other sequences when several were asked for, best first. dropped_turns: how many of a chat's
     oldest turns were left out so that the prompt fits.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import TinyGPTVError
 from ..processing.boxes import Boxes, parse_boxes
@@ -14,6 +14,7 @@ from ..processing.tokenizer import StreamDecoder, Tokenizer
 from ..protocol import Backend, Event, GenerationOptions, Job, Prompt
 from .answer import Answer, Piece, Timings, Usage
 from .box_probabilities import with_probabilities
+from .confidence import Calibration, evidence
 from .control import Control
 from .stops import StopWatch
 
@@ -33,6 +34,7 @@ class Prepared:
     label: str | None
     timings: Timings
     control: Control
+    calibration: Calibration | None = None
 
 
 @dataclass
@@ -241,12 +243,16 @@ class ChoiceTask(BackendTask):
         if len(self._logprobs) < len(self._candidates):  # a choice among some of them would be no choice
             self.answer = empty_answer(self._reason, self._work.timings, self._work.control, self._work)
             return ""
+        means = [sum(self._logprobs[index]) / len(ids) for index, (_, ids) in enumerate(self._candidates)]
+        calibration = self._work.calibration
+        sure = None if calibration is None else calibration.choices(means)
         answers = []
         for index, (text, ids) in enumerate(self._candidates):
             decoder = self._tokenizer.stream(skip_special_tokens=True)
             widths = [len(decoder.put(token)) for token in ids]
             row = _Row(StopWatch([]), None, list(ids), self._logprobs[index], widths, text, "stop")
-            answers.append(_answer(row, self._work))
+            answer = _answer(row, self._work)
+            answers.append(replace(answer, confidence=None if sure is None else sure[index]))
         answers.sort(key=lambda a: -sum(a.logprobs) / len(a.logprobs))
         answers[0].alternatives.extend(answers[1:])
         self.answer = answers[0]
@@ -329,5 +335,13 @@ def _answer(row: _Row, work: Prepared, alternatives: list[Answer] | None = None)
         finish_reason=row.reason or "length",
         usage=Usage(prompt=len(work.prompt), image=work.image_tokens, generated=len(row.ids)),
         timings=work.timings,
+        confidence=_confidence(row, work),
         alternatives=alternatives or [],
     )
+
+
+def _confidence(row: _Row, work: Prepared) -> float | None:
+    """Of an answer that the model ended itself; one cut short is not the answer that was calibrated."""
+    if work.calibration is None or row.reason != "stop" or row.decoder is None:
+        return None
+    return work.calibration.answers(evidence(row.text, row.widths, row.logprobs))

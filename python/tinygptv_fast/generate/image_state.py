@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..checkpoint.mapped import TensorInfo
 from ..checkpoint.safetensors_file import SafetensorsFile
 from ..errors import CheckpointError, InvalidArgumentError
 
@@ -14,8 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _KIND = "tinygptv_image_state"
-_VERSION = "1"
+_VERSION = "2"
 _MAX_SIDE = 1 << 20
+MAX_FILE_BYTES = 1 << 28
+DTYPES = ("float32", "int8")
+_LEVELS = 127
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,22 @@ class ImageState:
         if not torch.isfinite(e).all():
             raise InvalidArgumentError("embeddings holds NaN or infinity, expected finite numbers")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file with metadata (conventionally ``.tgvi``), atomically."""
-        from safetensors.torch import save
+    def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
+        """Write a safetensors file with metadata (conventionally ``.tgvi``), atomically.
 
-        metadata = {
-            "kind": _KIND,
-            "version": _VERSION,
-            "width": str(self.width),
-            "height": str(self.height),
-            "model_id": self.model_id,
-        }
-        data = save({"embeddings": self.embeddings.contiguous()}, metadata)
+        dtype: "float32" keeps every bit, 4·NQ·C bytes. "int8" takes a quarter: each row as int8 with one float32 scale,
+        max|row| / 127, so that no number is off by more than half a scale. Raises InvalidArgumentError for another
+        dtype.
+        """
+        from safetensors.numpy import save
+
+        if dtype not in DTYPES:
+            raise InvalidArgumentError(f"dtype is {dtype!r}, expected one of {', '.join(map(repr, DTYPES))}")
+        rows = self.embeddings.detach().cpu().contiguous().numpy()
+        tensors = {"embeddings": rows} if dtype == "float32" else dict(zip(_NAMES, _quantized(rows), strict=True))
+        facts = {"width": str(self.width), "height": str(self.height), "model_id": self.model_id}
+        metadata = {"kind": _KIND, "version": _VERSION, **facts, "sha256": _digest(facts, tensors)}
+        data = save(tensors, metadata)
         path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
@@ -63,18 +74,73 @@ class ImageState:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageState:
-        """Read what ``save`` wrote. Raises CheckpointError for anything else."""
+        """Read what ``save`` wrote, of either dtype. Raises CheckpointError for anything else: also where the content
+        is not what its hash says, so that no answer is about half a picture, or another one."""
+        import torch
+
         file = SafetensorsFile(path)
         metadata = file.metadata
         if metadata.get("kind") != _KIND or metadata.get("version") != _VERSION:
             raise CheckpointError(f"{path} is not an image state of version {_VERSION}")
+        if file.size > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path} has {file.size} bytes, expected at most {MAX_FILE_BYTES}")
         width, height = (_side(path, key, metadata.get(key)) for key in ("width", "height"))
-        if file.names() != ["embeddings"]:
-            raise CheckpointError(f"{path} holds {sorted(file.names())}, expected exactly 'embeddings'")
+        tensors = _tensors(file)
+        facts = {key: metadata.get(key, "") for key in ("width", "height", "model_id")}
+        if metadata.get("sha256") != _digest(facts, tensors):
+            raise CheckpointError(f"{path} does not have the content that its sha256 was made of: it is damaged")
+        rows = tensors["embeddings"]
+        if "scales" in tensors:
+            rows = _dequantized(path, rows, tensors["scales"])
         try:
-            return cls(file.tensor("embeddings").clone(), width, height, metadata.get("model_id", ""))
+            return cls(torch.from_numpy(rows.copy()), width, height, facts["model_id"])
         except InvalidArgumentError as error:
             raise CheckpointError(f"{path}: {error}") from error
+
+
+_NAMES = ("embeddings", "scales")
+
+
+def _quantized(rows: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """int8 [NQ, C] in -127..127 and float32 [NQ] of float32 rows [NQ, C]."""
+    scales = (np.abs(rows).max(axis=1, initial=0.0) / np.float32(_LEVELS)).astype(np.float32)
+    divisor = np.where(scales > 0, scales, np.float32(1))[:, None]
+    return np.clip(np.rint(rows / divisor), -_LEVELS, _LEVELS).astype(np.int8), scales
+
+
+def _dequantized(path: object, rows: np.ndarray[Any, Any], scales: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if (rows < -_LEVELS).any() or not np.isfinite(scales).all() or (scales < 0).any():
+        raise CheckpointError(f"{path}: its numbers are none that save writes, expected -127..127 and scales >= 0")
+    with np.errstate(over="ignore"):  # what overflows is refused with everything that is not finite
+        return rows.astype(np.float32) * scales[:, None].astype(np.float32)
+
+
+def _tensors(file: SafetensorsFile) -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors of a file that has exactly those of one dtype, in their shapes."""
+    if set(file.names()) == {"embeddings"}:
+        info = file.info("embeddings")
+        good = info.code == "F32" and len(info.shape) == 2
+    elif set(file.names()) == set(_NAMES):
+        info = file.info("embeddings")
+        good = info.code == "I8" and len(info.shape) == 2 and file.info("scales") == TensorInfo(info.shape[:1], "F32")
+    else:
+        good = False
+    if not good:
+        held = ", ".join(f"{name} {file.info(name)}" for name in sorted(file.names())[:3])
+        raise CheckpointError(
+            f"{file.path} holds {held or 'nothing'}; expected embeddings F32 [NQ,C], or I8 with scales F32 [NQ]"
+        )
+    return {name: file.array(name) for name in file.names()}
+
+
+def _digest(facts: dict[str, str], tensors: dict[str, np.ndarray[Any, Any]]) -> str:
+    """sha256 of the facts and of each tensor's name, shape and bytes."""
+    digest = hashlib.sha256("\n".join(f"{key} {facts[key]!r}" for key in sorted(facts)).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"\n{name} {array.dtype.name} {list(array.shape)}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _side(path: object, key: str, text: str | None) -> int:

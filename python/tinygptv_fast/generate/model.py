@@ -24,6 +24,7 @@ from .answer import Answer, Piece, Timings
 from .batch import run_batch
 from .bridge import Bridge
 from .chat import Chat, pictures_of
+from .confidence import Calibration, read_calibration
 from .control import Control, Interrupted
 from .decoding import ChoiceTask, EndedTask, Task, pieces, run, start
 from .image_state import ImageState
@@ -41,12 +42,19 @@ if TYPE_CHECKING:
 class TinyGPTV:
     """A loaded model. Build one with ``from_pretrained``; any thread may call it; ``close`` frees it."""
 
-    def __init__(self, directory: ModelDirectory, tokenizer: Tokenizer, backend: Backend, info: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: ModelDirectory,
+        tokenizer: Tokenizer,
+        backend: Backend,
+        info: dict[str, Any],
+        calibration: Calibration | None = None,
+    ) -> None:
         self._directory = directory
         self._backend: Backend | None = backend
         self._info = info
         self._tokenizer = tokenizer
-        self._preparer = Preparer(directory, tokenizer, info["model_id"])
+        self._preparer = Preparer(directory, tokenizer, info["model_id"], calibration)
         self._bridge = Bridge()
         self._closing = threading.Lock()
 
@@ -120,10 +128,13 @@ class TinyGPTV:
             import torch
 
             torch.set_num_threads(threads)
+        # An adapter makes other answers, for which the directory's calibration says nothing.
+        calibration = None if adapter is not None else read_calibration(path, directory.content_hash)
         tokenizer, opened = open_backend(directory, settings, with_vision)
         info = settings.describe(path, directory, with_vision) | opened.describe()
         info["adapter"] = None if adapter is None else str(adapter)
-        return cls(directory, tokenizer, opened, info)
+        info["calibration"] = calibration and dict(calibration.fitted)
+        return cls(directory, tokenizer, opened, info, calibration)
 
     # -- asking ----------------------------------------------------------------------------------------------------
 

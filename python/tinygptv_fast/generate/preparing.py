@@ -16,6 +16,7 @@ from ..processing.templates import Template, get_template
 from ..processing.tokenizer import Tokenizer
 from ..protocol import Backend, Prompt
 from .answer import Timings
+from .confidence import Calibration
 from .control import Control
 from .decoding import Prepared
 from .image_state import ImageState
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
 class Preparer:
     """Makes requests of one model directory ready. ``model_id`` is what image states must carry."""
 
-    def __init__(self, directory: ModelDirectory, tokenizer: Tokenizer, model_id: str) -> None:
+    def __init__(
+        self, directory: ModelDirectory, tokenizer: Tokenizer, model_id: str, calibration: Calibration | None = None
+    ) -> None:
         self._directory = directory
         self._tokenizer = tokenizer
         self._model_id = model_id
+        self._calibration = calibration
         self.images = ImageProcessor.from_dict(directory.preprocessor) if directory.preprocessor else None
 
     def prepare(
@@ -74,6 +78,7 @@ class Preparer:
             label=label,
             timings=timings,
             control=control,
+            calibration=self._calibration,
         )
 
     def encode(

@@ -24,7 +24,7 @@ from .examples import Example, Turn
 
 FORMS = (
     "a list of {'image', 'conversations': [{'from', 'value'}, ...]} (LLaVA), a list of {'image', 'question', 'answer'} "
-    "(VQA), or an object with 'images', 'annotations' and 'categories' (COCO)"
+    "(VQA; also 'task', several answers, 'choices'), or an object with 'images', 'annotations' and 'categories' (COCO)"
 )
 _MARK = re.compile(r"\s*<image>\s*")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
@@ -105,8 +105,12 @@ class _Reader:
             task = record.get("task")
             if task is not None and task not in TASKS:
                 self._fail(where, f"its task is {task!r}, expected one of {', '.join(map(repr, TASKS))}")
-            turn = Turn(question, self._answer(record.get("answer"), where))
-            out.append(Example((turn,), self._images(record, where), task, where))
+            given = record.get("answer")
+            answer = self._answer(given, where)
+            several = given if isinstance(given, list) else [answer]
+            accepted = tuple(dict.fromkeys(filter(None, map(str.strip, several))))
+            choices = self._choices(record, accepted, where)
+            out.append(Example((Turn(question, answer, accepted),), self._images(record, where), task, where, choices))
         return out
 
     def coco(self, data: Mapping[str, Any]) -> list[Example]:
@@ -176,6 +180,18 @@ class _Reader:
         if dropped:
             self._fail(where, f"its answer has the box {dropped[0].text!r}: {dropped[0].reason}")
         return answer
+
+    def _choices(self, record: Mapping[str, Any], accepted: tuple[str, ...], where: str) -> tuple[str, ...]:
+        """The texts among which to choose, of which one at least is accepted; () where the record has none."""
+        value = record.get("choices")
+        if value is None:
+            return ()
+        if not isinstance(value, list) or len(value) < 2 or not all(isinstance(c, str) and c.strip() for c in value):
+            self._fail(where, f"its choices are {str(value)[:60]!r}, expected a list of two texts or more")
+        choices = tuple(dict.fromkeys(choice.strip() for choice in value))
+        if not set(accepted) & set(choices):
+            self._fail(where, f"its choices {str(value)[:60]!r} hold no accepted answer, expected one at least")
+        return choices
 
     def _images(self, record: Mapping[str, Any], where: str) -> tuple[Path, ...]:
         value = record.get("image")
