@@ -77,6 +77,22 @@ TEST(stop_strings_are_found_across_pieces) {
   CHECK(!StopStrings(none).put("###"));
 }
 
+TEST(a_stop_string_is_foreseen) {
+  const std::vector<std::string> stops{"###", "ab"};
+  StopStrings watch(stops);
+  CHECK(!watch.put("x#"));
+  CHECK(watch.would_stop("", "##y"));
+  CHECK(watch.would_stop("#", "#"));
+  CHECK(!watch.would_stop("", "#"));
+  CHECK(!watch.would_stop("##", "y"));  // it was complete before the piece
+  CHECK(!watch.would_stop("x", "##"));
+  CHECK(watch.would_stop("xa", "b"));
+  CHECK(watch.would_stop("", "cab"));
+  CHECK(!watch.would_stop("", ""));
+  CHECK(!watch.put("#"));  // asking has changed nothing
+  CHECK(watch.put("#"));
+}
+
 TEST(prompt_lookup_proposes_what_followed) {
   const auto guess = [](std::vector<int32_t> text, int64_t most) {
     std::vector<int32_t> draft;

@@ -43,7 +43,8 @@ class Answer:
     at those ids. boxes: in pixels of the upright original picture. probability: the product of the token
     probabilities; confidence: calibrated, None without a calibration. finish_reason: one of ``FINISH_REASONS``.
     alternatives: the other sequences when several were asked for, best first. dropped_turns: how many of a chat's
-    oldest turns were left out so that the prompt fits.
+    oldest turns were left out so that the prompt fits. json: what ``text`` says if a ``json_schema`` was given; None
+    also if it is not whole (finish_reason other than stop).
     """
 
     text: str
@@ -57,6 +58,7 @@ class Answer:
     confidence: float | None = None
     alternatives: list[Answer] = field(default_factory=list)
     dropped_turns: int = 0
+    json: Any = None
 
     def to_dict(self) -> dict[str, Any]:
         """Json-ready; carries ``schema_version``."""
@@ -73,6 +75,7 @@ class Answer:
             "timings": dataclasses.asdict(self.timings),
             "alternatives": [other.to_dict() for other in self.alternatives],
             "dropped_turns": self.dropped_turns,
+            "json": self.json,
         }
 
     def __str__(self) -> str:
