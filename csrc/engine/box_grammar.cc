@@ -25,15 +25,6 @@ bool leads_within(int value, int least, int most) {
   return false;
 }
 
-// The digits of `number` after those of `value` (-1: none), or none at all if it begins otherwise.
-bool rest_of(std::string& rest, int number, int value) {
-  const std::string whole = std::to_string(number);
-  const std::string begin = value < 0 ? "" : std::to_string(value);
-  if (!whole.starts_with(begin)) return false;
-  rest = whole.substr(begin.size());
-  return true;
-}
-
 size_t digits_index(std::string_view digits) {
   constexpr size_t kFirst[] = {0, 0, 10, 110};
   size_t value = 0;
@@ -105,12 +96,15 @@ void BoxVocabulary::count_costs() {
   number_costs_.resize((kLargestBin + 1) * (kLargestBin + 1));
   for (int value = -1; value < kLargestBin; ++value) {
     const size_t row = static_cast<size_t>(value + 1);
-    first_number_costs_[row] = number_cost(value, 0, kLargestBin - 1);
-    for (int least = 0; least <= kLargestBin; ++least) {
-      const int cost = number_cost(value, least, kLargestBin);
+    int cost = kNever, first_cost = kNever;  // with 100 among what may be written, and without
+    for (int least = kLargestBin; least >= 0; --least) {
+      const int writing = rest_cost(least, value);
+      cost = std::min(cost, writing);
+      if (least < kLargestBin) first_cost = std::min(first_cost, writing);
       number_costs_[row * (kLargestBin + 1) + static_cast<size_t>(least)] = cost;
-      if (value < 0) any_number_cost_ = std::max(any_number_cost_, cost);
+      if (value < 0 && least > 0) any_number_cost_ = std::max(any_number_cost_, cost);
     }
+    first_number_costs_[row] = first_cost;
   }
 }
 
@@ -133,19 +127,15 @@ int BoxVocabulary::digits_cost(std::string_view digits) const {
   return best;
 }
 
-int BoxVocabulary::number_cost(int value, int least, int most) const {
-  int best = kNever;
-  std::string rest;
-  for (int number = least; number <= most; ++number) {
-    if (rest_of(rest, number, value)) best = std::min(best, digits_cost(rest));
-  }
-  return best;
+int BoxVocabulary::rest_cost(int number, int value) const {
+  const std::string whole = std::to_string(number);
+  const std::string begin = value < 0 ? "" : std::to_string(value);
+  return whole.starts_with(begin) ? digits_cost(whole.substr(begin.size())) : kNever;
 }
 
 // From the beginning of a coordinate's number to the end of the box. What x2 and y2 are to pass may
 // not be known yet: then the dearest.
-int BoxVocabulary::rest_cost(int coordinate, const BoxState& state, bool has_x1,
-                             bool has_y1) const {
+int BoxVocabulary::box_cost(int coordinate, const BoxState& state, bool has_x1, bool has_y1) const {
   int cost = end_cost_;
   for (int i = coordinate; i < 4; ++i) {
     if (i > coordinate) cost += next_cost_;
@@ -167,9 +157,9 @@ int BoxVocabulary::cost(const BoxState& state) const {
     case BoxState::kText:
       return 0;
     case BoxState::kOpen:
-      return less_cost_ + rest_cost(0, state, false, false);
+      return less_cost_ + box_cost(0, state, false, false);
     case BoxState::kNumber: {
-      if (state.value < 0) return rest_cost(at, state, at > 0, at > 1);
+      if (state.value < 0) return box_cost(at, state, at > 0, at > 1);
       const size_t row = static_cast<size_t>(state.value + 1);
       const size_t least = static_cast<size_t>(state.least());
       const int number =
@@ -177,10 +167,10 @@ int BoxVocabulary::cost(const BoxState& state) const {
               ? first_number_costs_[row]
               : (state.value == kLargestBin ? 0 : number_costs_[row * (kLargestBin + 1) + least]);
       if (at == 3) return number + end_cost_;
-      return number + next_cost_ + rest_cost(at + 1, state, at > 0, at > 1);
+      return number + next_cost_ + box_cost(at + 1, state, at > 0, at > 1);
     }
     case BoxState::kClosed:
-      return at == 3 ? brace_cost_ : less_cost_ + rest_cost(at + 1, state, true, at > 0);
+      return at == 3 ? brace_cost_ : less_cost_ + box_cost(at + 1, state, true, at > 0);
   }
   return kNever;
 }

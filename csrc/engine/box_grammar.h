@@ -58,9 +58,9 @@ class BoxVocabulary {
  private:
   // Ids that write `digits` (1..3 of them), and the number that begins with `value`.
   int digits_cost(std::string_view digits) const;
-  int number_cost(int value, int least, int most) const;
+  int rest_cost(int number, int value) const;    // of `number` after the digits of `value`, or -1
   int piece_cost(std::string_view piece) const;  // of at most two bytes
-  int rest_cost(int coordinate, const BoxState& state, bool has_x1, bool has_y1) const;
+  int box_cost(int coordinate, const BoxState& state, bool has_x1, bool has_y1) const;
   void count_costs();
   void sort_ids();
 

@@ -25,7 +25,7 @@ class Grammars:
         self._token_bytes = token_bytes
         self._kept: OrderedDict[Grammar, _native.Grammar] = OrderedDict()
         self._guidance: _native.Guidance | None = None
-        self._lock = threading.Lock()
+        self._lock, self._opening = threading.Lock(), threading.Lock()
 
     def get(self, grammar: Grammar | None) -> _native.Grammar | None:
         """``grammar`` as the engine takes it. Raises InvalidArgumentError with the reason if it cannot be used,
@@ -34,20 +34,23 @@ class Grammars:
             return None
         with self._lock:
             made = self._kept.get(grammar)
-            if made is None:
-                made = self._kept[grammar] = self._compile(grammar)
+        if made is None:
+            made = self._compile(grammar)  # nobody waits for another's schema
+        with self._lock:
+            self._kept[grammar] = made
             self._kept.move_to_end(grammar)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-            return made
+        return made
 
     def _compile(self, grammar: Grammar) -> _native.Grammar:
         from .. import _native
 
         if grammar.kind == "boxes":
             return _native.box_grammar(self._token_bytes)
-        if self._guidance is None:
-            self._guidance = _native.Guidance(find_library(grammar.kind), self._token_bytes)
+        with self._opening:
+            if self._guidance is None:
+                self._guidance = _native.Guidance(find_library(grammar.kind), self._token_bytes)
         return self._guidance.compile(grammar.kind, grammar.text)
 
 
