@@ -94,7 +94,7 @@ int64_t submit_generate(Engine& self, const py::buffer& ids, const OptionalBuffe
                         const std::map<int32_t, float>& logit_bias, const py::int_& seed,
                         int64_t samples, const Ids& history, int64_t top_logprobs,
                         std::optional<double> deadline_s, bool speculate,
-                        const GrammarHandle* grammar) {
+                        const std::optional<GrammarHandle>& grammar) {
   engine::Generate task;
   task.max_new_tokens = max_new_tokens;
   task.min_new_tokens = min_new_tokens;
@@ -121,7 +121,8 @@ int64_t submit_beams(Engine& self, const py::buffer& ids, const OptionalBuffer& 
                      int64_t beams, int64_t returned, int64_t max_new_tokens,
                      int64_t min_new_tokens, double length_penalty, const Ids& eos_ids,
                      double repetition_penalty, const Ids& history, int32_t pad_id,
-                     std::optional<double> deadline_s, const GrammarHandle* grammar) {
+                     std::optional<double> deadline_s,
+                     const std::optional<GrammarHandle>& grammar) {
   engine::Beams task;
   task.beams = beams;
   task.returned = returned;

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache, cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,7 +113,7 @@ def _tail(text: bytes) -> bytes:
     return text[at:] if at >= 0 else b""
 
 
-def _read(text: bytes) -> Open | bool | None:
+def _read(text: bytes) -> Open | Literal[False] | None:
     """The box that ``text`` ends in, None outside boxes, False if a box in it breaks a rule."""
     while (at := text.find(b"{")) >= 0:
         text = text[at:]
@@ -129,7 +129,7 @@ def _read(text: bytes) -> Open | bool | None:
     return None
 
 
-def _read_begun(text: bytes) -> Open | bool:
+def _read_begun(text: bytes) -> Open | Literal[False]:
     match = _BEGUN.fullmatch(text)
     if match is None:
         return False
