@@ -27,7 +27,7 @@ Constraint::Constraint(std::unique_ptr<Grammar> grammar, const ConstraintRules& 
       words_(mask_words(grammar_->vocab())),
       masks_(words_ * static_cast<size_t>(ahead)) {}
 
-std::span<uint32_t> Constraint::mask(int64_t ahead) {
+std::span<uint32_t> Constraint::bits(int64_t ahead) {
   return std::span(masks_).subspan(static_cast<size_t>(ahead) * words_, words_);
 }
 std::span<const uint32_t> Constraint::mask(int64_t ahead) const {
@@ -57,15 +57,15 @@ void Constraint::look_ahead(std::vector<int32_t>& seen, size_t first, const Stop
 }
 
 void Constraint::fill(int64_t ahead, const StopStrings& stop, int64_t left) {
-  const std::span<uint32_t> bits = mask(ahead);
-  const bool may_end = grammar_->allow(bits, left);
+  const std::span<uint32_t> allowed = bits(ahead);
+  const bool may_end = grammar_->allow(allowed, left);
   if (!grammar_->rules_ends()) return;
-  for (const int32_t id : rules_.ends) set_allowed(bits, id, may_end);
+  for (const int32_t id : rules_.ends) set_allowed(allowed, id, may_end);
   if (may_end) return;
   for (const int32_t id : rules_.may_stop) {
-    if (!is_allowed(bits, id)) continue;
+    if (!is_allowed(allowed, id)) continue;
     const std::string& piece = rules_.token_bytes[static_cast<size_t>(id)];
-    if (stop.would_stop(guessed_, piece)) set_allowed(bits, id, false);
+    if (stop.would_stop(guessed_, piece)) set_allowed(allowed, id, false);
   }
 }
 

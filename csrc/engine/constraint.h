@@ -40,7 +40,7 @@ class Constraint {
   bool is_over() const { return grammar_->is_over(); }
 
  private:
-  std::span<uint32_t> mask(int64_t ahead);
+  std::span<uint32_t> bits(int64_t ahead);
   void fill(int64_t ahead, const StopStrings& stop, int64_t left);
 
   std::unique_ptr<Grammar> grammar_;

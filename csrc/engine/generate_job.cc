@@ -81,7 +81,7 @@ GenerateJob::Place GenerateJob::place(int64_t index, int64_t ahead) const {
   const int64_t generated = of.generated + ahead;
   const size_t seen = task_.history.size() + static_cast<size_t>(generated);
   Place out{std::span(of.seen).first(seen), {}, {}, prompt_length() + generated};
-  if (of.constraint) out.allowed = std::as_const(*of.constraint).mask(ahead);
+  if (of.constraint) out.allowed = of.constraint->mask(ahead);
   if (generated < task_.min_new_tokens) out.banned = task_.eos_ids;
   return out;
 }
