@@ -15,6 +15,7 @@
 #include "base/errors.h"
 #include "base/match.h"
 #include "bindings/bindings.h"
+#include "bindings/grammar.h"
 #include "bindings/kv.h"
 #include "bindings/model.h"
 #include "bindings/tensors.h"
@@ -92,7 +93,8 @@ int64_t submit_generate(Engine& self, const py::buffer& ids, const OptionalBuffe
                         double presence_penalty, double frequency_penalty,
                         const std::map<int32_t, float>& logit_bias, const py::int_& seed,
                         int64_t samples, const Ids& history, int64_t top_logprobs,
-                        std::optional<double> deadline_s, bool speculate) {
+                        std::optional<double> deadline_s, bool speculate,
+                        const std::optional<GrammarHandle>& grammar) {
   engine::Generate task;
   task.max_new_tokens = max_new_tokens;
   task.min_new_tokens = min_new_tokens;
@@ -111,6 +113,7 @@ int64_t submit_generate(Engine& self, const py::buffer& ids, const OptionalBuffe
   task.history = history;
   task.top_logprobs = top_logprobs;
   task.speculate = speculate;
+  if (grammar) task.grammar = grammar->start();
   return submit(self, {prompt_of(ids, embeddings), std::move(task), deadline_s});
 }
 
@@ -118,7 +121,8 @@ int64_t submit_beams(Engine& self, const py::buffer& ids, const OptionalBuffer& 
                      int64_t beams, int64_t returned, int64_t max_new_tokens,
                      int64_t min_new_tokens, double length_penalty, const Ids& eos_ids,
                      double repetition_penalty, const Ids& history, int32_t pad_id,
-                     std::optional<double> deadline_s) {
+                     std::optional<double> deadline_s,
+                     const std::optional<GrammarHandle>& grammar) {
   engine::Beams task;
   task.beams = beams;
   task.returned = returned;
@@ -129,6 +133,7 @@ int64_t submit_beams(Engine& self, const py::buffer& ids, const OptionalBuffer& 
   task.repetition_penalty = repetition_penalty;
   task.history = history;
   task.pad_id = pad_id;
+  if (grammar) task.grammar = grammar->start();
   return submit(self, {prompt_of(ids, embeddings), std::move(task), deadline_s});
 }
 
@@ -260,17 +265,18 @@ void bind_requests(py::class_<Engine>& engine) {
            py::arg("frequency_penalty") = 0.0, py::arg("logit_bias") = std::map<int32_t, float>(),
            py::arg("seed") = 0, py::arg("samples") = 1, py::arg("history") = Ids(),
            py::arg("top_logprobs") = 0, py::arg("deadline_s") = py::none(),
-           py::arg("speculate") = false,
+           py::arg("speculate") = false, py::arg("grammar") = py::none(),
            "Generate: samples of one prompt, greedy (temperature 0) or drawn. ids int32 [T], -1 "
            "for\n"
-           "the next row of embeddings f32 [n, C]. Returns the request's id. Raises\n"
-           "InvalidArgumentError, CapacityError.")
+           "the next row of embeddings f32 [n, C]. grammar: what every sample is held to. Returns "
+           "the\n"
+           "request's id. Raises InvalidArgumentError, CapacityError.")
       .def("submit_beams", &submit_beams, py::arg("ids"), py::arg("embeddings"), py::kw_only(),
            py::arg("beams"), py::arg("returned"), py::arg("max_new_tokens"),
            py::arg("min_new_tokens") = 0, py::arg("length_penalty") = 1.0,
            py::arg("eos_ids") = Ids(), py::arg("repetition_penalty") = 1.0,
            py::arg("history") = Ids(), py::arg("pad_id") = 0, py::arg("deadline_s") = py::none(),
-           "Beam search, as tinygptv_fast.reference.beam does it.")
+           py::arg("grammar") = py::none(), "Beam search, as tinygptv_fast.reference.beam does it.")
       .def("submit_score", &submit_score, py::arg("ids"), py::arg("embeddings"),
            py::arg("candidates"), py::kw_only(), py::arg("deadline_s") = py::none(),
            "Log-probabilities of each candidate's ids after the prompt.")

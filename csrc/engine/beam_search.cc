@@ -11,6 +11,8 @@ namespace {
 // Score of all beams but the first at the start, so that the first step does not pick one id
 // several times.
 constexpr float kNotYet = -1e9f;
+// Of what cannot be.
+constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 bool is_before(const Continuation& a, const Continuation& b) { return a.is_before(b); }
 
@@ -21,6 +23,16 @@ BeamSearch::BeamSearch(const Beams& task)
       candidates_(std::max<size_t>(2, 1 + task.eos_ids.size()) * static_cast<size_t>(task.beams)),
       beams_(static_cast<size_t>(task.beams)) {
   for (size_t i = 1; i < beams_.size(); ++i) beams_[i].score = kNotYet;
+  for (Beam& beam : beams_) {
+    if (task.grammar) beam.grammar = task.grammar->copy();
+    constrain(beam);
+  }
+}
+
+void BeamSearch::constrain(Beam& beam) const {
+  if (!beam.grammar) return;
+  beam.mask.resize(mask_words(beam.grammar->vocab()));
+  beam.grammar->allow(beam.mask, task_.max_new_tokens - static_cast<int64_t>(beam.ids.size()));
 }
 
 bool BeamSearch::is_end(int32_t id) const {
@@ -42,9 +54,12 @@ void BeamSearch::process(const Beam& beam, std::span<float> logprobs) const {
       value = value < 0 ? value * penalty : value / penalty;
     }
   }
+  for (size_t id = 0; id < logprobs.size() && beam.grammar; ++id) {
+    if (!is_allowed(beam.mask, static_cast<int32_t>(id))) logprobs[id] = kNone;
+  }
   if (generated_ >= task_.min_new_tokens) return;
   for (const int32_t id : task_.eos_ids) {
-    logprobs[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
+    logprobs[static_cast<size_t>(id)] = kNone;
   }
 }
 
@@ -105,6 +120,19 @@ std::vector<Continuation> BeamSearch::sort_out(const std::vector<Continuation>& 
   return living;
 }
 
+// Where a grammar leaves fewer continuations than there are beams, the rest live with no chance:
+// they are fed, and never come to anything.
+BeamSearch::Beam BeamSearch::heir(const Continuation& of) const {
+  const Beam& parent = at(of.beam);
+  Beam out{of.score, parent.ids, {}, nullptr, {}};
+  out.ids.push_back(of.id);
+  if (!parent.grammar || of.score == kNone) return out;
+  out.grammar = parent.grammar->copy();
+  out.grammar->accept(of.id);
+  constrain(out);
+  return out;
+}
+
 std::vector<int64_t> BeamSearch::advance() {
   const std::vector<Continuation> best = best_of_all();
   const std::vector<Continuation> living = sort_out(best);
@@ -116,8 +144,7 @@ std::vector<int64_t> BeamSearch::advance() {
   std::vector<Beam> next;
   std::vector<int64_t> parents;
   for (const Continuation& one : living) {
-    next.push_back({one.score, at(one.beam).ids, {}});
-    next.back().ids.push_back(one.id);
+    next.push_back(heir(one));
     parents.push_back(one.beam);
   }
   beams_ = std::move(next);
@@ -128,6 +155,9 @@ std::vector<int64_t> BeamSearch::advance() {
 std::vector<Hypothesis> BeamSearch::results() {
   if (!done_ && generated_ > 0) {
     for (const Beam& beam : beams_) add_finished(beam.ids, beam.score);
+  }
+  if (task_.grammar) {
+    std::erase_if(finished_, [](const Hypothesis& one) { return std::isinf(one.score); });
   }
   std::ranges::stable_sort(finished_, std::ranges::greater(), &Hypothesis::score);
   finished_.resize(std::min(finished_.size(), static_cast<size_t>(task_.returned)));

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -56,9 +57,13 @@ class BeamSearch {
     float score = 0;
     std::vector<int32_t> ids;
     std::vector<Continuation> best;
+    std::unique_ptr<Grammar> grammar;  // or null
+    std::vector<uint32_t> mask;        // of it, for the next id
   };
 
   const Beam& at(int64_t beam) const { return beams_[static_cast<size_t>(beam)]; }
+  Beam heir(const Continuation& of) const;
+  void constrain(Beam& beam) const;
   void process(const Beam& beam, std::span<float> logprobs) const;
   bool is_end(int32_t id) const;
   std::vector<Continuation> best_of_all() const;

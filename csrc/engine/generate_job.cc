@@ -18,10 +18,15 @@ bool fits(const Generate& task, const model::DrawLimits& limits) {
   const auto within = [](const auto& list, int64_t more, int64_t most) {
     return static_cast<int64_t>(list.size()) + more <= most;
   };
-  return limits.draws > 0 && task.top_logprobs <= limits.top &&
+  return limits.draws > 0 && !task.grammar && task.top_logprobs <= limits.top &&
          within(task.logit_bias, 0, limits.bias) &&
          (task.min_new_tokens == 0 || within(task.eos_ids, 0, limits.banned)) &&
          (!penalizes(task) || within(task.history, task.max_new_tokens, limits.history));
+}
+
+std::unique_ptr<const ConstraintRules> rules_of(const Generate& task, const Context& context) {
+  if (!task.grammar) return nullptr;
+  return std::make_unique<ConstraintRules>(task.eos_ids, task.stop, *context.token_bytes);
 }
 
 std::vector<model::LogitBias> sorted_bias(const Generate& task) {
@@ -40,12 +45,18 @@ GenerateJob::GenerateJob(std::shared_ptr<Request> request, Submission&& submissi
       params_(params_of(task_)),
       bias_(sorted_bias(task_)),
       is_drawn_(fits(task_, context.draw_limits)),
+      rules_(rules_of(task_, context)),
       running_(task_.samples) {
   for (int64_t i = 0; i < task_.samples; ++i) {
-    Sample sample{task_.history, {}, 0, StopStrings(task_.stop), {}, {}};
+    Sample sample{task_.history, {}, 0, StopStrings(task_.stop), {}, {}, nullptr};
     sample.seen.reserve(task_.history.size() + static_cast<size_t>(task_.max_new_tokens));
     sample.choices.resize(task_.speculate ? kMostDrafted + 1 : 1);
+    if (rules_) {
+      const int64_t ahead = static_cast<int64_t>(sample.choices.size());
+      sample.constraint = std::make_unique<Constraint>(task_.grammar->copy(), *rules_, ahead);
+    }
     samples_.push_back(std::move(sample));
+    constrain(i, task_.history.size());
   }
   if (task_.speculate) {
     for (int64_t i = 0; i < prompt_length(); ++i) samples_[0].text.push_back(prompt_id(i));
@@ -69,7 +80,8 @@ GenerateJob::Place GenerateJob::place(int64_t index, int64_t ahead) const {
   const Sample& of = samples_[static_cast<size_t>(index)];
   const int64_t generated = of.generated + ahead;
   const size_t seen = task_.history.size() + static_cast<size_t>(generated);
-  Place out{std::span(of.seen).first(seen), {}, prompt_length() + generated};
+  Place out{std::span(of.seen).first(seen), {}, {}, prompt_length() + generated};
+  if (of.constraint) out.allowed = of.constraint->mask(ahead);
   if (generated < task_.min_new_tokens) out.banned = task_.eos_ids;
   return out;
 }
@@ -80,6 +92,7 @@ void GenerateJob::choose(int64_t index, int64_t ahead, const float* logits, Scra
   cpu::SamplingParams params = params_;
   params.sample = static_cast<uint32_t>(index);
   params.banned = at.banned;
+  params.allowed = at.allowed;
   Choice& choice = sample(index).choices[static_cast<size_t>(ahead)];
   choice.token = cpu::sample(input, params, scratch.sampling(), context().isa);
   choice.top.clear();
@@ -202,6 +215,10 @@ bool GenerateJob::ends_with(Sample& of, int32_t id, Reason& reason) {
   reason = Reason::kStop;
   if (is_end) return true;
   if (!task_.stop.empty() && of.stop.put(bytes[static_cast<size_t>(id)])) return true;
+  if (of.constraint) {
+    of.constraint->accept(id);
+    if (of.constraint->is_over()) return true;
+  }
   reason = Reason::kLength;
   return of.generated == task_.max_new_tokens;
 }
@@ -210,7 +227,11 @@ void GenerateJob::feed(int64_t index) {
   Lane& at = lane(index);
   at.clear();
   at.add(sample(index).seen.back());
-  if (task_.speculate) add_draft(index);
+  if (task_.speculate) {
+    add_draft(index);
+  } else {
+    constrain(index, sample(index).seen.size());
+  }
 }
 
 void GenerateJob::add_draft(int64_t index) {
@@ -218,7 +239,15 @@ void GenerateJob::add_draft(int64_t index) {
   const size_t before = of.seen.size();
   const int64_t left = task_.max_new_tokens - of.generated - 1;  // the last id is never fed
   look_up(of.seen, of.text, std::min(of.draft.next(), left));
+  constrain(index, before);
   for (size_t i = before; i < of.seen.size(); ++i) lane(index).add(of.seen[i]);
+}
+
+// Before the next id and what is drafted before it are fed.
+void GenerateJob::constrain(int64_t index, size_t drafted_from) {
+  Sample& of = sample(index);
+  if (!of.constraint) return;
+  of.constraint->look_ahead(of.seen, drafted_from, of.stop, task_.max_new_tokens - of.generated);
 }
 
 void GenerateJob::end_sample(int64_t index) {

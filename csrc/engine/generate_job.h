@@ -3,9 +3,11 @@
 // before it, and kept as far as it is what greedy decoding says anyway.
 #pragma once
 
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "engine/constraint.h"
 #include "engine/job.h"
 #include "engine/prompt_lookup.h"
 #include "engine/stop_strings.h"
@@ -39,13 +41,15 @@ class GenerateJob : public Job {
     int64_t generated = 0;
     StopStrings stop;
     DraftLength draft;
-    std::vector<Choice> choices;  // after each token of the lane
+    std::vector<Choice> choices;             // after each token of the lane
+    std::unique_ptr<Constraint> constraint;  // or null
   };
 
   Sample& sample(int64_t index) { return samples_[static_cast<size_t>(index)]; }
   // What the id `ahead` further ones on is chosen by; so far those are guesses.
   struct Place {
     std::span<const int32_t> history, banned;
+    std::span<const uint32_t> allowed;
     int64_t position;
   };
   Place place(int64_t index, int64_t ahead) const;
@@ -56,12 +60,14 @@ class GenerateJob : public Job {
   bool ends_with(Sample& sample, int32_t id, Reason& reason);
   void feed(int64_t index);
   void add_draft(int64_t index);
+  void constrain(int64_t index, size_t drafted_from);
   void end_sample(int64_t index);
 
   const Generate task_;
   const cpu::SamplingParams params_;          // refers to task_
   const std::vector<model::LogitBias> bias_;  // task_'s in the order of ids
   const bool is_drawn_;
+  const std::unique_ptr<const ConstraintRules> rules_;  // with a grammar
   std::vector<Sample> samples_;
   int64_t running_;
 };

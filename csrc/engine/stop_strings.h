@@ -16,6 +16,9 @@ class StopStrings {
   // Adds a piece; true once a stop string has appeared, across pieces or inside one.
   bool put(std::string_view piece);
 
+  // Whether `piece` would complete one after what was put and `between`.
+  bool would_stop(std::string_view between, std::string_view piece) const;
+
  private:
   const std::vector<std::string>* stops_;
   size_t kept_ = 0;   // bytes before a piece that may belong to a stop string: the longest less one

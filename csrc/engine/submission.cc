@@ -96,6 +96,12 @@ void check_sampling(const Generate& task, int64_t vocab) {
           task.temperature, "0 (greedy) or a float32 above it");
 }
 
+void check_grammar(const Grammar* grammar, int64_t vocab) {
+  if (grammar)
+    require(grammar->vocab() == vocab, "grammar", concat("one of ", grammar->vocab(), " ids"),
+            concat("one of the model's ", vocab));
+}
+
 void check_task(const Generate& task, int64_t prompt, const Limits& limits) {
   const int64_t vocab = limits.architecture.vocab;
   check_lengths(task.max_new_tokens, task.min_new_tokens);
@@ -114,6 +120,7 @@ void check_task(const Generate& task, int64_t prompt, const Limits& limits) {
                                  " and samples=", task.samples,
                                  ", expected greedy decoding (0) of one sample"));
   }
+  check_grammar(task.grammar.get(), vocab);
 }
 
 void check_task(const Beams& task, int64_t prompt, const Limits& limits) {
@@ -134,6 +141,9 @@ void check_task(const Beams& task, int64_t prompt, const Limits& limits) {
   const int64_t eos = static_cast<int64_t>(task.eos_ids.size());
   require(std::max<int64_t>(2, 1 + eos) <= vocab, "eos_ids", concat(eos, " ids"),
           concat("fewer than the vocabulary's ", vocab));
+  check_grammar(task.grammar.get(), vocab);
+  require(!task.grammar || !task.grammar->rules_ends(), "grammar", "one that rules the end",
+          "one of boxes with beams");
 }
 
 void check_task(const Score& task, int64_t prompt, const Limits& limits) {

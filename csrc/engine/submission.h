@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "engine/grammar.h"
 #include "kernels/cpu/sampling.h"
 #include "model/architecture.h"
 
@@ -39,6 +41,7 @@ struct Generate {
   std::vector<int32_t> history;  // seen by the penalties before any generated id
   int64_t top_logprobs = 0;
   bool speculate = false;
+  std::shared_ptr<const Grammar> grammar;  // that every sample begins with; or null
 };
 
 struct Beams {
@@ -51,6 +54,7 @@ struct Beams {
   double repetition_penalty = 1;
   std::vector<int32_t> history;
   int32_t pad_id = 0;
+  std::shared_ptr<const Grammar> grammar;  // that every beam begins with; or null
 };
 
 // Log-probabilities of candidates, each after the prompt.

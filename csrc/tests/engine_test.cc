@@ -5,11 +5,14 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "engine/beam_search.h"
+#include "engine/box_grammar.h"
+#include "engine/constraint.h"
 #include "engine/fingerprint.h"
 #include "engine/prefill_share.h"
 #include "engine/prompt_lookup.h"
@@ -75,6 +78,69 @@ TEST(stop_strings_are_found_across_pieces) {
   CHECK(StopStrings(stops).put("long text with ab inside"));
   const std::vector<std::string> none;
   CHECK(!StopStrings(none).put("###"));
+}
+
+TEST(a_stop_string_is_foreseen) {
+  const std::vector<std::string> stops{"###", "ab"};
+  StopStrings watch(stops);
+  CHECK(!watch.put("x#"));
+  CHECK(watch.would_stop("", "##y"));
+  CHECK(watch.would_stop("#", "#"));
+  CHECK(!watch.would_stop("", "#"));
+  CHECK(!watch.would_stop("##", "y"));  // it was complete before the piece
+  CHECK(!watch.would_stop("x", "##"));
+  CHECK(watch.would_stop("xa", "b"));
+  CHECK(watch.would_stop("", "cab"));
+  CHECK(!watch.would_stop("", ""));
+  CHECK(!watch.put("#"));  // asking has changed nothing
+  CHECK(watch.put("#"));
+}
+
+// All bytes, numbers of one id beside their digits, an id without text.
+std::vector<std::string> texts_that_write_boxes() {
+  std::vector<std::string> texts;
+  for (int byte = 0; byte < 256; ++byte) texts.emplace_back(1, static_cast<char>(byte));
+  for (const char* text : {"10", "57", "99", "100", "><", "{<", ">}", ">} and {<", ""}) {
+    texts.emplace_back(text);
+  }
+  return texts;
+}
+
+TEST(boxes_fit_the_ids_that_are_left) {
+  const auto vocabulary = std::make_shared<BoxVocabulary>(texts_that_write_boxes());
+  CHECK(vocabulary->why_not().empty());
+  const BoxGrammar start(vocabulary);
+  std::mt19937 random(1);
+  for (int64_t length = 1; length < 60; ++length) {
+    const auto row = start.copy();
+    std::vector<uint32_t> mask(mask_words(row->vocab()));
+    for (int64_t left = length; left > 0; --left) {
+      row->allow(mask, left);
+      std::vector<int32_t> ids;
+      for (int32_t id = 0; id < row->vocab(); ++id) {
+        if (is_allowed(mask, id)) ids.push_back(id);
+      }
+      CHECK(!ids.empty());
+      const bool opens = is_allowed(mask, '{') && random() % 2;
+      row->accept(opens ? '{' : ids[random() % ids.size()]);
+    }
+    CHECK(row->allow(mask, 1));  // no box is open
+  }
+}
+
+TEST(guesses_are_cut_where_the_grammar_does_not_go) {
+  const std::vector<std::string> texts = texts_that_write_boxes(), stops;
+  const ConstraintRules rules({}, stops, texts);
+  Constraint row(std::make_unique<BoxGrammar>(std::make_shared<BoxVocabulary>(texts)), rules, 8);
+  std::vector<int32_t> seen{'a', '{', '<', '7', '7', '7'};
+  row.look_ahead(seen, 1, StopStrings(stops), 100);
+  CHECK(seen == (std::vector<int32_t>{'a', '{', '<', '7', '7'}));
+  CHECK(is_allowed(row.mask(0), '{') && is_allowed(row.mask(1), '<') &&
+        !is_allowed(row.mask(1), 'a'));
+  CHECK(is_allowed(row.mask(4), '>') && !is_allowed(row.mask(4), '7'));
+  row.accept('b');  // none of the guesses came true
+  row.look_ahead(seen, seen.size(), StopStrings(stops), 5);
+  CHECK(is_allowed(row.mask(0), 'c') && !is_allowed(row.mask(0), '{'));
 }
 
 TEST(prompt_lookup_proposes_what_followed) {

@@ -95,6 +95,38 @@ TEST(the_best_id_and_its_logprob) {
   }
 }
 
+TEST(a_mask_bans_what_it_does_not_allow) {
+  std::mt19937 random(3);
+  for (const Isa isa : available_isas()) {
+    for (const int64_t vocab : kVocabs) {
+      const std::vector<float> logits = random_logits(vocab, 6);
+      std::vector<uint32_t> allowed(static_cast<size_t>((vocab + 31) / 32));
+      std::vector<int32_t> banned;
+      for (int32_t id = 0; id < vocab; ++id) {
+        const bool is_in = random() % 3 == 0 || id == vocab - 1;
+        if (is_in) allowed[static_cast<size_t>(id / 32)] |= uint32_t{1} << (id % 32);
+        if (!is_in) banned.push_back(id);
+      }
+      for (const float temperature : {0.0f, 1.5f}) {
+        cpu::SamplingParams masked, listed;
+        masked.temperature = listed.temperature = temperature;
+        masked.allowed = allowed;
+        listed.banned = banned;
+        for (int64_t position = 0; position < 5; ++position) {
+          const cpu::SampleResult a = choose(logits, masked, isa, {}, position);
+          const cpu::SampleResult b = choose(logits, listed, isa, {}, position);
+          CHECK_EQ(a.id, b.id);
+          CHECK_EQ(a.logprob, b.logprob);
+        }
+      }
+    }
+  }
+  cpu::SamplingParams params;
+  const std::vector<uint32_t> short_mask(1);
+  params.allowed = short_mask;
+  CHECK_EQ(cpu::sampling_why_not(params, 33), std::string("allowed has 1 words, expected 2"));
+}
+
 TEST(the_n_best) {
   for (const Isa isa : available_isas()) {
     for (const int64_t vocab : kVocabs) {

@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BandwidthProbe', 'CudaWeights', 'Decoder', 'Engine', 'HugeBuffer', 'KVCache', 'LoadedModel', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_memory_plan', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
+__all__: list[str] = ['BandwidthProbe', 'CudaWeights', 'Decoder', 'Engine', 'Grammar', 'GrammarRow', 'Guidance', 'HugeBuffer', 'KVCache', 'LoadedModel', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'box_grammar', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_memory_plan', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
 class BandwidthProbe:
     """
     read_bandwidth with a buffer that is kept, to be asked around whatever is measured.
@@ -248,6 +248,43 @@ class Decoder:
     @property
     def arena_bytes(self) -> int:
         ...
+class Grammar:
+    """
+    What the ids of a row are held to; given to Engine.submit. Immutable.
+    """
+class Guidance:
+    """
+    A vocabulary in the library llguidance, whose shared library is at `path`.
+    """
+    def __init__(self, path: str, token_bytes: collections.abc.Sequence[bytes]) -> None:
+        ...
+    def compile(self, kind: str, text: str) -> Grammar:
+        """
+        kind: 'json_schema' or 'regex'. Raises InvalidArgumentError with the library's words.
+        """
+class GrammarRow:
+    """
+    One row of a grammar, stepped by hand.
+    """
+    def __init__(self, grammar: Grammar) -> None:
+        ...
+    def accept(self, id: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def fill(self, left: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Makes the mask of the next id, with `left` ids still to come, itself included; returns
+        whether the row may end here.
+        """
+    def ids(self) -> list[int]:
+        """
+        The ids that the mask allows.
+        """
+    def is_over(self) -> bool:
+        """
+        Whether nothing but the end can follow.
+        """
+    def take_back(self, count: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 class Turn:
     """
     A turn of Engine.turn(), entered with `with`.
@@ -294,13 +331,13 @@ class Engine:
         ('beam', rank, ids, score), ('scores', candidate, logprobs), ('logits', f32 [n, V]) and,
         last, ('done', times in ms and counts). Then the id is forgotten.
         """
-    def submit(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], stop: collections.abc.Sequence[bytes] = [], temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, seed: int = 0, samples: typing.SupportsInt | typing.SupportsIndex = 1, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], top_logprobs: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, speculate: bool = False) -> int:
+    def submit(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], stop: collections.abc.Sequence[bytes] = [], temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, seed: int = 0, samples: typing.SupportsInt | typing.SupportsIndex = 1, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], top_logprobs: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, speculate: bool = False, grammar: Grammar | None = None) -> int:
         """
         Generate: samples of one prompt, greedy (temperature 0) or drawn. ids int32 [T], -1 for
-        the next row of embeddings f32 [n, C]. Returns the request's id. Raises
-        InvalidArgumentError, CapacityError.
+        the next row of embeddings f32 [n, C]. grammar: what every sample is held to. Returns the
+        request's id. Raises InvalidArgumentError, CapacityError.
         """
-    def submit_beams(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, beams: typing.SupportsInt | typing.SupportsIndex, returned: typing.SupportsInt | typing.SupportsIndex, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, length_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], pad_id: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
+    def submit_beams(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, beams: typing.SupportsInt | typing.SupportsIndex, returned: typing.SupportsInt | typing.SupportsIndex, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, length_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], pad_id: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, grammar: Grammar | None = None) -> int:
         """
         Beam search, as tinygptv_fast.reference.beam does it.
         """
@@ -340,6 +377,11 @@ def barrier_times(threads: typing.SupportsInt | typing.SupportsIndex, spin_ns: t
 def best_isa() -> str:
     """
     The last of isas().
+    """
+def box_grammar(token_bytes: collections.abc.Sequence[bytes]) -> Grammar:
+    """
+    Boxes {<x1><y1><x2><y2>} that parse by construction, over the text of each id. Raises
+    InvalidArgumentError if the ids cannot write them.
     """
 def build_info() -> dict[str, str]:
     """

@@ -30,11 +30,20 @@ VISUAL = -1
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What an answer is held to: "boxes" that parse (``text`` is ""), a "json_schema" (json) or a "regex"."""
+
+    kind: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class GenerationOptions:
     """Settings of one call; every default is greedy and without hidden filters.
 
     min_length counts prefix_ids too (the original's rule). temperature/top_k/top_p/min_p apply only if do_sample.
     speculate: guess tokens from the prompt and check them, which changes speed and nothing else.
+    grammar: no token is chosen that it does not allow.
     """
 
     max_new_tokens: int = 20
@@ -56,6 +65,7 @@ class GenerationOptions:
     prefix_ids: tuple[int, ...] = ()
     seed: int | None = None
     speculate: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "an integer >= 1")

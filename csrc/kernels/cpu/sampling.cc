@@ -92,10 +92,23 @@ void check_history(std::span<const int32_t> history, int64_t vocab) {
   }
 }
 
+void forbid_others(float* row, int64_t vocab, std::span<const uint32_t> allowed) {
+  for (int64_t first = 0; first < vocab; first += 32) {
+    const uint32_t bits = allowed[static_cast<size_t>(first / 32)];
+    if (bits == ~uint32_t{0}) continue;
+    const int64_t count = std::min<int64_t>(32, vocab - first);
+    for (int64_t i = 0; i < count; ++i) {
+      if (!(bits >> i & 1)) row[first + i] = -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
 // The row to choose from: the logits themselves, or a changed copy of them.
 const float* process(const SampleInput& input, const SamplingParams& p, const Scratch& scratch) {
   const bool penalize = penalizes(p) && !input.history.empty();
-  if (!penalize && p.logit_bias.empty() && p.banned.empty()) return input.logits;
+  if (!penalize && p.logit_bias.empty() && p.banned.empty() && p.allowed.empty()) {
+    return input.logits;
+  }
   float* row = scratch.row;
   std::memcpy(row, input.logits, static_cast<size_t>(input.vocab) * sizeof(float));
   for (const auto& [id, bias] : p.logit_bias) row[id] = std::min(row[id] + bias, kLargest);
@@ -110,6 +123,7 @@ const float* process(const SampleInput& input, const SamplingParams& p, const Sc
     }
   }
   for (const int32_t id : p.banned) row[id] = -std::numeric_limits<float>::infinity();
+  if (!p.allowed.empty()) forbid_others(row, input.vocab, p.allowed);
   return row;
 }
 
@@ -342,6 +356,10 @@ std::string sampling_why_not(const SamplingParams& p, int64_t vocab) {
     if (p.banned[i] < 0 || p.banned[i] >= vocab) {
       return concat("banned[", i, "] is ", p.banned[i], ", expected 0..", vocab - 1);
     }
+  }
+  const int64_t words = (vocab + 31) / 32;
+  if (!p.allowed.empty() && static_cast<int64_t>(p.allowed.size()) != words) {
+    return concat("allowed has ", p.allowed.size(), " words, expected ", words);
   }
   return {};
 }

@@ -1,9 +1,9 @@
 // From one row of logits to one token: penalties, filters, a draw; and log-probabilities.
 //
 // What     In this order: logit_bias is added; the repetition penalty, then the frequency and the
-//          presence penalty, act on the ids of the history; banned ids become -inf. Greedy takes
-//          the largest, the lowest id of equals. Otherwise temperature, top_k, top_p and min_p,
-//          as Hugging Face's processors do, and one draw.
+//          presence penalty, act on the ids of the history; banned ids, and those that are not
+//          allowed, become -inf. Greedy takes the largest, the lowest id of equals. Otherwise
+//          temperature, top_k, top_p and min_p, as Hugging Face's processors do, and one draw.
 // Math     l: processed logits, L the largest. e = exp((l - L) (1 / temperature)),
 //          w = floor(2^40 e), integers from here on.
 //          repetition   l < 0 ? l p : l / p, once for every id of the history
@@ -49,6 +49,7 @@ struct SamplingParams {
   float frequency_penalty = 0;
   std::span<const std::pair<int32_t, float>> logit_bias;  // added, one after another
   std::span<const int32_t> banned;                        // never chosen at this step
+  std::span<const uint32_t> allowed;  // [ceil(V/32)] bit i % 32 of word i / 32: id i; empty: all
   uint64_t seed = 0;
   uint32_t sample = 0;  // which of several samples of one prompt
 };

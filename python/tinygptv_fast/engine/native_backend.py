@@ -12,6 +12,7 @@ from ..config import TextConfig
 from ..errors import ClosedError, InvalidArgumentError, TinyGPTVError, UnsupportedError
 from ..memory import read_memory
 from ..protocol import Event, GenerationOptions, Picture, Prompt
+from .grammars import Grammars
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,6 +90,7 @@ class NativeBackend:
         self._weights: _native.Weights | _native.CudaWeights | None = weights
         self.kv_kind = kv_kind
         self._pictures = pictures
+        self._grammars = Grammars(token_bytes)
         self._closed = False
         self._closing = threading.Lock()
 
@@ -127,6 +129,7 @@ class NativeBackend:
             history=list(options.prefix_ids),
             deadline_s=deadline_s,
             speculate=options.speculate,
+            grammar=self._grammars.get(options.grammar),
         )
         return EngineJob(self, request, options.num_return_sequences)
 
@@ -148,6 +151,7 @@ class NativeBackend:
             history=list(options.prefix_ids),
             pad_id=options.pad_id,
             deadline_s=deadline_s,
+            grammar=self._grammars.get(options.grammar),
         )
         return EngineJob(self, request, 0)
 

@@ -44,7 +44,8 @@ class Answer:
     probabilities; confidence: how likely the answer is right, by the directory's calibration; None without one, and for
     an answer cut short; of choices: given that one of them is right. finish_reason: one of ``FINISH_REASONS``.
     alternatives: the other sequences when several were asked for, best first. dropped_turns: how many of a chat's
-    oldest turns were left out so that the prompt fits.
+    oldest turns were left out so that the prompt fits. json: what ``text`` says if a ``json_schema`` was given; None
+    also if it is not whole (finish_reason other than stop).
     """
 
     text: str
@@ -58,6 +59,7 @@ class Answer:
     confidence: float | None = None
     alternatives: list[Answer] = field(default_factory=list)
     dropped_turns: int = 0
+    json: Any = None
 
     def to_dict(self) -> dict[str, Any]:
         """Json-ready; carries ``schema_version``."""
@@ -74,6 +76,7 @@ class Answer:
             "timings": dataclasses.asdict(self.timings),
             "alternatives": [other.to_dict() for other in self.alternatives],
             "dropped_turns": self.dropped_turns,
+            "json": self.json,
         }
 
     def __str__(self) -> str:

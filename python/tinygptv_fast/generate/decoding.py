@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..errors import TinyGPTVError
 from ..processing.boxes import Boxes, parse_boxes
@@ -319,7 +321,9 @@ def _new_row(tokenizer: Tokenizer, work: Prepared) -> _Row:
 
 
 def _answer(row: _Row, work: Prepared, alternatives: list[Answer] | None = None) -> Answer:
-    text = row.text if work.template.verbatim else row.text.strip()
+    grammar = work.options.grammar
+    exact = work.template.verbatim or (grammar is not None and grammar.kind != "boxes")
+    text = row.text if exact else row.text.strip()
     boxes = Boxes()
     if work.sizes:
         width, height = work.sizes[0]
@@ -337,6 +341,7 @@ def _answer(row: _Row, work: Prepared, alternatives: list[Answer] | None = None)
         timings=work.timings,
         confidence=_confidence(row, work),
         alternatives=alternatives or [],
+        json=_parsed(text, row.reason) if grammar is not None and grammar.kind == "json_schema" else None,
     )
 
 
@@ -345,3 +350,13 @@ def _confidence(row: _Row, work: Prepared) -> float | None:
     if work.calibration is None or row.reason != "stop" or row.decoder is None:
         return None
     return work.calibration.answers(evidence(row.text, row.widths, row.logprobs))
+
+
+def _parsed(text: str, reason: str | None) -> Any:
+    """The json of a whole answer; None for one that was cut off."""
+    if reason != "stop":
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:  # the caller's own stop string cut it
+        return None

@@ -25,6 +25,7 @@ from .batch import run_batch
 from .bridge import Bridge
 from .chat import Chat, pictures_of
 from .confidence import Calibration, read_calibration
+from .constraints import check_choices
 from .control import Control, Interrupted
 from .decoding import ChoiceTask, EndedTask, Task, pieces, run, start
 from .image_state import ImageState
@@ -147,8 +148,14 @@ class TinyGPTV:
         list is several pictures of one prompt, in order. Further settings are the fields of ``Request``: task,
         template, max_new_tokens, do_sample, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
         frequency_penalty, logit_bias, num_beams, length_penalty, num_return_sequences, min_length, eos_token_id, seed,
-        stop, choices, box, deadline_ms (vision counts), speculate, messages. Greedy unless ``do_sample=True`` or
-        ``temperature > 0``. Calls from several threads are decoded together. Raises InvalidArgumentError, ImageError,
+        stop, choices, box, deadline_ms (vision counts), speculate, messages, boxes, json_schema, regex. Greedy unless
+        ``do_sample=True`` or ``temperature > 0``.
+
+        boxes: "constrained" (every box of the answer parses and lies inside the picture; the default where a task asks
+        for boxes) or "free". json_schema: a dict or its json text; regex: in Rust's syntax; the answer is one that
+        matches, ``Answer.json`` what the former says. They need the extra ``grammar``.
+
+        Calls from several threads are decoded together. Raises InvalidArgumentError, ImageError,
         PromptError, CapacityError; ``logprobs`` is accepted for callers that name it, they are always returned.
         """
         del logprobs
@@ -353,6 +360,8 @@ class TinyGPTV:
         """The request under way; one that its deadline or a cancel has ended already comes back ended."""
         backend, timings = self._running(), Timings()
         candidates = None if request.choices is None else self._candidates(request.choices)
+        if candidates is not None:
+            check_choices(request)
         try:
             work = self._preparer.prepare(backend, request, control, timings, label)
         except Interrupted as interrupted:

@@ -27,7 +27,9 @@ def open_backend(directory: ModelDirectory, settings: Settings, vision: bool) ->
             from .reference_backend import ReferenceBackend
 
             dtype = "float32" if settings.dtype == "auto" else settings.dtype
-            return tokenizer.result(), ReferenceBackend(directory, dtype, vision=vision)
+            words = tokenizer.result()
+            token_bytes = words.token_bytes(directory.config.text.vocab_size)
+            return words, ReferenceBackend(directory, dtype, token_bytes, vision=vision)
         ready = _on_gpu(directory, settings) if settings.device == "cuda" else _on_cpu(directory, settings)
         words = tokenizer.result()
     text = directory.config.text

@@ -17,6 +17,7 @@ from ..processing.tokenizer import Tokenizer
 from ..protocol import Backend, Prompt
 from .answer import Timings
 from .confidence import Calibration
+from .constraints import BoxWriting, check_beams, choose_grammar
 from .control import Control
 from .decoding import Prepared
 from .image_state import ImageState
@@ -37,6 +38,7 @@ class Preparer:
         self._tokenizer = tokenizer
         self._model_id = model_id
         self._calibration = calibration
+        self._writing = BoxWriting(tokenizer, directory.config.text.vocab_size)
         self.images = ImageProcessor.from_dict(directory.preprocessor) if directory.preprocessor else None
 
     def prepare(
@@ -50,6 +52,7 @@ class Preparer:
             return self.encode(backend, image, request.color, control.check, timings)
 
         prompt, images = _prompt(request, template, encode)
+        grammar = choose_grammar(request, template, self._writing)
         defaults, config = self._directory.generation_config, self._directory.config
         options = resolve_options(
             request,
@@ -57,7 +60,9 @@ class Preparer:
             eos_ids=eos_ids(request, template, config.eos_token_id, defaults),
             bos_id=config.bos_token_id,
             pad_id=config.pad_token_id,
+            grammar=grammar,
         )
+        check_beams(options)
         stops = stop_strings(request, template, defaults)
         states = [encode(image) for image in images]
         segments = encode_prompt(prompt, self._tokenizer)

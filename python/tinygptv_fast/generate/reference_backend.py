@@ -16,6 +16,7 @@ from ..conversion import load_state
 from ..errors import ClosedError, UnsupportedError
 from ..protocol import VISUAL, Event, GenerationOptions, Picture, Prompt
 from ..reference import TinyGPTVReference, generate
+from ..reference.box_grammar import BoxGrammar
 from ..reference.generation import decode_steps
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -27,7 +28,7 @@ class ReferenceBackend:
     name = "reference"
     parallel = 1
 
-    def __init__(self, directory: ModelDirectory, dtype: str, *, vision: bool) -> None:
+    def __init__(self, directory: ModelDirectory, dtype: str, token_bytes: list[bytes], *, vision: bool) -> None:
         config = directory.config if vision else replace(directory.config, vision=None, qformer=None)
         state = load_state(directory)
         if not vision:
@@ -38,6 +39,7 @@ class ReferenceBackend:
         tensors = {name: tensor.to(self.dtype) for name, tensor in state.items()}
         model.load_state_dict(tensors, strict=True, assign=True)
         self._dtype_name = dtype
+        self._token_bytes = token_bytes
         self._model: TinyGPTVReference | None = model.eval().requires_grad_(False)
         self._lock = threading.Lock()
 
@@ -67,14 +69,16 @@ class ReferenceBackend:
             raise UnsupportedError(
                 f"{options.extras[0]} is not available with backend 'reference', expected its default"
             )
-        return ReferenceJob(self._steps(prompt, options), options.num_return_sequences, deadline_s)
+        steps = self._steps(prompt, options, self._constrain(options))
+        return ReferenceJob(steps, options.num_return_sequences, deadline_s)
 
     def submit_beams(self, prompt: Prompt, options: GenerationOptions, deadline_s: float | None) -> ReferenceJob:
         """Beam search over the prompt; the deadline is looked at before it begins only."""
+        constrain = self._constrain(options)
 
         def run() -> Iterator[list[Event]]:
             with self._lock:
-                found = generate(self._open().text, self._embed(prompt)[None], None, options)
+                found = generate(self._open().text, self._embed(prompt)[None], None, options, constrain)
             scores = found.scores or [0.0] * len(found.ids)
             yield [("beam", rank, ids, scores[rank]) for rank, ids in enumerate(found.ids)]
 
@@ -104,6 +108,15 @@ class ReferenceBackend:
         with self._lock:
             self._model = None
 
+    def _constrain(self, options: GenerationOptions) -> BoxGrammar | None:
+        if options.grammar is None:
+            return None
+        if options.grammar.kind != "boxes":
+            raise UnsupportedError(
+                f"{options.grammar.kind} is not available with backend 'reference', expected backend='native'"
+            )
+        return BoxGrammar(self._token_bytes)
+
     def _open(self) -> TinyGPTVReference:
         if self._model is None:
             raise ClosedError("the model is closed")
@@ -118,10 +131,10 @@ class ReferenceBackend:
         return out
 
     @torch.no_grad()
-    def _steps(self, prompt: Prompt, options: GenerationOptions) -> Iterator[list[Event]]:
+    def _steps(self, prompt: Prompt, options: GenerationOptions, constrain: BoxGrammar | None) -> Iterator[list[Event]]:
         with self._lock:
             rows = self._embed(prompt)[None].expand(options.num_return_sequences, -1, -1)
-            steps = decode_steps(self._open().text, rows, None, options)
+            steps = decode_steps(self._open().text, rows, None, options, constrain)
         running = set(range(options.num_return_sequences))
         while running:
             with self._lock:

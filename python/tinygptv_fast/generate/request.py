@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InvalidArgumentError
 from ..processing.templates import Template
-from ..protocol import GenerationOptions
+from ..protocol import GenerationOptions, Grammar
 
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_STOPS, MAX_STOP_LENGTH = 16, 256
@@ -24,6 +24,7 @@ class Request:
     """One request; the fields are the arguments of ``TinyGPTV.generate``, None = not given.
 
     Sampling happens iff ``do_sample=True`` or ``temperature > 0``. ``min_length`` counts the BOS of the original.
+    ``boxes``, ``json_schema``, ``regex``: what the answer is held to (``constraints.py``).
     """
 
     image: Any = None
@@ -53,6 +54,9 @@ class Request:
     box: Any = None
     deadline_ms: float | None = None
     speculate: bool | None = None
+    boxes: str | None = None
+    json_schema: Mapping[str, Any] | str | None = None
+    regex: str | None = None
 
     @classmethod
     def of(cls, value: Request | Mapping[str, Any]) -> Request:
@@ -77,7 +81,13 @@ def check_names(where: str, given: Iterable[Any], known: Sequence[str]) -> None:
 
 
 def resolve_options(
-    request: Request, defaults: Mapping[str, Any], *, eos_ids: tuple[int, ...], bos_id: int | None, pad_id: int | None
+    request: Request,
+    defaults: Mapping[str, Any],
+    *,
+    eos_ids: tuple[int, ...],
+    bos_id: int | None,
+    pad_id: int | None,
+    grammar: Grammar | None = None,
 ) -> GenerationOptions:
     """The options to decode ``request`` with. ``defaults`` is the directory's generation_config.json."""
 
@@ -107,6 +117,7 @@ def resolve_options(
         prefix_ids=() if bos_id is None else (bos_id,),
         seed=None if request.seed is None else _integer("seed", request.seed, 0, _LARGEST_SEED),
         speculate=_flag("speculate", request.speculate),
+        grammar=grammar,
     )
     if 1 < options.num_beams < options.num_return_sequences:
         raise InvalidArgumentError(

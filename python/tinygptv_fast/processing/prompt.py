@@ -23,6 +23,7 @@ class Task:
 
     ``default``: the wording when a method like ``caption()`` builds the whole question; ``{}`` takes the argument.
     ``evaluation`` and ``training``: the original's pools, for reproducing its scores and for fine-tuning.
+    ``writes_boxes``: whether its answers say where things are.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Task:
     default: str
     evaluation: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
+    writes_boxes: bool = False
 
     @property
     def needs_text(self) -> bool:
@@ -76,6 +78,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                     "could you tell me the location for {} ?",
                     "where can I locate the {} ?",
                 ),
+                writes_boxes=True,
             ),
             Task(
                 "identify",
@@ -101,8 +104,9 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                     "summarize this image in details",
                     "give a thorough description of what you see in this image",
                 ),
+                writes_boxes=True,
             ),
-            Task("detection", "[detection]", "{}", training=("{}",)),
+            Task("detection", "[detection]", "{}", training=("{}",), writes_boxes=True),
         )
     }
 )
@@ -145,6 +149,11 @@ def task_text(task: str | None, text: str) -> str:
     if chosen.needs_text:
         raise PromptError(f"prompt is blank, expected text: task {task!r} has no question of its own")
     return f"{chosen.tag} {chosen.default}"
+
+
+def asks_for_boxes(text: str) -> bool:
+    """Whether ``text`` begins with the tag of a task whose answers have boxes."""
+    return text.lstrip().startswith(tuple(task.tag for task in TASKS.values() if task.writes_boxes))
 
 
 def default_question(task: str, argument: str = "") -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidArgumentError
-from .generation import GenerationOptions, GenerationResult, extend_mask, process
+from .generation import Constrain, GenerationOptions, GenerationResult, extend_mask, process
 from .phi import KVCache, PhiBackbone
 
 _NEVER = -1e9  # start score of all beams but the first, so that step 0 does not pick one token num_beams times
@@ -45,7 +45,11 @@ class _Hypotheses:
 
 
 def beam_search(
-    backbone: PhiBackbone, inputs_embeds: Tensor, attention_mask: Tensor | None, options: GenerationOptions
+    backbone: PhiBackbone,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    options: GenerationOptions,
+    constrain: Constrain | None = None,
 ) -> GenerationResult:
     """Beam search over rows [B, T, C]. Returns ``num_return_sequences`` rows per input, best first, with scores."""
     beams = options.num_beams
@@ -53,14 +57,20 @@ def beam_search(
         raise InvalidArgumentError(
             f"num_return_sequences is {options.num_return_sequences}, expected <= num_beams={beams}"
         )
-    return _BeamSearch(backbone, inputs_embeds, attention_mask, options).run()
+    return _BeamSearch(backbone, inputs_embeds, attention_mask, options, constrain).run()
 
 
 class _BeamSearch:
     def __init__(
-        self, backbone: PhiBackbone, inputs_embeds: Tensor, attention_mask: Tensor | None, options: GenerationOptions
+        self,
+        backbone: PhiBackbone,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        options: GenerationOptions,
+        constrain: Constrain | None,
     ) -> None:
         self.backbone, self.options, self.beams = backbone, options, options.num_beams
+        self.constrain = constrain
         self.batch, device = inputs_embeds.shape[0], inputs_embeds.device
         self.rows = self.batch * self.beams
         self.embeds = inputs_embeds.repeat_interleave(self.beams, dim=0)
@@ -77,7 +87,11 @@ class _BeamSearch:
         for index in range(self.options.max_new_tokens):
             hidden = self.backbone(self.embeds, self.mask, self.cache)
             log_probabilities = self.backbone.logits(hidden[:, -1]).log_softmax(-1)
-            self._advance(process(log_probabilities, self.seen, self.options), length=index + 1)
+            log_probabilities = process(log_probabilities, self.seen, self.options)
+            if self.constrain is not None:
+                generated = self.seen[:, len(self.options.prefix_ids) :]
+                log_probabilities = self.constrain(log_probabilities, generated, self.options.max_new_tokens - index)
+            self._advance(log_probabilities, length=index + 1)
             if all(row.done for row in self.found):
                 break
             self.embeds = self.backbone.embed(self.seen[:, -1:])
@@ -130,6 +144,8 @@ class _BeamSearch:
                     generated = self._generated(beam)
                     hypotheses.add(generated, float(self.scores[beam]), len(generated))
             ranked = sorted(hypotheses.kept, key=lambda item: item[0], reverse=True)
+            if self.constrain is not None:  # beams that a grammar left no continuation
+                ranked = [one for one in ranked if one[0] > float("-inf")]
             for score, generated in ranked[: self.options.num_return_sequences]:
                 ids.append(generated)
                 scores.append(score)

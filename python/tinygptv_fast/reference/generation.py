@@ -6,7 +6,7 @@ see ``prefix_ids`` (the original: one BOS that is never fed) and the generated i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,10 @@ def warp(logits: Tensor, options: GenerationOptions) -> Tensor:
     return logits
 
 
+Constrain = Callable[[Tensor, Tensor, int], Tensor]
+"""scores f32 [B, V], generated ids int64 [B, n], ids still to come → scores with -inf where a grammar forbids it."""
+
+
 def extend_mask(mask: Tensor | None, rows: int) -> Tensor | None:
     """Append one readable position to mask [rows, S]; None (no padding) stays None."""
     if mask is None:
@@ -64,7 +68,11 @@ def extend_mask(mask: Tensor | None, rows: int) -> Tensor | None:
 
 @torch.no_grad()
 def decode_steps(
-    backbone: PhiBackbone, inputs_embeds: Tensor, attention_mask: Tensor | None, options: GenerationOptions
+    backbone: PhiBackbone,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    options: GenerationOptions,
+    constrain: Constrain | None = None,
 ) -> Iterator[GenerationStep]:
     """Yield one step after another (greedy or sampled); the caller decides when each row ends.
 
@@ -78,6 +86,8 @@ def decode_steps(
     for index in range(options.max_new_tokens):
         raw = backbone.logits(hidden[:, -1])
         scores = process(raw, seen, options)
+        if constrain is not None:
+            scores = constrain(scores, seen[:, len(options.prefix_ids) :], options.max_new_tokens - index)
         if options.do_sample:
             scores = warp(scores, options)
             ids = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
@@ -103,24 +113,26 @@ def generate(
     inputs_embeds: Tensor,
     attention_mask: Tensor | None = None,
     options: GenerationOptions | None = None,
+    constrain: Constrain | None = None,
 ) -> GenerationResult:
     """Complete every row of ``inputs_embeds`` [B, T, C] (left-padded, ``attention_mask`` [B, T]).
 
     Greedy unless ``options`` says otherwise. A row ends with the first id of ``eos_ids`` or at ``max_new_tokens``.
-    With beams the rows come best first, ``num_return_sequences`` per input row.
+    With beams the rows come best first, ``num_return_sequences`` per input row. ``constrain``: a grammar's part in
+    every choice (``box_grammar.py``).
     """
     from .beam import beam_search
 
     options = options or GenerationOptions()
     if options.num_beams > 1:
-        return beam_search(backbone, inputs_embeds, attention_mask, options)
+        return beam_search(backbone, inputs_embeds, attention_mask, options, constrain)
     if options.num_return_sequences > 1:
         inputs_embeds = inputs_embeds.repeat_interleave(options.num_return_sequences, dim=0)
         if attention_mask is not None:
             attention_mask = attention_mask.repeat_interleave(options.num_return_sequences, dim=0)
     rows: list[list[int]] = [[] for _ in range(inputs_embeds.shape[0])]
     running = set(range(len(rows)))
-    for step in decode_steps(backbone, inputs_embeds, attention_mask, options):
+    for step in decode_steps(backbone, inputs_embeds, attention_mask, options, constrain):
         for row in sorted(running):
             token = int(step.ids[row])
             rows[row].append(token)
