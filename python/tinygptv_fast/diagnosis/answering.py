@@ -147,7 +147,8 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
 def _row(path: Path, number: int, row: dict[str, Any]) -> Given:
     try:
         found = {name: float(value) for name, value in row["evidence"].items()}
-        seen = Evidence(**{**found, "boxed": bool(found["boxed"])})
+        boxed = bool(found.pop("boxed"))
+        seen = Evidence(**found, boxed=boxed)
         means = tuple(map(float, row["means"]))
         return Given(str(row["text"]), str(row["reason"]), seen, float(row["probability"]), means)
     except (AttributeError, KeyError, TypeError, ValueError):
