@@ -69,7 +69,7 @@ def calibrate(model_id: str, examples: Sequence[Example], given: Sequence[Given]
     stated = reliability(fit.stated, right)
     with_choices = [(e, g) for e, g in zip(examples, given, strict=True) if g.means]
     temperature = fit_temperature(*_choices(with_choices)) if len(with_choices) >= LEAST_CHOICES else None
-    fitted = {
+    fitted: dict[str, float | str] = {
         "questions": stated.count,
         "right": round(stated.right, 5),
         "form": fit.form,
