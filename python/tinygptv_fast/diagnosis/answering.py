@@ -147,8 +147,8 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
 def _row(path: Path, number: int, row: dict[str, Any]) -> Given:
     try:
         found = row["evidence"]
-        terms = (float(found[name]) for name in TERMS)
-        seen = Evidence(*terms, boxed=bool(found["boxed"]))
+        total, words, weakest, places = (float(found[name]) for name in TERMS)
+        seen = Evidence(total, words, weakest, places, bool(found["boxed"]))
         means = tuple(map(float, row["means"]))
         return Given(str(row["text"]), str(row["reason"]), seen, float(row["probability"]), means)
     except (AttributeError, KeyError, TypeError, ValueError):
