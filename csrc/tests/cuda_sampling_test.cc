@@ -265,6 +265,7 @@ int32_t cpu_choice(const Row& row) {
                                  q.frequency_penalty,
                                  row.bias,
                                  row.banned,
+                                 {},
                                  q.seed,
                                  q.sample};
   CHECK_EQ(cpu::sampling_why_not(p, vocab), std::string());

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import InvalidArgumentError
 from ..generate import Answer, TinyGPTV
-from ..generate.confidence import Evidence, evidence
+from ..generate.confidence import TERMS, Evidence, evidence
 from ..processing.prompt import TASKS, task_text
 from ..processing.tokenizer import Tokenizer
 from ..train.stages.examples import Example
@@ -146,9 +146,9 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
 
 def _row(path: Path, number: int, row: dict[str, Any]) -> Given:
     try:
-        found = {name: float(value) for name, value in row["evidence"].items()}
-        boxed = bool(found.pop("boxed"))
-        seen = Evidence(**found, boxed=boxed)
+        found = row["evidence"]
+        total, words, weakest, places = (float(found[name]) for name in TERMS)
+        seen = Evidence(total, words, weakest, places, bool(found["boxed"]))
         means = tuple(map(float, row["means"]))
         return Given(str(row["text"]), str(row["reason"]), seen, float(row["probability"]), means)
     except (AttributeError, KeyError, TypeError, ValueError):
