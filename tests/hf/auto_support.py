@@ -43,7 +43,7 @@ CONVERSATIONS: list[Messages] = [
 
 def expected(model: tgv.TinyGPTV, conversation: Messages, **settings: Any) -> list[list[int]]:
     """Ids of ``TinyGPTV.generate``, alternatives after the answer."""
-    answer = model.generate(messages=conversation, **settings)
+    answer = model.generate(messages=conversation, boxes="free", **settings)
     return [answer.token_ids, *(other.token_ids for other in answer.alternatives)]
 
 

@@ -33,13 +33,13 @@ def texts(records: Any) -> list[str]:
 
 def test_a_pipeline_of_a_directory(demo: tgv.TinyGPTV) -> None:
     pipe = pipeline("image-text-to-text", model=demo.info["path"], model_kwargs={"threads": 1})
-    wanted = [demo.generate(messages=one).text for one in CONVERSATIONS]
+    wanted = [demo.generate(messages=one, boxes="free").text for one in CONVERSATIONS]
     assert texts(pipe(text=CONVERSATIONS, return_full_text=False)) == wanted
     assert texts(pipe(text=CONVERSATIONS[:3], batch_size=3, return_full_text=False)) == wanted[:3]
     whole = pipe(text=CONVERSATIONS[0])[0]["generated_text"]
     assert whole == [*CONVERSATIONS[0], {"role": "assistant", "content": wanted[0]}]
     further = [*whole, {"role": "user", "content": [{"type": "text", "text": "[vqa] And what shape?"}]}]
-    assert texts(pipe(text=further, return_full_text=False)) == [demo.generate(messages=further).text]
+    assert texts(pipe(text=further, return_full_text=False)) == [demo.generate(messages=further, boxes="free").text]
     assert pipe.model.info["threads"] == 1
     pipe.model.close()
 
@@ -50,10 +50,12 @@ def test_a_pipeline_of_a_model(
     pipe = pipeline("image-text-to-text", model=auto, processor=auto_processor)
     settings = {"do_sample": True, "temperature": 1.7, "seed": 5}
     found = pipe(text=CONVERSATIONS[1], return_full_text=False, generate_kwargs=dict(settings))
-    assert texts(found) == [demo.generate(messages=CONVERSATIONS[1], **settings).text]
+    assert texts(found) == [demo.generate(messages=CONVERSATIONS[1], boxes="free", **settings).text]
     prompts = auto_processor.apply_chat_template(CONVERSATIONS[:2], add_generation_prompt=True)
     found = pipe(images=[CIRCLE, SQUARE], text=prompts, return_full_text=False, max_new_tokens=6)
-    assert texts(found) == [demo.generate(messages=one, max_new_tokens=6).text for one in CONVERSATIONS[:2]]
+    assert texts(found) == [
+        demo.generate(messages=one, boxes="free", max_new_tokens=6).text for one in CONVERSATIONS[:2]
+    ]
     with pytest.raises(tgv.errors.PromptError, match="prompt has 0 <ImageHere> placeholders but 1 image"):
         pipe(images=CIRCLE, text="what is it?")
 

@@ -377,7 +377,6 @@ def test_supervision_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_supervision() -> None:
     """Against the package itself, which is an extra."""
-    pytest.importorskip("supervision", reason="the package supervision is not installed")
     out = parse_boxes(TEXT, 100, 100).to_supervision()
     assert out.xyxy.shape == (3, 4) and out.xyxy.dtype == np.float32 and out.confidence is None
     assert out.class_id.tolist() == [0, 0, 1] and out.data["class_name"].tolist() == ["cup", "cup", "a tree"]

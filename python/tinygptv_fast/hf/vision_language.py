@@ -34,7 +34,7 @@ _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "auto": "auto"}
 
 
 class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """``generate`` and ``__call__`` over a loaded ``TinyGPTV``, the ids being those of ``TinyGPTV.generate``.
+    """``generate`` and ``__call__`` over a loaded ``TinyGPTV``, whose own ``generate(boxes="free")`` has the same ids.
 
     ``from_pretrained`` makes one; given a ``TinyGPTV`` that is loaded already, both share its weights, and closing
     this one leaves that one open.
