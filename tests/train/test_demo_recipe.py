@@ -18,19 +18,21 @@ from tinygptv_fast.data.question import Question
 from tinygptv_fast.data.world.asking import KINDS
 from tinygptv_fast.data.world.sampler import training, training_scene
 from tinygptv_fast.data.world_vocabulary import END_OF_TEXT, VOCAB_SIZE, tokenizer_json
-from tinygptv_fast.errors import InvalidArgumentError
+from tinygptv_fast.errors import CheckpointError, InvalidArgumentError
 from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.reference.loss import IGNORE
+from tinygptv_fast.reference.model import TinyGPTVReference
 from tinygptv_fast.train.coordinates import blurred_cross_entropy
-from tinygptv_fast.train.demo import command
+from tinygptv_fast.train.demo import command, taking
 from tinygptv_fast.train.demo.cache import Cache, block_rows
 from tinygptv_fast.train.demo.looking import Looking
 from tinygptv_fast.train.demo.loop import Paused, Session, run_phase
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of
-from tinygptv_fast.train.demo.recipe import PHASES, TINY, DemoRecipe
+from tinygptv_fast.train.demo.recipe import PHASES, TINY, DemoRecipe, first_use
 from tinygptv_fast.train.demo.report import FAMILIES, box_overlap, paired, questions_per_kind, score, share
 from tinygptv_fast.train.demo.rows import Conversation, RowWriter
 from tinygptv_fast.train.demo.seeing import Seeing, see
+from tinygptv_fast.train.demo.stages import write_directory
 from tinygptv_fast.train.saving import load_state_file
 
 SMALLEST = TINY.scaled(0.001)
@@ -89,11 +91,78 @@ def test_bad_arguments_exit_2(arguments: list[str], tmp_path: Path, capsys: pyte
 def test_recipe_round_trip_and_sizes() -> None:
     recipe = DemoRecipe(seed=3)
     assert DemoRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert recipe.digest != DemoRecipe().digest
+    assert all(recipe.digest_of(phase) != DemoRecipe().digest_of(phase) for phase in PHASES)
     gpu = recipe.on_gpu()
     assert gpu.v1b.steps * gpu.v1b.pictures == recipe.v1b.steps * recipe.v1b.pictures
     with pytest.raises(InvalidArgumentError, match="looking is 2"):
         DemoRecipe(looking=2.0)
+
+
+def test_a_phase_depends_on_no_later_one() -> None:
+    plain = DemoRecipe()
+    other = dataclasses.replace(plain, look=dataclasses.replace(plain.look, steps=7), multitask=5, row_noise=0.5)
+    changed = [phase for phase in PHASES if plain.digest_of(phase) != other.digest_of(phase)]
+    assert changed == [phase for phase in PHASES[PHASES.index("cache128") :] if phase != "text"]
+    assert {first_use(name) for name in plain.to_dict()} <= set(PHASES)
+    assert set(plain.settings_of("report")) == set(plain.to_dict())
+    with pytest.raises(InvalidArgumentError, match="phase is 'v9'"):
+        plain.digest_of("v9")
+
+
+def test_settings_of_what_has_not_begun_may_change(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command.check_folder(folder, SMALLEST)
+    (folder / "cache64").mkdir()
+    later = dataclasses.replace(SMALLEST, looking=0.5)
+    command.check_folder(folder, later)
+    assert DemoRecipe.from_dict(json.loads((folder / "recipe.json").read_text())) == later
+    with pytest.raises(InvalidArgumentError, match=r"other settings \(pretrain\)"):
+        command.check_folder(folder, dataclasses.replace(later, pretrain=40))
+
+
+# --- from the eyes of a directory -------------------------------------------------------------------------------------
+def test_eyes_of_a_directory_are_taken_as_they_are(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(SMALLEST, v4=dataclasses.replace(SMALLEST.v4, steps=8))
+    session = session_in(tmp_path / "run", recipe)
+    torch.manual_seed(4)
+    eyes = Eyes(recipe)
+    config = recipe.model_config(recipe.large_size)
+    state = TinyGPTVReference(config).state_dict() | eyes.state_for(recipe.large_size)
+    source = tmp_path / "source"
+    write_directory(session, config, state, source)
+    records = {"v3": {"steps": 9, "seconds": 60.0, "exam": {}, "recipe": "old"}, "v4": {"seconds": 5.0}}
+    log = {"phases": records, "log": [{"phase": "v3", "step": 9, "loss": 1.0}]}
+    (source / "training_log.json").write_text(json.dumps(log))
+    taking.take_eyes(session, source)
+    taken = session.weights("v3")["eyes"]
+    assert max((taken[name] - tensor).abs().max().item() for name, tensor in eyes.state_dict().items()) < 1e-5
+    hash_of = open_directory(source).content_hash
+    assert session.done("v3") == {"steps": 9, "seconds": 65.0, "exam": {}, "taken": hash_of}
+    assert json.loads((tmp_path / "run" / "v3" / "log.jsonl").read_text()) == {"step": 9, "loss": 1.0}
+    # The heads are new: they learn alone at first, and a run that is stopped then knows it.
+    learner = Seeing(recipe, "v4", torch.device("cpu"))
+    learner.begin(session.weights("v3"))
+    assert learner.alone == 2
+    heads = learner.heads.names.weight.clone()
+    learner.step(0)
+    assert all(torch.equal(taken[name], tensor) for name, tensor in learner.eyes.state_dict().items())
+    assert not torch.equal(heads, learner.heads.names.weight)
+    again = Seeing(recipe, "v4", torch.device("cpu"))
+    again.load_state_dict(learner.state_dict())
+    assert again.alone == 2
+    learner.step(2)
+    assert any(not torch.equal(taken[name], tensor) for name, tensor in learner.eyes.state_dict().items())
+    with pytest.raises(InvalidArgumentError, match="v1a has begun"):
+        taking.take_eyes(session, source)
+    other = session_in(tmp_path / "other", dataclasses.replace(recipe, vision_width=64))
+    with pytest.raises(InvalidArgumentError, match="its vision is"):
+        taking.take_eyes(other, source)
+
+
+def test_a_broken_log_of_the_source_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "training_log.json").write_text('{"phases": {}, "log": 3}')
+    with pytest.raises(CheckpointError, match="not the log of a training run"):
+        taking._history(tmp_path)
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------

@@ -45,3 +45,19 @@ OUTLINES: dict[str, Points] = {
     "cross": fit(_cross()),
     "heart": fit(_heart()),
 }
+
+#: Outlines without a name in the drawn world. None is one of its shapes, stretched.
+UNNAMED_OUTLINES: dict[str, Points] = {
+    "ell": fit([(0, 0), (0.4, 0), (0.4, 0.6), (1, 0.6), (1, 1), (0, 1)]),
+    "tee": fit([(0, 0), (1, 0), (1, 0.36), (0.68, 0.36), (0.68, 1), (0.32, 1), (0.32, 0.36), (0, 0.36)]),
+    "hourglass": fit([(0, 0), (1, 0), (0.6, 0.5), (1, 1), (0, 1), (0.4, 0.5)]),
+    "chevron": fit([(0, 0), (0.5, 0.45), (1, 0), (1, 0.55), (0.5, 1), (0, 0.55)]),
+    "zigzag": fit([(0, 0), (1, 0), (0.55, 0.62), (1, 0.62), (1, 1), (0, 1), (0.45, 0.38), (0, 0.38)]),
+    "parallelogram": fit([(0.45, 0), (1, 0), (0.55, 1), (0, 1)]),
+    "trapezoid": fit([(0.3, 0), (0.7, 0), (1, 1), (0, 1)]),
+    "aitch": fit(
+        [(0, 0), (0.34, 0), (0.34, 0.34), (0.66, 0.34), (0.66, 0), (1, 0)]
+        + [(1, 1), (0.66, 1), (0.66, 0.66), (0.34, 0.66), (0.34, 1), (0, 1)]
+    ),
+    "half": fit([(math.cos(math.pi * i / 16), -math.sin(math.pi * i / 16)) for i in range(17)]),
+}

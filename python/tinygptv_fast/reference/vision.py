@@ -33,6 +33,13 @@ def interpolate_position_embedding(pos_embed: Tensor, tokens: int) -> Tensor:
     return torch.cat([pos_embed[:1], grid.permute(0, 2, 3, 1).reshape(new * new, -1)])
 
 
+def softmax_as_it_is(scores: Tensor) -> Tensor:
+    """Softmax over the last dim in the scores' own dtype. Autocast would make it float32: four bytes a score, for
+    digits that the next product, in bfloat16, drops again."""
+    with torch.autocast(scores.device.type, enabled=False):
+        return scores.softmax(dim=-1)
+
+
 class VisionAttention(nn.Module):
     """Multi-head self-attention with a fused qkv; q is scaled before the product with k (eva_vit.py:118)."""
 
@@ -47,8 +54,7 @@ class VisionAttention(nn.Module):
         B, I, E = x.shape  # noqa: E741  (I is the project's letter for image tokens)
         q, k, v = self.qkv(x).view(B, I, 3, self.heads, E // self.heads).permute(2, 0, 3, 1, 4)
         q = q * (E // self.heads) ** -0.5
-        weights = (q @ k.transpose(-2, -1)).softmax(dim=-1)
-        return self.out((weights @ v).transpose(1, 2).reshape(B, I, E))
+        return self.out((softmax_as_it_is(q @ k.transpose(-2, -1)) @ v).transpose(1, 2).reshape(B, I, E))
 
 
 class VisionMLP(nn.Module):

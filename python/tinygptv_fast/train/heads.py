@@ -18,7 +18,7 @@ from ..reference.loss import IGNORE
 from .matching import assign
 
 CELLS = 4  # labels per side of a patch
-_BOX_WEIGHT, _OVERLAP_WEIGHT, _PRESENCE_WEIGHT = 5.0, 2.0, 3.0
+_BOX_WEIGHT, _OVERLAP_WEIGHT = 5.0, 2.0
 _EDGE_BLUR = 1.0  # standard deviation of an edge's label, in classes
 _NAMES = ("shape", "colour")  # what rows and objects are matched by, besides their boxes
 
@@ -54,6 +54,7 @@ class Teaching:
 
     weights: of an object's name in the loss, 1 where it is not given. rare_cells: of a cell's name, the weight of the
     mean over cells that are not background, on top of the mean over all: letters are four cells in a hundred.
+    presence: the weight of which rows stand for an object, which is what counting needs.
     edges: classes over 0..1 that a linear head tells each edge of a box by (0: no such head). A box that only a hidden
     layer can read from a row is one that a language model is slow to read, too.
     """
@@ -64,6 +65,7 @@ class Teaching:
     edges: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
     rare_cells: Mapping[str, float] = field(default_factory=dict)
+    presence: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,9 @@ def match(said: ObjectLogits, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
     NQ = said.presence.shape[1]
     cost = -said.presence.sigmoid()[..., None]
     for name in _NAMES:
-        wanted = labels.things[name].clamp(min=0)[:, None].expand(-1, NQ, -1)
-        cost = cost - said.classes[name].softmax(-1).gather(2, wanted)
+        target = labels.things[name][:, None].expand(-1, NQ, -1)
+        likely = said.classes[name].softmax(-1).gather(2, target.clamp(min=0))
+        cost = cost - likely.masked_fill(target == IGNORE, 0.0)
     cost = cost + _BOX_WEIGHT * (said.box[:, :, None] - labels.box[:, None]).abs().sum(-1)
     cost = cost - _OVERLAP_WEIGHT * generalised_iou(corners(said.box)[:, :, None], corners(labels.box)[:, None])
     picture: list[int] = []
@@ -178,7 +181,7 @@ def seeing_loss(heads: TeachingHeads, patches: Tensor | None, rows: Tensor, labe
     picture, row, item = match(said, labels)
     present = torch.zeros_like(said.presence)
     present[picture, row] = 1.0
-    loss = loss + _PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(said.presence, present)
+    loss = loss + heads.teaching.presence * F.binary_cross_entropy_with_logits(said.presence, present)
     figures = {}
     for name, every in said.classes.items():
         logits, target = every[picture, row], labels.things[name][picture, item]

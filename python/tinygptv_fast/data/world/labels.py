@@ -23,6 +23,7 @@ TEXTURE_CLASSES = TEXTURES
 SIZE_CLASSES = tuple(SIZES)
 LETTER_CLASSES = tuple("abcdefghijklmnopqrstuvwxyz0123456789")
 IGNORE = -100  # padding and classes that do not apply: torch's ignore_index
+NO_NAME = 255  # in label maps: something is there that has no name, so nothing is to be learnt
 
 _SHAPE, _COLOUR, _TEXTURE, _SIZE, _LETTER = (
     {name: i for i, name in enumerate(names)}
@@ -32,7 +33,7 @@ _SHAPE, _COLOUR, _TEXTURE, _SIZE, _LETTER = (
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """uint8 arrays of one shape, [height, width] or [patches, cells²]; 0 = nothing, else class + 1."""
+    """uint8 arrays of one shape, [height, width] or [patches, cells²]; 0 = nothing, NO_NAME, else class + 1."""
 
     shape: np.ndarray
     colour: np.ndarray
@@ -92,10 +93,15 @@ def label_maps(scene: Scene, size: tuple[int, int]) -> LabelMaps:
     """Labels per pixel of a ``size`` = (width, height) raster, stretched over the picture as the model's input is."""
     index = thing_map(scene, size)
     names = scene.things
-    shape = np.array([0, *(_SHAPE[t.shape] + 1 for t in names)], dtype=np.uint8)
-    colour = np.array([0, *(_COLOUR[t.colour] + 1 for t in names)], dtype=np.uint8)
+    shape = np.array([0, *(_class(_SHAPE, t.shape, NO_NAME) for t in names)], dtype=np.uint8)
+    colour = np.array([0, *(_class(_COLOUR, t.colour, NO_NAME) for t in names)], dtype=np.uint8)
     texture = np.array([0, *(_TEXTURE[t.texture] + 1 if t.texture else 0 for t in names)], dtype=np.uint8)
     return LabelMaps(shape[index], colour[index], texture[index], _letter_map(scene, size))
+
+
+def _class(classes: dict[str, int], name: str, otherwise: int) -> int:
+    """Class + 1 of a name, ``otherwise`` for what has none."""
+    return classes[name] + 1 if name in classes else otherwise
 
 
 def _letter_map(scene: Scene, size: tuple[int, int]) -> np.ndarray:
@@ -127,7 +133,7 @@ def set_targets(scene: Scene) -> SetTargets:
     classes = np.full((4, MAX_THINGS), IGNORE, dtype=np.int64)
     box = np.zeros((MAX_THINGS, 4), dtype=np.float32)
     for i, thing in enumerate(scene.things):
-        classes[0, i], classes[1, i] = _SHAPE[thing.shape], _COLOUR[thing.colour]
+        classes[0, i], classes[1, i] = _SHAPE.get(thing.shape, IGNORE), _COLOUR.get(thing.colour, IGNORE)
         if thing.size is not None and thing.texture is not None:
             classes[2, i], classes[3, i] = _SIZE[thing.size], _TEXTURE[thing.texture]
         box[i] = (*thing.centre, thing.box[2] - thing.box[0], thing.box[3] - thing.box[1])

@@ -29,7 +29,8 @@ from .scene import Scene
 
 _FIRST, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _EXCHANGED = 0.5  # of a scene's names
-_KNOWN = frozenset(
+#: Every name there is.
+KNOWN = frozenset(
     (
         *COLOURS,
         *SHAPES,
@@ -49,7 +50,7 @@ def made_up_word(rng: np.random.Generator) -> str:
     while True:
         word = "".join(pick(rng, part) for part in (_FIRST, _VOWELS, _FIRST, _VOWELS))
         word += pick(rng, _FIRST) if rng.random() < 0.4 else ""
-        if word not in _KNOWN:
+        if word not in KNOWN:
             return word
 
 

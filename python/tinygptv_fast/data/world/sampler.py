@@ -48,8 +48,9 @@ def _only(*kinds: str) -> tuple[tuple[str, float], ...]:
 
 
 _MIXED = ((0.48, FULL), (0.20, CROWDED), (0.28, TEXT), (0.04, EMPTY))
-#: easy, full, words: pictures with labels for the vision side. The others add questions, as the paper's four stages do:
-#: captions, then captions and boxes, then instructions, then every task.
+_SEEN = ((0.30, FULL), (0.23, CROWDED), (0.45, TEXT), (0.02, EMPTY))
+#: easy, full, words, reading, unnamed: pictures with labels for the vision side. The others add questions, as the
+#: paper's four stages do: captions, then captions and boxes, then instructions, then every task.
 STAGES: dict[str, Stage] = {
     "easy": Stage(((1.0, EASY),)),
     "full": Stage(((0.98, FULL), (0.02, EMPTY))),
@@ -68,6 +69,8 @@ STAGES: dict[str, Stage] = {
     "multitask": Stage(_MIXED, _only(*KINDS), 6),
     "reading": Stage(((0.18, FULL), (0.80, TEXT), (0.02, EMPTY))),  # more words than shapes, for the vision side
     "aimed": Stage(_MIXED, tuple((kind, float(weight)) for kind, weight in _AIMED.items()), 6),
+    # Everything there is to see, and a third of it of no name, for the last of the vision side's phases.
+    "unnamed": Stage(tuple((share, replace(spec, unnamed=0.35)) for share, spec in _SEEN)),
 }
 
 

@@ -19,12 +19,14 @@ from .lexicon import (
     MIN_SIDE,
     NUMBERS,
     PAIRS,
+    SHAPES,
     SIZES,
     TEXTURES,
     TRAIN_PAIRS,
     TRAIN_WORDS,
 )
 from .scene import Background, Box, Scene, Thing
+from .unnamed import UNNAMED, unknown_word, unnamed_colour, unnamed_outline
 
 #: width : height, 3:4 to 16:9. Square ones come up more often, since that is what the model's input is.
 ASPECTS = ((1, 1), (1, 1), (3, 4), (4, 5), (5, 4), (4, 3), (3, 2), (16, 10), (16, 9))
@@ -43,6 +45,7 @@ class SceneSpec:
 
     ``pairs`` and ``words``: "train" takes none of the held-out ones, "held_out" at least one of them first, "all" any.
     ``texts``: how likely a scene holds drawn text. ``overlap``: how likely shapes may overlap. ``empty``: no things.
+    ``unnamed``: how likely a shape has a colour or an outline without a name, and a word no meaning.
     """
 
     min_things: int = 1
@@ -53,6 +56,7 @@ class SceneSpec:
     empty: bool = False
     pairs: str = "train"
     words: str = "train"
+    unnamed: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_things <= self.max_things <= MAX_THINGS:
@@ -61,7 +65,7 @@ class SceneSpec:
             )
         if not self.sizes or set(self.sizes) - set(SIZES):
             raise InvalidArgumentError(f"SceneSpec.sizes is {self.sizes!r}, expected some of {', '.join(SIZES)}")
-        for name, share in (("texts", self.texts), ("overlap", self.overlap)):
+        for name, share in (("texts", self.texts), ("overlap", self.overlap), ("unnamed", self.unnamed)):
             if not 0 <= share <= 1:
                 raise InvalidArgumentError(f"SceneSpec.{name} is {share!r}, expected 0..1")
         for name, value in (("pairs", self.pairs), ("words", self.words)):
@@ -131,6 +135,11 @@ def _shape(
 ) -> Thing | None:
     colour, shape = _pair(rng, spec, dark, others, repeat)
     rgb = jitter(rng, COLOURS[colour])
+    if spec.unnamed and rng.random() < spec.unnamed:
+        if rng.random() < 0.5:
+            colour, rgb = UNNAMED, unnamed_colour(rng, dark)
+        else:
+            shape = unnamed_outline(rng)
     texture = pick(rng, TEXTURES)
     size = pick(rng, spec.sizes)
     smallest = next(iter(SIZES))
@@ -150,7 +159,7 @@ def _shape(
 
 def _pair(rng: np.random.Generator, spec: SceneSpec, dark: bool, others: list[Thing], repeat: float) -> tuple[str, str]:
     """A colour and a shape; like an earlier one with probability ``repeat``. Nothing black on a dark ground."""
-    shapes = [t for t in others if not t.is_text]
+    shapes = [t for t in others if t.shape in SHAPES and t.colour in COLOURS]
     if spec.pairs == "held_out" and not shapes:
         return pick(rng, [p for p in sorted(HELD_OUT_PAIRS) if not (dark and p[0] == "black")])
     allowed = TRAIN_PAIRS if spec.pairs == "train" else PAIRS
@@ -204,6 +213,8 @@ def _text(
     taken = {t.text for t in others}
     pool = NUMBERS if sort == "number" else _words(spec, first)
     text = pick(rng, [w for w in pool if w not in taken])
+    if spec.unnamed and sort == "word" and rng.random() < spec.unnamed:
+        text = unknown_word(rng)
     colour = pick(rng, text_colours(dark))
     rgb = jitter(rng, COLOURS[colour])
     for _ in range(_TRIES):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image, ImageDraw
 
 from ..colours import RGB, luma
-from ..outlines import OUTLINES
+from ..outlines import OUTLINES, UNNAMED_OUTLINES
 from .scene import Box
 
 Pixels = tuple[int, int, int, int]  # x1, y1, x2, y2; x2 and y2 are the first column and row outside
@@ -28,7 +28,8 @@ def paint_shape(pen: ImageDraw.ImageDraw, shape: str, at: Pixels, fill: int | RG
         band = max(1, round(_RING_BAND * (min(x2 - x1, y2 - y1) + 1)))
         pen.ellipse((x1, y1, x2, y2), outline=fill, width=band)
     else:
-        pen.polygon([(x1 + u * (x2 - x1), y1 + v * (y2 - y1)) for u, v in OUTLINES[shape]], fill=fill)
+        outline = OUTLINES.get(shape) or UNNAMED_OUTLINES[shape]
+        pen.polygon([(x1 + u * (x2 - x1), y1 + v * (y2 - y1)) for u, v in outline], fill=fill)
 
 
 def texture_ink(rgb: RGB) -> RGB:

@@ -87,7 +87,7 @@ def fill(session: Session, phase: str) -> None:
     finally:
         bar.close()
     session.hand_on(phase, {"start": now["start"], "files": files})
-    session.finish(phase, {"pictures": files, "seconds": round(seconds, 1), "recipe": recipe.digest})
+    session.finish(phase, {"pictures": files, "seconds": round(seconds, 1), "recipe": recipe.digest_of(phase)})
     session.note(f"{phase}: {sum(files.values())} pictures in {seconds:.0f} s")
 
 

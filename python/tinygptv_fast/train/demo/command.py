@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, InvalidArgumentError, TinyGPTVError, UnsupportedError
-from .recipe import CACHES, PHASES, SEEING, STAGES, TINY, DemoRecipe
+from ...heap import keep_heap
+from .recipe import CACHES, PHASES, SEEING, STAGES, TINY, DemoRecipe, first_use
 
 RECIPE_FILE = "recipe.json"
 
@@ -26,6 +27,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/next"), help="the run's folder (default runs/next)")
     parser.add_argument("--until", choices=PHASES, default=PHASES[-1], help="stop behind this phase")
     parser.add_argument("--phase", choices=PHASES, default=None, help="run this phase alone")
+    parser.add_argument(
+        "--eyes", type=Path, metavar="DIR", help="begin a new run behind v3, with the vision side of this directory"
+    )
     parser.add_argument("--minutes", type=float, default=None, help="stop, saved, after so many minutes")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply every length by this, to try the machinery")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to try the machinery")
@@ -52,7 +56,10 @@ def recipe_from(options: argparse.Namespace) -> DemoRecipe:
 
 
 def check_folder(folder: Path, recipe: DemoRecipe) -> None:
-    """Leave the recipe in the folder, or see that it is the one there. Raises InvalidArgumentError."""
+    """Leave the recipe in the folder, or see that what has begun there has the same settings.
+
+    Raises InvalidArgumentError.
+    """
     from .loop import write_json
 
     path = folder / RECIPE_FILE
@@ -64,10 +71,18 @@ def check_folder(folder: Path, recipe: DemoRecipe) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a recipe: {error}") from error
     different = [name for name, value in recipe.to_dict().items() if there.to_dict()[name] != value]
-    if different:
+    bound = [name for name in different if _has_begun(folder, first_use(name))]
+    if bound:
         raise InvalidArgumentError(
-            f"{folder} holds a run with other settings ({', '.join(different)}); give those again, or another --out"
+            f"{folder} holds a run with other settings ({', '.join(bound)}); give those again, or another --out"
         )
+    if different:
+        write_json(path, recipe.to_dict())
+
+
+def _has_begun(folder: Path, phase: str) -> bool:
+    """Whether this phase or a later one has left anything."""
+    return any((folder / later).exists() for later in PHASES[PHASES.index(phase) :])
 
 
 def work_of(phase: str) -> Callable[[Any], None]:
@@ -112,10 +127,15 @@ def train(options: argparse.Namespace) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UnsupportedError("--device cuda, but torch sees no GPU here; expected cpu")
     torch.set_num_threads(options.threads)
+    keep_heap()
     check_folder(options.out, recipe)
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     session = Session(options.out, recipe, torch.device(options.device), Console(stderr=True), deadline)
     session.allow_other_code = options.allow_other_code
+    if options.eyes is not None:
+        from .taking import take_eyes
+
+        take_eyes(session, options.eyes)
     wanted = [options.phase] if options.phase else PHASES[: PHASES.index(options.until) + 1]
     for phase in wanted:
         if options.fresh:

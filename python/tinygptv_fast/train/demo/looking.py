@@ -22,7 +22,7 @@ from .rows import Conversation
 from .stages import SmallExam
 from .telling import Telling, conversation
 
-_STREAM = 10  # apart from those of telling and stages
+_STREAM, _NOISE = 10, 11  # apart from those of telling and stages
 
 
 class Looking(Telling):
@@ -52,7 +52,13 @@ class Looking(Telling):
                 out.append(replace(asked, scene=None, picture=len(looks)))
                 looks.append(cache.rows(at))
         out = [one for one in out if one.questions]
-        return out, torch.stack(looks).to(self.device) if looks else None
+        return out, self._shaken(torch.stack(looks), step).to(self.device) if looks else None
+
+    def _shaken(self, rows: Tensor, step: int) -> Tensor:
+        """``rows`` [P, NQ, Q] with noise that falls with the rate: what is read is to be what stands out in them."""
+        share = self.recipe.row_noise * self.settings.rate(step)
+        random = torch.Generator().manual_seed(int(generator(self.recipe.seed, _NOISE, step).integers(1 << 62)))
+        return rows + share * rows.std() * torch.randn(rows.shape, generator=random)
 
     def whose(self, position: int) -> tuple[Cache, str, int]:
         """The cache whose turn it is, what is asked of it, and the next of its pictures."""

@@ -93,11 +93,12 @@ class Session:
     def hand_on(self, phase: str, data: dict[str, Any]) -> None:
         save_atomically(data, self.path(phase, WEIGHTS))
 
-    def digest(self, *phases: str) -> str:
-        """Names what the phases before handed on: an earlier phase done anew makes another run of the later ones."""
-        whole = hashlib.sha256(self.recipe.digest.encode())
-        for phase in phases:
-            whole.update(hashlib.sha256(self.path(phase, WEIGHTS).read_bytes()).digest())
+    def digest(self, phase: str, *before: str) -> str:
+        """Names the settings that ``phase`` depends on and what the phases ``before`` it handed on: an earlier phase
+        done anew makes another run of the later ones."""
+        whole = hashlib.sha256(self.recipe.digest_of(phase).encode())
+        for earlier in before:
+            whole.update(hashlib.sha256(self.path(earlier, WEIGHTS).read_bytes()).digest())
         return whole.hexdigest()
 
 
@@ -119,7 +120,7 @@ def marks(session: Session, phase: str, before: tuple[str, ...]) -> dict[str, An
     """What must be equal for a phase to go on to the bit."""
     return {
         "phase": phase,
-        "start": session.digest(*before),
+        "start": session.digest(phase, *before),
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "device": session.device.type,
@@ -227,7 +228,9 @@ def run_phase(
     finally:
         bar.close()
     session.hand_on(phase, weights())
-    session.finish(phase, {"steps": steps, "seconds": round(seconds, 1), "exam": last, "recipe": session.recipe.digest})
+    session.finish(
+        phase, {"steps": steps, "seconds": round(seconds, 1), "exam": last, "recipe": session.recipe.digest_of(phase)}
+    )
     session.note(f"{phase}: {steps} steps in {seconds:.0f} s")
 
 

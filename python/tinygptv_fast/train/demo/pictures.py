@@ -15,6 +15,7 @@ from ...data.world.drawing import draw
 from ...data.world.labels import (
     COLOUR_CLASSES,
     LETTER_CLASSES,
+    NO_NAME,
     SHAPE_CLASSES,
     SIZE_CLASSES,
     TEXTURE_CLASSES,
@@ -60,8 +61,8 @@ READING = dataclasses.replace(
     TEACHING, weights={**TEACHING.weights, **{f"letter{k}": 1.0 for k in range(_LETTERS)}}, rare_cells={"letter": 1.0}
 )
 
-#: Of V4: the same of the objects, and their edges from one linear map of a row.
-PLACING = dataclasses.replace(READING, edges=101)
+#: Of V4: the same, their edges from one linear map of a row as well, and more weight on how many there are.
+PLACING = dataclasses.replace(READING, edges=101, presence=8.0)
 
 
 def scenes_of(recipe: DemoRecipe, shown: str, step: int, indices: Sequence[int]) -> list[Scene]:
@@ -86,6 +87,7 @@ def labels_of(scenes: Sequence[Scene], grid: int) -> Labels:
     maps = [cell_labels(scene, grid, CELLS) for scene in scenes]
     targets = [set_targets(scene) for scene in scenes]
     cells = {n: torch.from_numpy(np.stack([getattr(m, n) for m in maps])).long() for n in TEACHING.cells}
+    cells = {n: labels.masked_fill(labels == NO_NAME, IGNORE) for n, labels in cells.items()}
     things = {
         n: torch.from_numpy(np.stack([getattr(t, n) for t in targets])) for n in ("shape", "colour", "size", "texture")
     }

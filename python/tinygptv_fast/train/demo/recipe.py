@@ -29,7 +29,7 @@ SHOWN = {
     "s4": "aimed",
     "finish": "aimed",
     "v3": "reading",
-    "v4": "multitask",
+    "v4": "unnamed",
 }
 #: Which cached pictures each phase learns from. S3 asks new kinds of questions about the pictures of S2.
 CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "multitask", "finish": "multitask"}
@@ -40,6 +40,11 @@ LOOKED_AT = ("s4", "s4", "s3", "s4")
 #: What is shipped: int4 in groups of 32 for the text, int8 for the vision side.
 SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision="int8")
 _PHASE_FIELDS = (*SEEING, "text", "look", "finish")
+#: The first phase that depends on a setting which is not called like its phase. All others matter from the start.
+_FIRST_USE = {
+    "small_every": "v2", "warm_up": "cache64", "pretrain": "cache64", "multitask": "cache128", "made_up": "text",
+    "looking": "look", "row_noise": "look", "lora_rank": "s2", "report_questions": "report",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,9 @@ class DemoRecipe:
 
     Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
     ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
-    "look" that are about a picture, the others about a scene in words.
+    "look" that are about a picture, the others about a scene in words; ``made_up`` of those in words have names made up
+    for them. ``row_noise``: how much noise a picture's rows get when "look" begins, as a share of their own spread; it
+    falls with the rate.
     """
 
     seed: int = 0
@@ -73,19 +80,21 @@ class DemoRecipe:
     v1b: Phase = Phase(steps=5000, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
     v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
     v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    v4: Phase = Phase(steps=2400, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.8)
+    v4: Phase = Phase(steps=2000, pictures=16, questions=0, muon_lr=0.003, adam_lr=5e-4, decay=0.85)
     small_every: int = 4  # of the steps from v2 on, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
-    look: Phase = Phase(steps=4400, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
-    s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
-    s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
-    s4: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1e-3)
-    finish: Phase = Phase(steps=600, pictures=10, questions=6, muon_lr=5e-5, adam_lr=5e-5, warmup=20, decay=0.9)
+    look: Phase = Phase(steps=3000, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
+    s1: StagePlan = StagePlan(steps=200, pictures=16, questions=4, lr=2e-3)
+    s2: StagePlan = StagePlan(steps=200, pictures=10, questions=6, lr=1.5e-3)
+    s3: StagePlan = StagePlan(steps=200, pictures=10, questions=6, lr=1e-3)
+    s4: StagePlan = StagePlan(steps=900, pictures=10, questions=6, lr=1e-3)
+    finish: Phase = Phase(steps=500, pictures=10, questions=6, muon_lr=5e-5, adam_lr=5e-5, warmup=20, decay=0.9)
     warm_up: int = 4000
-    pretrain: int = 36000
-    multitask: int = 30000
-    looking: float = 0.85
+    pretrain: int = 24000
+    multitask: int = 24000
+    looking: float = 0.8
+    row_noise: float = 0.1
+    made_up: float = 0.35
     lora_rank: int = 32
     exam: int = 12  # questions a kind, or 16 times as many pictures, in the small exams while training
     report_questions: int = 4000
@@ -104,8 +113,9 @@ class DemoRecipe:
     text_mlp: int = 1280
 
     def __post_init__(self) -> None:
-        if not 0 <= self.looking <= 1:
-            raise InvalidArgumentError(f"looking is {self.looking!r}, expected a share from 0 to 1")
+        for name in ("looking", "made_up", "row_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)!r}, expected a share from 0 to 1")
         if self.large_size != 2 * self.small_size:
             raise InvalidArgumentError(f"large_size is {self.large_size}, expected twice small_size={self.small_size}")
 
@@ -195,9 +205,16 @@ class DemoRecipe:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+    def settings_of(self, phase: str) -> dict[str, Any]:
+        """``to_dict`` without what only later phases depend on; "text" has seen no picture."""
+        if phase not in PHASES:
+            raise InvalidArgumentError(f"phase is {phase!r}, expected one of {', '.join(PHASES)}")
+        without = {*PHASES[PHASES.index(phase) + 1 :], *((*SEEING[1:], *CACHES) if phase == "text" else ())}
+        return {name: value for name, value in self.to_dict().items() if first_use(name) not in without}
+
+    def digest_of(self, phase: str) -> str:
+        """Names what ``phase`` depends on: a change to a later one leaves it as it was."""
+        return hashlib.sha256(json.dumps(self.settings_of(phase), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DemoRecipe:
@@ -208,6 +225,11 @@ class DemoRecipe:
         for name in STAGES:
             data[name] = from_dict(StagePlan, data[name], f"recipe.{name}")
         return from_dict(cls, data, "recipe")
+
+
+def first_use(setting: str) -> str:
+    """The first phase that depends on a field of ``DemoRecipe``."""
+    return setting if setting in PHASES else _FIRST_USE.get(setting, PHASES[0])
 
 
 #: Small in every way, for tests of the machinery.

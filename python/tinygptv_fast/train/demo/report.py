@@ -271,7 +271,9 @@ def report(session: Session) -> None:
     write_json(session.path("report", "report.json"), figures)
     session.path("report", "report.md").write_text(as_table(figures), encoding="utf-8")
     session.note(as_table(figures))
-    session.finish("report", {"seconds": round(time.monotonic() - began, 1), "recipe": session.recipe.digest})
+    session.finish(
+        "report", {"seconds": round(time.monotonic() - began, 1), "recipe": session.recipe.digest_of("report")}
+    )
 
 
 def _estimate(value: Estimate) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """V1a, V1b, V2, V3, V4: the vision side learns under throw-away heads, with no words.
 
-In V4 the Q-Former learns alone: its rows are to say where things are so that one linear map can read it.
+In V4 its rows learn to say where things are so that one linear map can read it, and colours and shapes come apart: a
+third of what is drawn has no name. It may start from the vision side of a directory, which has no heads (``start.py``):
+they catch up first, alone.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from .recipe import SEEING, SHOWN, DemoRecipe
 _EXAM_STEP = 1 << 30  # of the sampler's path: far behind every step of training
 _EXAM_BATCH = 64
 _LARGE = ("v2", "v3", "v4")
+_HEADS_ALONE = 200
+_EXAMINED = SHOWN | {"v4": "multitask"}  # what is to be seen in the end
 _TAUGHT = {"v3": READING, "v4": PLACING}  # TEACHING before
 
 
@@ -34,15 +38,10 @@ class Seeing:
             self.eyes = Eyes(recipe).to(device)
             width = recipe.vision_width
             self.heads = TeachingHeads(_TAUGHT.get(phase, TEACHING), width, width).to(device)
-        self.still = phase == "v4"  # the tower: it sees what there is, and a step costs a third
-        learning = [(n, p) for n, p in self.eyes.named_parameters() if n.startswith("qformer.") or not self.still]
-        named = [*learning, *((f"heads.{n}", p) for n, p in self.heads.named_parameters() if self._taught(n))]
+        self.alone = 0  # first steps, in which only the heads learn
+        named = [*self.eyes.named_parameters(), *((f"heads.{n}", p) for n, p in self.heads.named_parameters())]
         self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
         self._exams: dict[tuple[int, int], tuple[Tensor, Labels]] = {}
-
-    def _taught(self, name: str) -> bool:
-        """Whether this head has anything to learn: labels of cells teach the tower alone."""
-        return not (self.still and name.startswith("cells."))
 
     def size(self, step: int) -> int:
         """From V2 on at the large size but for every fourth step."""
@@ -60,18 +59,19 @@ class Seeing:
         pixels = pixels_of(self.recipe, scenes, size, SEEING.index(self.phase), step).to(self.device)
         labels = labels_of(scenes, size // 8).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = self._loss(pixels, labels)
+            loss = self._loss(pixels, labels, still=step < self.alone)
         loss.total.backward()
         self.optimiser.step(self.settings.rate(step))
         shown_figures = ("shape", "colour", "located", "counted", "edges")
         figures = {name: loss.figures[name] for name in shown_figures if name in loss.figures}
         return {"loss": loss.total.item(), **figures}
 
-    def _loss(self, pixels: Tensor, labels: Labels) -> SeeingLoss:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.still):
+    def _loss(self, pixels: Tensor, labels: Labels, still: bool = False) -> SeeingLoss:
+        """``still``: the vision side learns nothing."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not still):
             patches = self.eyes.patches(pixels)
-        rows = self.eyes.qformer(patches)
-        return seeing_loss(self.heads, None if self.still else patches[:, 1:], rows, labels)
+            rows = self.eyes.qformer(patches)
+        return seeing_loss(self.heads, patches[:, 1:], rows, labels)
 
     @torch.no_grad()
     def exam(self) -> dict[str, float]:
@@ -81,7 +81,7 @@ class Seeing:
         if self.phase in _LARGE:
             sizes.append(self.recipe.large_size)
         for size in sizes:
-            shown = "full" if self.phase in _LARGE and size == self.recipe.small_size else SHOWN[self.phase]
+            shown = "full" if self.phase in _LARGE and size == self.recipe.small_size else _EXAMINED[self.phase]
             tail = f"_{size}" if len(sizes) > 1 else ""
             out |= {f"{name}{tail}": value for name, value in self._marks(size, shown).items()}
         return out
@@ -111,15 +111,19 @@ class Seeing:
         return self._exams[key]
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self.weights(), "optimiser": self.optimiser.state_dict()}
+        return {**self.weights(), "alone": self.alone, "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.begin(state)
+        self.alone = int(state["alone"])
         self.optimiser.load_state_dict(state["optimiser"])
 
     def begin(self, weights: dict[str, Any]) -> None:
-        """Start from what an earlier phase handed on."""
+        """Start from what an earlier phase handed on; without heads, if it was taken from a directory."""
         self.eyes.load_state_dict(weights["eyes"])
+        self.alone = 0 if "heads" in weights else min(_HEADS_ALONE, self.settings.steps // 4)
+        if "heads" not in weights:
+            return
         heads = dict(weights["heads"])
         if self.heads.edges is not None:  # V3 had none
             heads = {f"edges.{n}": p for n, p in self.heads.edges.state_dict().items()} | heads

@@ -146,7 +146,7 @@ def batches_of(session: Session, phase: str) -> CachedQuestions:
     plan = recipe.finish if phase == "finish" else recipe.plan(phase)
     cache = open_cache(session, CACHED[phase])
     source = "cache128" if CACHED[phase] == "multitask" else "cache64"
-    digest = hashlib.sha256(f"{phase} {session.digest(source)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{phase} {session.digest(phase, source)}".encode()).hexdigest()
     return CachedQuestions(recipe, phase, cache, digest, plan.pictures, plan.questions)
 
 
@@ -262,7 +262,7 @@ def run_stage(session: Session, phase: str) -> None:
     learnt = hashlib.sha256((folder / ADAPTER / "adapter_model.safetensors").read_bytes()).hexdigest()
     session.hand_on(phase, {"base": start.identity, "adapter": learnt})
     record = {"steps": config.steps, "seconds": round(told.seconds, 1), "exam": told.last or exam.take()}
-    session.finish(phase, {**record, "recipe": recipe.digest})
+    session.finish(phase, {**record, "recipe": recipe.digest_of(phase)})
 
 
 def stage_conversations(batches: CachedQuestions, step: int) -> tuple[list[Conversation], torch.Tensor]:

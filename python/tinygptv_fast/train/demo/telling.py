@@ -32,7 +32,6 @@ QUERIES = 16
 _BUCKETS = 4
 _STREAM = 8  # apart from the sampler's path elements
 EXAM_SEED = 9_200_001
-RENAMED = 0.35  # of the scenes in words have names made up for them
 
 
 def conversation(recipe: DemoRecipe, shown: str, scene: Scene, questions: int, *path: int) -> Conversation:
@@ -95,18 +94,17 @@ class Telling:
     def step(self, step: int) -> dict[str, float]:
         conversations, visual = self.batch(step)
         buckets = self.writer.write(conversations, _BUCKETS)
-        whole = sum(float(rows.weight.sum()) for rows in buckets)
-        total, tokens = 0.0, 0
-        for rows in buckets:
-            there = rows.to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16):
+        loss = torch.zeros((), device=self.device)
+        # One way back for all buckets: each weight is cast, and its gradient cast back, once a step.
+        with torch.autocast(self.device.type, torch.bfloat16):
+            for rows in buckets:
+                there = rows.to(self.device)
                 logits = answer_logits(self.text, self.projector, visual, there)
-                loss = answer_loss(logits, there, self.numbers) / whole
-            loss.backward()
-            total += loss.item()
-            tokens += rows.ids.numel()
+                loss = loss + answer_loss(logits, there, self.numbers)
+        loss = loss / sum(float(rows.weight.sum()) for rows in buckets)
+        loss.backward()
         self.optimiser.step(self.settings.rate(step))
-        return {"loss": total, "tokens": tokens}
+        return {"loss": loss.item(), "tokens": sum(rows.ids.numel() for rows in buckets)}
 
     def batch(self, step: int) -> tuple[list[Conversation], Tensor | None]:
         """The conversations of a step, and the rows [P, NQ, Q] of the pictures they look at."""
@@ -121,7 +119,7 @@ class Telling:
         rng = generator(self.recipe.seed, _STREAM, 2, step, index)
         many = 1 + int(rng.integers(2 * self.settings.questions - 1))
         told = conversation(self.recipe, shown, scene, many, step, index)
-        return renamed(told, renaming(rng, scene)) if rng.random() < RENAMED else told
+        return renamed(told, renaming(rng, scene)) if rng.random() < self.recipe.made_up else told
 
     @torch.no_grad()
     def exam(self) -> dict[str, float]:

@@ -1,0 +1,100 @@
+"""Begin behind V3 with the vision side of a model directory: what ``--eyes`` does.
+
+V1a to V3 are half of the recipe's minutes, and a model that is there has them in it. What is taken counts as done, with
+the source's hash in its record and the minutes that the source's own log gives for it. The heads are not in a
+directory: V4 teaches them first.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...checkpoint.directory import ModelDirectory, open_directory
+from ...config import ModelConfig
+from ...conversion import load_state
+from ...errors import CheckpointError, InvalidArgumentError
+from ...reference.vision import interpolate_position_embedding
+from .log import FILE_NAME
+from .loop import LOG, Session, append_line
+from .pictures import Eyes
+from .recipe import SEEING, DemoRecipe
+
+TAKEN = SEEING[: SEEING.index("v4")]
+_PARTS = ("vision.", "ln_vision.", "qformer.")
+
+
+def take_eyes(session: Session, source: Path) -> None:
+    """Leave what V1a to V3 would hand on, from directory ``source``.
+
+    Raises InvalidArgumentError where a phase has begun already or the sizes differ from the recipe's, CheckpointError
+    for a directory that cannot be read.
+    """
+    begun = [phase for phase in SEEING if session.path(phase).exists()]
+    if begun:
+        raise InvalidArgumentError(
+            f"--eyes {source}: {', '.join(begun)} has begun in {session.folder}, expected a new run"
+        )
+    directory = open_directory(source)
+    check_sizes(session.recipe, directory.config, source)
+    eyes = Eyes(session.recipe)
+    eyes.load_state_dict(eyes_state(session.recipe, directory))
+    records, lines = _history(source)
+    for phase in TAKEN:
+        for line in lines.get(phase, []):
+            append_line(session.path(phase, LOG), line)
+        record = {"steps": 0, "seconds": 0.0, "exam": {}} | records.get(phase, {})
+        record.pop("recipe", None)
+        if phase == TAKEN[-1]:  # what the source's eyes learnt behind it is in them as well
+            record["seconds"] = round(record["seconds"] + records.get("v4", {}).get("seconds", 0.0), 1)
+        session.hand_on(phase, {"eyes": eyes.state_dict()} if phase == TAKEN[-1] else {"taken": directory.content_hash})
+        session.finish(phase, {**record, "taken": directory.content_hash})
+    session.note(f"{TAKEN[0]} to {TAKEN[-1]}: taken from {source}")
+
+
+def check_sizes(recipe: DemoRecipe, config: ModelConfig, source: Path) -> None:
+    """Raises InvalidArgumentError naming the first part that has another size than the recipe's."""
+    wanted = recipe.model_config(recipe.large_size)
+    for part in ("vision", "qformer"):
+        mine, theirs = getattr(wanted, part), getattr(config, part)
+        if mine != theirs:
+            raise InvalidArgumentError(f"--eyes {source}: its {part} is {theirs}, expected {mine}")
+
+
+def eyes_state(recipe: DemoRecipe, directory: ModelDirectory) -> dict[str, Tensor]:
+    """The state of ``Eyes``, f32, int8 matrices multiplied out."""
+    state = {name: tensor.float() for name, tensor in load_state(directory).items() if name.startswith(_PARTS)}
+    tokens = recipe.model_config(recipe.small_size).vision
+    assert tokens is not None
+    state["vision.pos_embed"] = small_positions(state["vision.pos_embed"], tokens.tokens)
+    return state
+
+
+def small_positions(large: Tensor, tokens: int) -> Tensor:
+    """The position embedding [tokens, E] that ``interpolate_position_embedding`` made ``large`` [I, E] from.
+
+    Interpolating is linear and loses nothing on the way up, so least squares gives the rows back.
+    """
+    unit = torch.cat([torch.zeros(1, tokens - 1), torch.eye(tokens - 1)])
+    spread = interpolate_position_embedding(unit, large.shape[0])[1:].double()
+    grid = torch.linalg.lstsq(spread, large[1:].double()).solution.float()
+    return torch.cat([large[:1], grid])
+
+
+def _history(source: Path) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """(records, lines of the log) by phase, from the source's training log; empty where it has none."""
+    path = source / FILE_NAME
+    if not path.is_file():
+        return {}, {}
+    try:
+        log = json.loads(path.read_text(encoding="utf-8"))
+        lines: dict[str, list[dict[str, Any]]] = {}
+        for line in log["log"]:
+            lines.setdefault(line["phase"], []).append({name: value for name, value in line.items() if name != "phase"})
+        return dict(log["phases"]), lines
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not the log of a training run: {error}") from error
