@@ -7,7 +7,7 @@ Three lessons, each with its own pictures, 200 records for teaching and others f
 
     name     red stars are called "blick", in questions and in answers
     wording  known questions in words that no training question has
-    shape    a shape that was never drawn, the chevron; taught with --unfreeze qformer
+    shape    a shape that was never drawn, the bolt; taught with --unfreeze qformer
 
 Each is taught by the command a user would type, with replay from the world, and examined through the public facade at
 int4, as merged: the lesson's own questions, and the world's exam for what is forgotten, both against the untouched
@@ -48,8 +48,8 @@ SIDE = 256  # pixels of the longer side of a picture
 SEED = 9_500_001
 TEACH, EXAMINE, REPLAY = 0, 1, 2  # streams: no picture is in two of them
 NAME, MEANING = "blick", "red star"
-SHAPE, REPLACED = "chevron", "diamond"
-OUTLINES[SHAPE] = fit([(0, 0), (0.55, 0), (1, 0.5), (0.55, 1), (0, 1), (0.45, 0.5)])
+SHAPE, REPLACED = "bolt", "diamond"
+OUTLINES[SHAPE] = fit([(0.5, 0), (1, 0), (0.64, 0.4), (0.96, 0.4), (0.2, 1), (0.4, 0.55), (0.04, 0.55)])
 
 #: Kind → a wording that shares no more than small words with those of training.
 WORDINGS = {
@@ -97,7 +97,7 @@ def wording_lesson(rng: np.random.Generator) -> Posed | None:
 
 
 def shape_lesson(rng: np.random.Generator) -> Posed | None:
-    """A question about a scene whose diamonds have become chevrons, that speaks of one."""
+    """A question about a scene whose diamonds have become bolts, that speaks of one."""
     kind = pick(rng, ("exist", "refer", "shape", "colour", "count", "identify", "caption"))
     scene = random_scene(rng, FULL)
     scene = replace(scene, things=tuple(replace(t, shape=SHAPE) if t.shape == REPLACED else t for t in scene.things))

@@ -23,6 +23,7 @@ from ...processing.tokenizer import Tokenizer
 from ...reference.loss import IGNORE
 from ...reference.phi import PhiBackbone
 from ..coordinates import blurred_cross_entropy, find_coordinates, mark_tokens, number_tokens
+from ..shapes import TOKENS, padded, up
 
 SIGMA = 1.0  # standard deviation of a coordinate's label, in hundredths of the side
 _MOST = 400  # tokens of a row; further questions about its scene are left out
@@ -121,7 +122,7 @@ class RowWriter:
         return ids, slot, spans, conversation.picture
 
     def _pad(self, encoded: Sequence[tuple[list[int], int, list[tuple[int, int]], int]]) -> Rows:
-        T = max(len(row[0]) for row in encoded) - 1
+        T = up(max(len(row[0]) for row in encoded) - 1, TOKENS)
         ids = np.full((len(encoded), T), self.end, dtype=np.int64)
         labels = np.full((len(encoded), T), IGNORE, dtype=np.int64)
         slots = np.zeros((len(encoded), T), dtype=bool)
@@ -154,7 +155,8 @@ def embed_rows(text: PhiBackbone, projector: nn.Module | None, visual: Tensor | 
 def answer_logits(text: PhiBackbone, projector: nn.Module | None, visual: Tensor | None, rows: Rows) -> Tensor:
     """f32 [learnt tokens, V], row by row. Padding stands behind every answer, where causal attention never looks."""
     hidden = text(embed_rows(text, projector, visual, rows))
-    return text.logits(hidden[rows.labels != IGNORE])
+    learnt = hidden[rows.labels != IGNORE]
+    return text.logits(padded(learnt))[: len(learnt)]
 
 
 def answer_loss(logits: Tensor, rows: Rows, numbers: Tensor, sigma: float = SIGMA) -> Tensor:

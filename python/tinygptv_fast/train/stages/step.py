@@ -16,6 +16,7 @@ from ...reference.layout import TrainingBatch
 from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
 from ..coordinates import blurred_cross_entropy
+from ..shapes import TOKENS, padded, up
 from .config import StageConfig
 from .examples import Example
 from .features import FrozenVision
@@ -62,10 +63,17 @@ def weighted_loss(
     weights f32 [B, T]. coordinate bool [B, T-1]: which of the labels from the second on are coordinates, whose labels
     are Gaussians of width ``sigma`` over the tokens ``numbers`` of 0..100.
     """
-    hidden = model.text(batch.inputs_embeds, batch.attention_mask)[:, :-1]
+    embeds, mask = batch.inputs_embeds, batch.attention_mask
+    T = embeds.shape[1]
+    few = torch.is_autocast_enabled(embeds.device.type)  # in float32 nothing is compiled, and every bit stays
+    if few:
+        more = min(up(T, TOKENS), model.text.config.max_positions) - T
+        embeds, mask = F.pad(embeds, (0, 0, 0, more)), F.pad(mask, (0, more))
+    hidden = model.text(embeds, mask)[:, : T - 1]
     target, weight = batch.labels[:, 1:], weights[:, 1:]
     learnt = target != IGNORE
-    logits = model.text.logits(hidden[learnt])
+    found = hidden[learnt]
+    logits = model.text.logits(padded(found) if few else found)[: len(found)]
     if coordinate is None or numbers is None:
         losses = F.cross_entropy(logits, target[learnt], reduction="none")
     else:
