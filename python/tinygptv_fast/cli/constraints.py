@@ -116,10 +116,11 @@ def _schema(path: Path) -> str:
         raise InvalidArgumentError(f"--json-schema is {path}, expected at most {MAX_SCHEMA_BYTES} bytes")
     try:
         schema = json.loads(data)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not json, or nested without end
+        text = json.dumps(schema, allow_nan=False)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not json, a number beyond float64, or nested without end
         raise InvalidArgumentError(f"--json-schema is {path}, which is not json: {error}") from None
     if not isinstance(schema, dict):
         raise InvalidArgumentError(
             f"--json-schema is {path}, which holds {type(schema).__name__}, expected a JSON schema: an object"
         )
-    return json.dumps(schema)
+    return text

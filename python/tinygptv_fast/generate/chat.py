@@ -15,7 +15,8 @@ from ..processing.prompt import check_text, encode_prompt, render_messages, task
 from ..processing.templates import Template, get_template
 from .answer import Answer, Piece
 from .image_state import ImageState
-from .request import DEFAULT_MAX_NEW_TOKENS, Request, check_names
+from .names import check_names
+from .request import DEFAULT_MAX_NEW_TOKENS, Request
 from .transcript import Transcript, Turn, load_transcript, said, save_transcript
 
 if TYPE_CHECKING:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidArgumentError
 from ..processing.templates import Template
 from ..protocol import GenerationOptions, Grammar
+from .names import check_names
 
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_STOPS, MAX_STOP_LENGTH = 16, 256
@@ -65,19 +65,8 @@ class Request:
             return value
         if not isinstance(value, Mapping):
             raise InvalidArgumentError(f"request is {type(value).__name__}, expected a Request or a dict")
-        check_names("request", value, [f.name for f in dataclasses.fields(cls)])
+        check_names("generate", value, [f.name for f in dataclasses.fields(cls)])
         return cls(**value)
-
-
-def check_names(where: str, given: Iterable[Any], known: Sequence[str]) -> None:
-    """Raises InvalidArgumentError for names in ``given`` that are not in ``known``, with the one nearest the first."""
-    unknown = [str(name) for name in given if name not in known]
-    if unknown:
-        name = unknown[0]  # torch_dtype means dtype, though kv_dtype has more letters in common with it
-        within = [one for one in known if (len(one) > 3 and one in name) or (len(name) > 3 and name in one)]
-        near = sorted(within, key=len, reverse=True)[:1] or difflib.get_close_matches(name, known, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise InvalidArgumentError(f"{where} has unknown keys {unknown}; {meant}expected a subset of {sorted(known)}")
 
 
 def resolve_options(

@@ -1,0 +1,32 @@
+"""Names of arguments: one that does not exist is an error that says which one may have been meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import InvalidArgumentError
+
+_LISTED = 40  # names that an error still lists
+
+
+def check_names(where: str, given: Iterable[Any], known: Iterable[str]) -> None:
+    """Raises InvalidArgumentError for the first of ``given`` that ``known`` lacks, with the nearest that it has.
+
+    where: the function whose arguments they are.
+    """
+    names = sorted(set(known))
+    for name in map(str, given):
+        if name not in names:
+            listed = f" (of {', '.join(names)})" if len(names) <= _LISTED else ""
+            near = _nearest(name, names)
+            raise InvalidArgumentError(f"{where}() has no argument {name!r}; the nearest is {near!r}{listed}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """A name within the other goes before letters in common: torch_dtype means dtype, not kv_dtype."""
+    within = [one for one in known if (len(one) > 3 and one in name) or (len(name) > 3 and name in one)]
+    if within:
+        return max(within, key=len)
+    return difflib.get_close_matches(name, known, 1, cutoff=0.0)[0]
