@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.directory import ModelDirectory
@@ -15,6 +14,7 @@ from ..processing.tokenizer import Tokenizer
 from ..protocol import Backend
 from .bridge import Bridge
 from .confidence import Calibration
+from .names import check_path
 from .preparing import Preparer
 from .saving import save_copy, save_merged
 from .starting import Starter
@@ -85,13 +85,14 @@ class LoadedModel:
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Copy the model directory to ``directory`` (new or empty), atomically; an adapter is merged into it."""
+        target = check_path("directory", directory)
         if self._info.get("adapter") is None:
-            save_copy(self._directory, Path(directory))
+            save_copy(self._directory, target)
             return
         from ..checkpoint.adapter import AdaptedDirectory
 
         assert isinstance(self._directory, AdaptedDirectory)  # for the type checker: from_pretrained has made it
-        save_merged(self._directory, Path(directory))
+        save_merged(self._directory, target)
 
     def close(self) -> None:
         """Free the weights; every later call raises ClosedError. Requests under way end as cancelled. Closing twice is

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.directory import UNTRAINED, ModelDirectory, open_directory
 from ..errors import CheckpointError, InvalidArgumentError
 from ..processing.boxes import Box, Boxes
-from ..processing.prompt import default_question
 from ..processing.templates import Template
 from .answer import Answer, Piece, Timings
 from .batch import run_batch
@@ -26,7 +25,8 @@ from .loaded import LoadedModel
 from .loading import check_settings, locate
 from .names import check_names
 from .opening import open_backend
-from .request import Request
+from .questions import check_own, own_question, question_about
+from .request import Request, check_color, check_flag
 from .starting import check_candidates, check_streamable
 from .transcript import Transcript
 
@@ -137,14 +137,14 @@ class TinyGPTV(LoadedModel):
         Calls from several threads are decoded together. Raises InvalidArgumentError, ImageError,
         PromptError, CapacityError; ``logprobs`` is accepted for callers that name it, they are always returned.
         """
-        del logprobs
+        check_flag("logprobs", logprobs)
         return run(self._begin(Request.of({"image": image, "prompt": prompt, **settings}), Control()))
 
     async def agenerate(
         self, image: Any = None, prompt: str | None = None, *, logprobs: bool = True, **settings: Any
     ) -> Answer:
         """``generate`` for coroutines: the event loop runs on, and cancelling the coroutine cancels the request."""
-        del logprobs
+        check_flag("logprobs", logprobs)
         request, control = Request.of({"image": image, "prompt": prompt, **settings}), Control()
         return await self._bridge.call(lambda: run(self._begin(request, control)), control.cancel)
 
@@ -157,6 +157,8 @@ class TinyGPTV(LoadedModel):
         """
         if on_error not in ("raise", "return"):
             raise InvalidArgumentError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
+        if not isinstance(requests, Sequence) or isinstance(requests, (str, bytes)):
+            raise InvalidArgumentError(f"requests is {type(requests).__name__}, expected a list of Requests or dicts")
 
         def begin(request: Request | Mapping[str, Any]) -> Task:
             return self._begin(Request.of(request), Control())
@@ -185,31 +187,36 @@ class TinyGPTV(LoadedModel):
         a deadline the one answer is empty: a choice among some of the candidates would be none.
         """
         choices = check_candidates("candidates", candidates)
+        if settings.get("choices") is not None:
+            raise InvalidArgumentError("choices is given to rank(), whose choices are its candidates, expected without")
         request = Request.of({"image": image, "prompt": prompt, **settings, "choices": choices})
         best = run(self._begin(request, Control()))
         return [replace(best, alternatives=[]), *best.alternatives]
 
     def caption(self, image: Any, **settings: Any) -> Answer:
         """A short caption."""
-        return self.generate(image, default_question("caption"), **settings)
+        question = own_question("caption", "caption", settings, self.default_template)
+        return self.generate(image, question, **settings)
 
     def describe(self, image: Any, **settings: Any) -> Answer:
         """A description with boxes for its phrases (``[grounding]``)."""
-        return self.generate(image, default_question("grounding"), **settings)
+        question = own_question("describe", "grounding", settings, self.default_template)
+        return self.generate(image, question, **settings)
 
     def refer(self, image: Any, phrase: str, **settings: Any) -> Boxes:
         """Where ``phrase`` is: boxes labelled with it. ``ground`` is the same."""
-        return self._find(image, default_question("refer", phrase), phrase, settings)
+        return self._find("refer", "refer", image, phrase, settings)
 
     ground = refer
 
     def detect(self, image: Any, phrase: str, **settings: Any) -> Boxes:
         """All of ``phrase``: boxes labelled with it."""
-        return self._find(image, default_question("detection", phrase), phrase, settings)
+        return self._find("detect", "detection", image, phrase, settings)
 
     def identify(self, image: Any, box: Box | Sequence[float], **settings: Any) -> Answer:
         """What is in ``box`` (pixels of the upright picture)."""
-        return self.generate(image, None, box=box, task="identify", **settings)
+        check_own("identify", settings, self.default_template)
+        return self.generate(image, box=box, **settings, task="identify")
 
     def encode_image(self, image: Any, *, color: str = "rgb") -> ImageState:
         """Run the vision side once; ask about the result as often as you like."""
@@ -237,6 +244,7 @@ class TinyGPTV(LoadedModel):
         every turn. Raises PromptError, ImageError, InvalidArgumentError.
         """
         self._running()
+        check_color(color)
         states = tuple(self.encode_image(one, color=color) for one in pictures_of(image))
         return Chat(self, Transcript(states, system=system), template, settings)
 
@@ -251,8 +259,9 @@ class TinyGPTV(LoadedModel):
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _find(self, image: Any, question: str, phrase: str, settings: Mapping[str, Any]) -> Boxes:
-        request = Request.of({"image": image, "prompt": question, **settings})
+    def _find(self, where: str, task: str, image: Any, phrase: str, settings: Mapping[str, Any]) -> Boxes:
+        question = question_about(where, task, phrase, settings, self.default_template)
+        request = Request.of({**settings, "image": image, "prompt": question})
         return run(self._begin(request, Control(), phrase)).boxes
 
     def _begin(self, request: Request, control: Control, label: str | None = None) -> Task:

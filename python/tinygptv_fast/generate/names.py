@@ -1,9 +1,11 @@
-"""Names of arguments: one that does not exist is an error that says which one may have been meant."""
+"""Names of arguments, of which one that does not exist is an error with the nearest that does; and names of files."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgumentError
@@ -22,6 +24,13 @@ def check_names(where: str, given: Iterable[Any], known: Iterable[str]) -> None:
             listed = f" (of {', '.join(names)})" if len(names) <= _LISTED else ""
             near = _nearest(name, names)
             raise InvalidArgumentError(f"{where}() has no argument {name!r}; the nearest is {near!r}{listed}")
+
+
+def check_path(name: str, value: Any) -> Path:
+    """``value`` as a path. Raises InvalidArgumentError, calling it ``name``, for what is none."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str) or "\0" in os.fspath(value):
+        raise InvalidArgumentError(f"{name} is {value!r}, expected the name of a file or folder")
+    return Path(value)
 
 
 def _nearest(name: str, known: list[str]) -> str:
