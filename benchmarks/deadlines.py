@@ -3,10 +3,11 @@
     python benchmarks/deadlines.py [--model DIR|demo] [--count 500] [--least 0.05] [--most 6] [--threads N] [--save]
 
 Each of ``--count`` requests has a picture that was never seen, a prompt, and an answer that would not end by itself;
-its deadline is uniform in ``--least`` .. ``--most`` seconds. Then as many again without a deadline, cancelled after such
-a time. Overshoot is the time from the deadline or the cancel to the return of the call. The phase is the one that the
-time fell into: vision (nothing was submitted yet), prefill (submitted, no token), decode; a request that was through
-before its time is counted as "finished" and has no overshoot.
+its deadline is uniform in ``--least`` .. ``--most`` seconds. Then as many again without a deadline, cancelled after
+such a time.
+Overshoot is the time from the deadline or the cancel to the return of the call. The phase is the one that the time fell
+into: vision (nothing was submitted yet), prefill (submitted, no token), decode; a request that was through before its
+time is counted as "finished" and has no overshoot.
 
 Before anything is timed the answers are checked: what a deadline has cut off must be the beginning of the whole answer.
 Prints one JSON line per way of ending and phase (``--save`` appends them to benchmarks/results/deadlines.jsonl).

@@ -1,4 +1,4 @@
-"""benchmarks/choices_cost.py and benchmarks/deadlines.py, tiny, on the demo model: what they print, and when they refuse."""
+"""benchmarks/choices_cost.py and benchmarks/deadlines.py, tiny, on the demo model: what they print and refuse."""
 
 from __future__ import annotations
 
