@@ -46,7 +46,7 @@ def test_ctrl_c_ends_with_130_and_one_line(tmp_path: Path) -> None:
         f"    open({str(fifo)!r}, 'w').close()\n"
         "    while sys.stdin.buffer.read(1): pass\n"
         "    raise SystemExit('never interrupted')\n"
-        "import tinygptv_fast.cli.ask as a\n"
+        "import tinygptv_fast.cli.asking as a\n"
         "a.read_picture = wait\n"
         "sys.exit(main(['ask', '-', 'why?', '--model', 'demo']))"
     )

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import tinygptv_fast as tgv
+from tinygptv_fast.compat import Chat as OriginalChat
+from tinygptv_fast.compat import CONV_VISION_Vicuna0
 from tinygptv_fast.errors import TinyGPTVError
 from tinygptv_fast.processing.tokenizer import StreamDecoder
 
@@ -64,7 +66,34 @@ def achat(model: tgv.TinyGPTV) -> None:
     asyncio.run(read())
 
 
-CALLS = [generate, stream, batch, agenerate, astream, chat, achat]
+def rank(model: tgv.TinyGPTV) -> None:
+    model.rank(PICTURE, "where?", ["near the tree", "behind the house", "nowhere to be seen"])
+
+
+def beams(model: tgv.TinyGPTV) -> None:
+    model.generate(PICTURE, "where?", num_beams=2, max_new_tokens=12)
+
+
+def refer(model: tgv.TinyGPTV) -> None:
+    model.refer(PICTURE, "the dog", boxes="free", **LONG)
+
+
+def kept_errors(model: tgv.TinyGPTV) -> None:
+    """Of a batch that keeps errors in their places, each is one; the first is raised here."""
+    answers = model.generate_batch([{"image": PICTURE, "prompt": "where?", **LONG}] * 2, on_error="return")
+    raise next(one for one in answers if isinstance(one, Exception))
+
+
+def original(model: tgv.TinyGPTV) -> None:
+    talk, conversation, pictures = OriginalChat(model), CONV_VISION_Vicuna0.copy(), []
+    talk.upload_img(PICTURE, conversation, pictures)
+    talk.encode_img(pictures)
+    talk.ask("where?", conversation)
+    for _ in talk.stream_answer(conversation, pictures, max_new_tokens=100, do_sample=False):
+        pass
+
+
+CALLS = [generate, stream, batch, agenerate, astream, chat, achat, rank, beams, refer, kept_errors, original]
 
 
 class Broken(Exception):
@@ -99,31 +128,59 @@ def break_encoding(model: tgv.TinyGPTV, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(model.tokenizer, "encode", encode)
 
 
+SUBMITS = ("submit", "submit_beams", "submit_score")
+
+
 def break_submit(model: tgv.TinyGPTV, patch: pytest.MonkeyPatch) -> None:
     def submit(*_: Any) -> Any:
         raise Broken("in submit")
 
-    patch.setattr(model._backend, "submit", submit)
+    for name in SUBMITS:
+        patch.setattr(model._backend, name, submit)
+
+
+def wrap_jobs(model: tgv.TinyGPTV, patch: pytest.MonkeyPatch, kind: Callable[[Any], Any]) -> None:
+    """Every job that the backend gives out is ``kind(job)``."""
+    for name in SUBMITS:
+        submit = getattr(model._backend, name)
+        patch.setattr(model._backend, name, lambda *args, submit=submit: kind(submit(*args)))
 
 
 def break_engine(model: tgv.TinyGPTV, patch: pytest.MonkeyPatch) -> None:
     """Every request is cancelled at its first event, and its rows end as rows do that the engine gives up."""
-    submit = model._backend.submit  # type: ignore[union-attr]
 
     class Job:
-        def __init__(self, *args: Any) -> None:
-            self._job = submit(*args)
-            self.cancel = self._job.cancel
+        def __init__(self, job: Any) -> None:
+            self._job = job
+            self.cancel = job.cancel
 
         def poll(self, timeout_s: float) -> list[tuple[Any, ...]]:
             events = self._job.poll(timeout_s)
             self._job.cancel()
             return [("end", e[1], "error", "Broken in engine") if e[0] == "end" else e for e in events]
 
-    patch.setattr(model._backend, "submit", Job)
+    wrap_jobs(model, patch, Job)
 
 
-STAGES = [break_vision, break_tokenizer, break_encoding, break_submit, break_engine]
+def break_poll(model: tgv.TinyGPTV, patch: pytest.MonkeyPatch) -> None:
+    """Events cannot be had once, in the midst of an answer."""
+
+    class Job:
+        def __init__(self, job: Any) -> None:
+            self._job, self._broken = job, False
+            self.cancel = job.cancel
+
+        def poll(self, timeout_s: float) -> list[tuple[Any, ...]]:
+            if not self._broken:
+                self._broken = True
+                raise Broken("in poll")
+            events: list[tuple[Any, ...]] = self._job.poll(timeout_s)
+            return events
+
+    wrap_jobs(model, patch, Job)
+
+
+STAGES = [break_vision, break_tokenizer, break_encoding, break_submit, break_engine, break_poll]
 
 
 def idle(model: tgv.TinyGPTV) -> bool:
@@ -145,7 +202,7 @@ def test_an_error_anywhere_arrives_and_nothing_is_left(
 ) -> None:
     with monkeypatch.context() as patch:
         stage(model, patch)
-        with pytest.raises((Broken, TinyGPTVError), match=r"in (vision|tokenizer|encode|submit)|Broken in engine"):
+        with pytest.raises((Broken, TinyGPTVError), match=r"in (vision|tokenizer|encode|submit|poll)|Broken in engine"):
             call(model)
         wait_until(lambda: idle(model))
     assert len(model.generate(None, "where?", max_new_tokens=3).token_ids) == 3
@@ -187,6 +244,54 @@ def test_a_consumer_that_raises_ends_the_request(model: tgv.TinyGPTV, closing: b
         for _ in model.stream(None, "where?", max_new_tokens=400):
             raise Broken
     wait_until(lambda: idle(model))
+
+
+def test_a_consumer_that_raises_in_a_talk_leaves_it_usable(model: tgv.TinyGPTV) -> None:
+    talk = model.chat(PICTURE, max_new_tokens=100)
+
+    async def consume() -> None:
+        async for _ in talk.astream("where?"):
+            raise Broken
+
+    def read() -> None:
+        for _ in talk.stream("where?"):
+            raise Broken
+
+    for call in (read, lambda: asyncio.run(consume())):
+        with pytest.raises(Broken):
+            call()
+        wait_until(lambda: idle(model))
+        assert len(talk) == 0 and not talk.messages
+    assert talk.ask("where?", max_new_tokens=3).usage.generated == 3
+
+
+def test_a_consumer_of_the_originals_stream_that_raises(model: tgv.TinyGPTV) -> None:
+    talk, conversation, pictures = OriginalChat(model), CONV_VISION_Vicuna0.copy(), [PICTURE]
+    conversation.add_image()
+    talk.encode_img(pictures)
+    talk.ask("where?", conversation)
+    with pytest.raises(Broken):
+        for _ in talk.stream_answer(conversation, pictures, max_new_tokens=100, do_sample=False):
+            raise Broken
+    wait_until(lambda: idle(model))
+
+
+def test_events_that_never_come_again_are_not_waited_for(model: tgv.TinyGPTV, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the end of a request that is given up: the error arrives, and the engine has been told to cancel."""
+
+    class Job:
+        def __init__(self, job: Any) -> None:
+            self.cancel = job.cancel
+
+        def poll(self, timeout_s: float) -> list[tuple[Any, ...]]:
+            raise Broken("in poll")
+
+    with monkeypatch.context() as patch:
+        wrap_jobs(model, patch, Job)
+        for call in (generate, stream, batch, astream):
+            with pytest.raises(Broken):
+                call(model)
+            wait_until(lambda: idle(model))
 
 
 def test_cancelling_a_task_ends_its_request_within_a_token(model: tgv.TinyGPTV) -> None:

@@ -7,14 +7,28 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import ask, bench, cache, calibrate, chat, convert, demo, doctor, draw, fetch, info, training, verify
+from . import (
+    ask,
+    bench,
+    cache,
+    calibrate,
+    chat,
+    convert,
+    demo,
+    doctor,
+    draw,
+    fetch,
+    info,
+    short_forms,
+    training,
+    verify,
+)
 from .examples import epilog
 
 app = typer.Typer(
     name="tinygptv",
     help="TinyGPT-V: ask a small vision-language model about pictures, and make and check its files.",
     epilog="Start with: tinygptv demo",
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,12 +60,12 @@ def _add(name: str, function: Any) -> None:
 _add("demo", demo.demo)
 _add("draw", draw.draw)
 _add("ask", ask.ask)
-_add("caption", ask.caption)
-_add("describe", ask.describe)
-_add("refer", ask.refer)
-_add("ground", ask.ground)
-_add("detect", ask.detect)
-_add("identify", ask.identify)
+_add("caption", short_forms.caption)
+_add("describe", short_forms.describe)
+_add("refer", short_forms.refer)
+_add("ground", short_forms.ground)
+_add("detect", short_forms.detect)
+_add("identify", short_forms.identify)
 _add("chat", chat.chat)
 _add("fetch", fetch.fetch)
 _add("convert", convert.convert)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InvalidArgumentError, TinyGPTVError
-from . import options
+from . import completion, options
+from . import constraints as held
+from .constraints import constraints
 from .models import loaded, note
 from .options import check_exists, check_task, check_template, need_model
 from .output import printable
@@ -46,7 +48,11 @@ def chat(
         str | None, typer.Option(metavar="TEXT", help="A system message, for templates that have a place for one.")
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Put a task tag before every question: vqa, grounding, detection, ...")
+        str | None,
+        typer.Option(
+            help="Put a task tag before every question: vqa, grounding, detection, ...",
+            autocompletion=completion.tasks,
+        ),
     ] = None,
     template: options.Template = None,
     max_new_tokens: options.MaxNewTokens = None,
@@ -54,6 +60,9 @@ def chat(
         float | None, typer.Option(min=0.0, help="Sample at this temperature; 0 or not given is greedy.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="With --temperature: the same answers again.")] = None,
+    boxes: held.Boxes = None,
+    json_schema: held.JsonSchema = None,
+    regex: held.Regex = None,
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
     json_output: Annotated[bool, typer.Option("--json", help="Write every answer as one line of json.")] = False,
@@ -74,7 +83,8 @@ def chat(
         raise InvalidArgumentError("--load brings its own picture, system message and template, expected without them")
     picture = None if image is None else read_picture(image)
     given: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    settings = {key: value for key, value in given.items() if value is not None}
+    form = constraints(boxes=boxes, json_schema=json_schema, regex=regex)
+    settings = {key: value for key, value in given.items() if value is not None} | form
     with loaded(name, backend=backend, dtype=dtype, threads=threads, quiet=quiet) as opened:
 
         def begin(shown: Any) -> Chat:

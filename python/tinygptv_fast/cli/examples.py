@@ -19,12 +19,21 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'cat picture.png | tinygptv ask - "How many things are there?" --json --model demo',
         """tinygptv ask '*.png' -q "How many things are there?" --task vqa --out answers.jsonl --model demo""",
         'tinygptv ask none "What is a triangle?" --model ./phi-2',
+        'tinygptv ask picture.png "What colour is the circle?" --choices red,green,blue --model demo',
+        'tinygptv ask picture.png "How many things are there?" --regex "(none|[1-9][0-9]?)" --model demo',
+        'tinygptv ask picture.png "Which colour, and how many?" --json-schema ./schema.json --model demo',
     ),
-    "caption": ("tinygptv caption picture.png --model demo",),
+    "caption": (
+        "tinygptv caption picture.png --model demo",
+        'tinygptv caption picture.png --regex "[a-z ]{10,60}" --model demo',
+    ),
     "describe": ("tinygptv describe picture.png --draw boxes.png --model demo",),
     "refer": ('tinygptv refer picture.png "the red circle" --draw box.png --model demo',),
     "ground": ('tinygptv ground picture.png "the red circle" --draw out.png --model demo',),
-    "detect": ("tinygptv detect picture.png circle --json --model demo",),
+    "detect": (
+        "tinygptv detect picture.png circle --json --model demo",
+        "tinygptv detect picture.png circle --boxes free --model demo",
+    ),
     "identify": ("tinygptv identify picture.png 40,60,180,190 --model demo",),
     "chat": (
         "tinygptv chat picture.png --model demo",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import InvalidArgumentError
+from . import completion
 
 MODEL_CHOICES = (
     "'demo' (the small model that ships with the package), a directory written by 'tinygptv convert', "
@@ -15,7 +16,14 @@ MODEL_CHOICES = (
 )
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="DIR|demo|ID", help=f"Which model: {MODEL_CHOICES}.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="DIR|demo|ID",
+        help=f"Which model: {MODEL_CHOICES}.",
+        autocompletion=completion.models,
+    ),
 ]
 Backend = Annotated[
     Literal["native", "reference"],
@@ -31,7 +39,10 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, max=1024, help="Threads for computation (default: TINYGPTV_THREADS, else physical cores)."),
 ]
-Template = Annotated[str | None, typer.Option(help="Prompt template by name (default: the model directory's).")]
+Template = Annotated[
+    str | None,
+    typer.Option(help="Prompt template by name (default: the model directory's).", autocompletion=completion.templates),
+]
 MaxNewTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest answer in tokens (default: the model directory's, else 256).")
 ]

@@ -48,11 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     from .app import app
+    from .completion import check_shell
 
+    check_shell(argv)
     command = typer.main.get_command(app)
     try:
         result = command.main(argv, prog_name="tinygptv", standalone_mode=False)
-    except SystemExit as error:  # typer's answer to a closed pipe, the only one it gives in this mode
+    except SystemExit as error:  # typer's answer to a closed pipe, and its end behind the completion options
+        if not error.code:
+            return EXIT_OK
         raise BrokenPipeError from error
     except Exception as error:
         usage = _usage_message(error)

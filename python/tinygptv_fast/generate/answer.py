@@ -44,8 +44,8 @@ class Answer:
     probabilities; confidence: how likely the answer is right, by the directory's calibration; None without one, and for
     an answer cut short; of choices: given that one of them is right. finish_reason: one of ``FINISH_REASONS``.
     alternatives: the other sequences when several were asked for, best first. dropped_turns: how many of a chat's
-    oldest turns were left out so that the prompt fits. json: what ``text`` says if a ``json_schema`` was given; None
-    also if it is not whole (finish_reason other than stop).
+    oldest turns were left out so that the prompt fits. json: what ``text`` says if a ``json_schema`` was given, of
+    finite numbers; None also if it is not whole (finish_reason other than stop).
     """
 
     text: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TypeVar
 
 from .answer import Answer
@@ -50,8 +51,9 @@ def run_batch(
         while running:
             advance(_WAIT_S)
     finally:
-        for task in running.values():
-            task.close()
+        with ExitStack() as closing:  # every one, should closing another fail
+            for task in running.values():
+                closing.callback(task.close)
     return [answer for answer in out if answer is not None]
 
 

@@ -15,7 +15,8 @@ from ..processing.prompt import check_text, encode_prompt, render_messages, task
 from ..processing.templates import Template, get_template
 from .answer import Answer, Piece
 from .image_state import ImageState
-from .request import DEFAULT_MAX_NEW_TOKENS, Request, check_names
+from .names import check_names, check_path
+from .request import DEFAULT_MAX_NEW_TOKENS, Request
 from .transcript import Transcript, Turn, load_transcript, said, save_transcript
 
 if TYPE_CHECKING:
@@ -142,8 +143,9 @@ class Chat:
 
         Raises InvalidArgumentError for settings that json cannot hold, OSError if ``path`` cannot be written.
         """
+        target = check_path("path", path)
         try:
-            save_transcript(path, self._transcript, self._given, self._settings)
+            save_transcript(target, self._transcript, self._given, self._settings)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentError(f"a setting of the chat cannot be written as json ({error})") from None
 
@@ -151,7 +153,7 @@ class Chat:
     def load(cls, model: TinyGPTV, path: str | os.PathLike[str]) -> Chat:
         """The chat that ``save`` wrote, with the same model. Raises CheckpointError, or InvalidArgumentError if its
         pictures were encoded by another model."""
-        transcript, template, settings = load_transcript(path)
+        transcript, template, settings = load_transcript(check_path("path", path))
         chat = cls(model, transcript, template, settings)
         for state in chat.images:
             model.encode_image(state)  # checks whose it is

@@ -126,6 +126,6 @@ def _schema_text(schema: Any) -> str:
             f"json_schema is {type(schema).__name__}, expected a JSON schema: a dict or its json"
         )
     try:
-        return json.dumps({"x-guidance": _SPACING, **schema})
+        return json.dumps({"x-guidance": _SPACING, **schema}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidArgumentError(f"json_schema cannot be written as json ({error}), expected a JSON schema") from None

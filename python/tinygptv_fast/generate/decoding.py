@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
@@ -19,6 +18,7 @@ from .box_probabilities import with_probabilities
 from .confidence import Calibration, evidence
 from .control import Control
 from .stops import StopWatch
+from .strict_json import read_json
 
 POLL_S = 0.1  # the longest wait for events: a signal (Ctrl-C) is seen between two
 
@@ -353,10 +353,10 @@ def _confidence(row: _Row, work: Prepared) -> float | None:
 
 
 def _parsed(text: str, reason: str | None) -> Any:
-    """The json of a whole answer; None for one that was cut off."""
+    """The json of a whole answer, None for one that was cut off. Raises as ``read_json``."""
     if reason != "stop":
         return None
     try:
-        return json.loads(text)
+        return read_json(text)
     except ValueError:  # the caller's own stop string cut it
         return None

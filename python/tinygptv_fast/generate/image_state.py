@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from ..checkpoint.mapped import TensorInfo
 from ..checkpoint.safetensors_file import SafetensorsFile
 from ..errors import CheckpointError, InvalidArgumentError
+from .names import check_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,7 @@ class ImageState:
         """
         from safetensors.numpy import save
 
+        path = check_path("path", path)
         if dtype not in DTYPES:
             raise InvalidArgumentError(f"dtype is {dtype!r}, expected one of {', '.join(map(repr, DTYPES))}")
         rows = self.embeddings.detach().cpu().contiguous().numpy()
@@ -63,7 +64,6 @@ class ImageState:
         facts = {"width": str(self.width), "height": str(self.height), "model_id": self.model_id}
         metadata = {"kind": _KIND, "version": _VERSION, **facts, "sha256": _digest(facts, tensors)}
         data = save(tensors, metadata)
-        path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             partial.write_bytes(data)
@@ -78,7 +78,7 @@ class ImageState:
         is not what its hash says, so that no answer is about half a picture, or another one."""
         import torch
 
-        file = SafetensorsFile(path)
+        file = SafetensorsFile(check_path("path", path))
         metadata = file.metadata
         if metadata.get("kind") != _KIND or metadata.get("version") != _VERSION:
             raise CheckpointError(f"{path} is not an image state of version {_VERSION}")

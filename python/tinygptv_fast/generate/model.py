@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
-import threading
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -13,26 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.directory import UNTRAINED, ModelDirectory, open_directory
-from ..errors import CheckpointError, ClosedError, InvalidArgumentError
+from ..errors import CheckpointError, InvalidArgumentError
 from ..processing.boxes import Box, Boxes
-from ..processing.image import ImageProcessor
-from ..processing.prompt import default_question
 from ..processing.templates import Template
-from ..processing.tokenizer import Tokenizer
-from ..protocol import Backend
 from .answer import Answer, Piece, Timings
 from .batch import run_batch
-from .bridge import Bridge
 from .chat import Chat, pictures_of
-from .confidence import Calibration, read_calibration
-from .constraints import check_choices
-from .control import Control, Interrupted
-from .decoding import ChoiceTask, EndedTask, Task, pieces, run, start
+from .confidence import read_calibration
+from .control import Control
+from .decoding import Task, run
 from .image_state import ImageState
+from .loaded import LoadedModel
 from .loading import check_settings, locate
+from .names import check_names
 from .opening import open_backend
-from .preparing import Preparer
-from .request import Request, check_names
+from .questions import check_own, own_question, question_about
+from .request import Request, check_color, check_flag
+from .starting import check_candidates, check_streamable
 from .transcript import Transcript
 
 if TYPE_CHECKING:
@@ -40,24 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TinyGPTV:
+class TinyGPTV(LoadedModel):
     """A loaded model. Build one with ``from_pretrained``; any thread may call it; ``close`` frees it."""
-
-    def __init__(
-        self,
-        directory: ModelDirectory,
-        tokenizer: Tokenizer,
-        backend: Backend,
-        info: dict[str, Any],
-        calibration: Calibration | None = None,
-    ) -> None:
-        self._directory = directory
-        self._backend: Backend | None = backend
-        self._info = info
-        self._tokenizer = tokenizer
-        self._preparer = Preparer(directory, tokenizer, info["model_id"], calibration)
-        self._bridge = Bridge()
-        self._closing = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -158,16 +137,16 @@ class TinyGPTV:
         Calls from several threads are decoded together. Raises InvalidArgumentError, ImageError,
         PromptError, CapacityError; ``logprobs`` is accepted for callers that name it, they are always returned.
         """
-        del logprobs
-        return run(self._start(Request.of({"image": image, "prompt": prompt, **settings}), Control()))
+        check_flag("logprobs", logprobs)
+        return run(self._begin(Request.of({"image": image, "prompt": prompt, **settings}), Control()))
 
     async def agenerate(
         self, image: Any = None, prompt: str | None = None, *, logprobs: bool = True, **settings: Any
     ) -> Answer:
         """``generate`` for coroutines: the event loop runs on, and cancelling the coroutine cancels the request."""
-        del logprobs
+        check_flag("logprobs", logprobs)
         request, control = Request.of({"image": image, "prompt": prompt, **settings}), Control()
-        return await self._bridge.call(lambda: run(self._start(request, control)), control.cancel)
+        return await self._bridge.call(lambda: run(self._begin(request, control)), control.cancel)
 
     def generate_batch(
         self, requests: Sequence[Request | Mapping[str, Any]], *, on_error: str = "raise"
@@ -178,23 +157,25 @@ class TinyGPTV:
         """
         if on_error not in ("raise", "return"):
             raise InvalidArgumentError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
+        if not isinstance(requests, Sequence) or isinstance(requests, (str, bytes)):
+            raise InvalidArgumentError(f"requests is {type(requests).__name__}, expected a list of Requests or dicts")
 
         def begin(request: Request | Mapping[str, Any]) -> Task:
-            return self._start(Request.of(request), Control())
+            return self._begin(Request.of(request), Control())
 
         return run_batch(begin, requests, self._running().parallel, raise_errors=on_error == "raise")
 
     def stream(self, image: Any = None, prompt: str | None = None, **settings: Any) -> Generator[Piece, None, None]:
         """The answer piece by piece; the last piece carries the whole ``Answer``. Closing the iterator cancels."""
-        request = _streamable(Request.of({"image": image, "prompt": prompt, **settings}))
-        return self._stream(request, Control())
+        request = check_streamable(Request.of({"image": image, "prompt": prompt, **settings}))
+        return self._starter.pieces(self._running(), request, Control())
 
     async def astream(
         self, image: Any = None, prompt: str | None = None, **settings: Any
     ) -> AsyncGenerator[Piece, None]:
         """``stream`` for coroutines. Leaving the loop early cancels the request."""
-        request, control = _streamable(Request.of({"image": image, "prompt": prompt, **settings})), Control()
-        source = self._bridge.iterate(lambda: self._stream(request, control), control.cancel)
+        request, control = check_streamable(Request.of({"image": image, "prompt": prompt, **settings})), Control()
+        source = self._bridge.iterate(lambda: self._starter.pieces(self._running(), request, control), control.cancel)
         async with aclosing(source) as items:  # a generator left alone would end when the loop gets round to it
             async for piece in items:
                 yield piece
@@ -205,32 +186,37 @@ class TinyGPTV:
         Each candidate is scored with the template's end symbol; ``probability`` is that of the whole candidate. After
         a deadline the one answer is empty: a choice among some of the candidates would be none.
         """
-        choices = self._candidates(candidates)
+        choices = check_candidates("candidates", candidates)
+        if settings.get("choices") is not None:
+            raise InvalidArgumentError("choices is given to rank(), whose choices are its candidates, expected without")
         request = Request.of({"image": image, "prompt": prompt, **settings, "choices": choices})
-        best = run(self._start(request, Control()))
+        best = run(self._begin(request, Control()))
         return [replace(best, alternatives=[]), *best.alternatives]
 
     def caption(self, image: Any, **settings: Any) -> Answer:
         """A short caption."""
-        return self.generate(image, default_question("caption"), **settings)
+        question = own_question("caption", "caption", settings, self.default_template)
+        return self.generate(image, question, **settings)
 
     def describe(self, image: Any, **settings: Any) -> Answer:
         """A description with boxes for its phrases (``[grounding]``)."""
-        return self.generate(image, default_question("grounding"), **settings)
+        question = own_question("describe", "grounding", settings, self.default_template)
+        return self.generate(image, question, **settings)
 
     def refer(self, image: Any, phrase: str, **settings: Any) -> Boxes:
         """Where ``phrase`` is: boxes labelled with it. ``ground`` is the same."""
-        return self._find(image, default_question("refer", phrase), phrase, settings)
+        return self._find("refer", "refer", image, phrase, settings)
 
     ground = refer
 
     def detect(self, image: Any, phrase: str, **settings: Any) -> Boxes:
         """All of ``phrase``: boxes labelled with it."""
-        return self._find(image, default_question("detection", phrase), phrase, settings)
+        return self._find("detect", "detection", image, phrase, settings)
 
     def identify(self, image: Any, box: Box | Sequence[float], **settings: Any) -> Answer:
         """What is in ``box`` (pixels of the upright picture)."""
-        return self.generate(image, None, box=box, task="identify", **settings)
+        check_own("identify", settings, self.default_template)
+        return self.generate(image, box=box, **settings, task="identify")
 
     def encode_image(self, image: Any, *, color: str = "rgb") -> ImageState:
         """Run the vision side once; ask about the result as often as you like."""
@@ -258,6 +244,7 @@ class TinyGPTV:
         every turn. Raises PromptError, ImageError, InvalidArgumentError.
         """
         self._running()
+        check_color(color)
         states = tuple(self.encode_image(one, color=color) for one in pictures_of(image))
         return Chat(self, Transcript(states, system=system), template, settings)
 
@@ -270,123 +257,15 @@ class TinyGPTV:
         backend, request = self._running(), Request(image=images, prompt=prompt, template=template)
         return backend.logits(self._preparer.prepare(backend, request, Control(), Timings()).prompt)
 
-    # -- about -----------------------------------------------------------------------------------------------------
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What is loaded and how: path, backend, device, dtypes, quantisation, sizes, content id; of the native
-        engine its instruction set, threads, KV cache and where its weights came from."""
-        return dict(self._info)
-
-    def stats(self) -> dict[str, Any]:
-        """Counters and gauges of the engine now: requests, tokens, KV pages, busy time. Empty for "reference"."""
-        return self._running().stats()
-
-    @property
-    def config(self) -> Any:
-        """The directory's ``ModelConfig``."""
-        return self._directory.config
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        return self._tokenizer
-
-    @property
-    def image_processor(self) -> ImageProcessor | None:
-        """What makes pixels of pictures; None for a model of text alone."""
-        return self._preparer.images
-
-    @property
-    def default_template(self) -> Template:
-        """The directory's prompt template."""
-        return self._directory.template
-
-    @property
-    def prompt_room(self) -> int:
-        """Positions that one request can have, prompt and answer together."""
-        return min(self._directory.config.text.max_positions, self._info.get("kv_tokens") or 1 << 30)
-
-    def default_setting(self, name: str, fallback: Any) -> Any:
-        """What the directory's ``generation_config.json`` says of ``name``, else ``fallback``."""
-        value = self._directory.generation_config.get(name)
-        return fallback if value is None else value
-
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Copy the model directory to ``directory`` (new or empty), atomically; an adapter is merged into it."""
-        target = Path(directory)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InvalidArgumentError(f"directory {target} exists and is not empty, expected a new one")
-        if self._info.get("adapter") is not None:
-            _merge(self._directory, target)
-            return
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            shutil.copytree(self._directory.path, partial)
-            if target.exists():
-                target.rmdir()
-            os.replace(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-    def close(self) -> None:
-        """Free the weights; every later call raises ClosedError. Requests under way end as cancelled. Closing twice is
-        fine."""
-        with self._closing:
-            backend, self._backend = self._backend, None
-        self._bridge.close()
-        if backend is not None:
-            backend.close()
-
-    def __enter__(self) -> TinyGPTV:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _running(self) -> Backend:
-        backend = self._backend
-        if backend is None:
-            raise ClosedError("the model is closed")
-        return backend
+    def _find(self, where: str, task: str, image: Any, phrase: str, settings: Mapping[str, Any]) -> Boxes:
+        question = question_about(where, task, phrase, settings, self.default_template)
+        request = Request.of({**settings, "image": image, "prompt": question})
+        return run(self._begin(request, Control(), phrase)).boxes
 
-    def _find(self, image: Any, question: str, phrase: str, settings: Mapping[str, Any]) -> Boxes:
-        request = Request.of({"image": image, "prompt": question, **settings})
-        return run(self._start(request, Control(), phrase)).boxes
-
-    def _start(self, request: Request, control: Control, label: str | None = None) -> Task:
-        """The request under way; one that its deadline or a cancel has ended already comes back ended."""
-        backend, timings = self._running(), Timings()
-        candidates = None if request.choices is None else self._candidates(request.choices)
-        if candidates is not None:
-            check_choices(request)
-        try:
-            work = self._preparer.prepare(backend, request, control, timings, label)
-        except Interrupted as interrupted:
-            return EndedTask(interrupted.reason, timings, control)
-        if candidates is None:
-            return start(backend, self._tokenizer, work)
-        end = work.template.stop[0] if work.template.stop else ""
-        ids = [(text, self._tokenizer.encode(text + end)) for text in candidates]
-        return ChoiceTask(backend, self._tokenizer, work, ids)
-
-    @staticmethod
-    def _candidates(choices: Any) -> list[str]:
-        if isinstance(choices, str) or not choices or not all(isinstance(c, str) and c for c in choices):
-            raise InvalidArgumentError(f"candidates is {str(choices)[:60]!r}, expected a list of non-empty strings")
-        return list(choices)
-
-    def _stream(self, request: Request, control: Control) -> Generator[Piece, None, None]:
-        """Prepares at once, so that bad input raises here; submits with the first piece asked for."""
-        backend, timings = self._running(), Timings()
-        try:
-            work = self._preparer.prepare(backend, request, control, timings)
-        except Interrupted as interrupted:
-            ended = EndedTask(interrupted.reason, timings, control)
-            return pieces(lambda: ended)
-        return pieces(lambda: start(backend, self._tokenizer, work))
+    def _begin(self, request: Request, control: Control, label: str | None = None) -> Task:
+        return self._starter.task(self._running(), request, control, label)
 
 
 def _open_adapted(path: Path, adapter: str | os.PathLike[str]) -> ModelDirectory:
@@ -394,17 +273,3 @@ def _open_adapted(path: Path, adapter: str | os.PathLike[str]) -> ModelDirectory
     from ..checkpoint.adapter import open_adapted
 
     return open_adapted(path, adapter)
-
-
-def _merge(directory: ModelDirectory, target: Path) -> None:
-    from ..checkpoint.adapter import AdaptedDirectory
-    from ..conversion import merge_directory
-
-    assert isinstance(directory, AdaptedDirectory)  # for the type checker: _open_adapted has made it
-    merge_directory(directory, target, overwrite=target.exists())
-
-
-def _streamable(request: Request) -> Request:
-    if request.choices is not None or (request.num_beams or 1) > 1:
-        raise InvalidArgumentError("stream takes neither choices nor num_beams, expected greedy or sampling")
-    return request

@@ -21,7 +21,7 @@ from .constraints import BoxWriting, check_beams, choose_grammar
 from .control import Control
 from .decoding import Prepared
 from .image_state import ImageState
-from .request import Request, eos_ids, resolve_options, stop_strings
+from .request import Request, check_color, eos_ids, resolve_options, stop_strings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +46,7 @@ class Preparer:
     ) -> Prepared:
         """Everything checked and every picture encoded. Raises Interrupted, InvalidArgumentError, ImageError, ..."""
         control.set_deadline(request.deadline_ms)
+        check_color(request.color)
         template = get_template(self._directory.template if request.template is None else request.template)
 
         def encode(image: Any) -> ImageState:
@@ -57,7 +58,7 @@ class Preparer:
         options = resolve_options(
             request,
             defaults,
-            eos_ids=eos_ids(request, template, config.eos_token_id, defaults),
+            eos_ids=eos_ids(request, template, config.eos_token_id, defaults, config.text.vocab_size),
             bos_id=config.bos_token_id,
             pad_id=config.pad_token_id,
             grammar=grammar,
@@ -91,6 +92,7 @@ class Preparer:
     ) -> ImageState:
         """``image`` through the vision side; an ImageState of this model as it is."""
         if isinstance(image, ImageState):
+            check_color(color)
             self._check_state(image)
             return image
         if self.images is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidArgumentError
 from ..processing.templates import Template
 from ..protocol import GenerationOptions, Grammar
+from .names import check_names
 
 DEFAULT_MAX_NEW_TOKENS = 256
 MAX_STOPS, MAX_STOP_LENGTH = 16, 256
@@ -64,20 +64,22 @@ class Request:
         if isinstance(value, Request):
             return value
         if not isinstance(value, Mapping):
-            raise InvalidArgumentError(f"request is {type(value).__name__}, expected a Request or a dict")
-        check_names("request", value, [f.name for f in dataclasses.fields(cls)])
+            raise InvalidArgumentError(f"a request is {type(value).__name__}, expected a Request or a dict")
+        check_names("generate", value, [f.name for f in dataclasses.fields(cls)])
         return cls(**value)
 
 
-def check_names(where: str, given: Iterable[Any], known: Sequence[str]) -> None:
-    """Raises InvalidArgumentError for names in ``given`` that are not in ``known``, with the one nearest the first."""
-    unknown = [str(name) for name in given if name not in known]
-    if unknown:
-        name = unknown[0]  # torch_dtype means dtype, though kv_dtype has more letters in common with it
-        within = [one for one in known if (len(one) > 3 and one in name) or (len(name) > 3 and name in one)]
-        near = sorted(within, key=len, reverse=True)[:1] or difflib.get_close_matches(name, known, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise InvalidArgumentError(f"{where} has unknown keys {unknown}; {meant}expected a subset of {sorted(known)}")
+def check_color(color: Any) -> None:
+    """Raises InvalidArgumentError unless ``color`` is an order of channels."""
+    if color not in ("rgb", "bgr"):
+        raise InvalidArgumentError(f"color is {color!r}, expected 'rgb' or 'bgr'")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """``value``, None as False. Raises InvalidArgumentError for anything else that is no bool."""
+    if value is not None and not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
 
 
 def resolve_options(
@@ -116,7 +118,7 @@ def resolve_options(
         pad_id=0 if pad_id is None else pad_id,
         prefix_ids=() if bos_id is None else (bos_id,),
         seed=None if request.seed is None else _integer("seed", request.seed, 0, _LARGEST_SEED),
-        speculate=_flag("speculate", request.speculate),
+        speculate=check_flag("speculate", request.speculate),
         grammar=grammar,
     )
     if 1 < options.num_beams < options.num_return_sequences:
@@ -138,7 +140,7 @@ def _sampling(request: Request, pick: Any) -> tuple[bool, float]:
     if request.do_sample is None and request.temperature is not None:
         do_sample = request.temperature > 0
     else:
-        do_sample = bool(pick("do_sample", False))
+        do_sample = check_flag("do_sample", pick("do_sample", False))
     if do_sample and temperature == 0:
         raise InvalidArgumentError("temperature is 0 with do_sample=True, expected a number > 0")
     given = [name for name in _FILTERS if getattr(request, name) is not None]
@@ -151,7 +153,7 @@ def _sampling(request: Request, pick: Any) -> tuple[bool, float]:
 
 def stop_strings(request: Request, template: Template, defaults: Mapping[str, Any]) -> list[str]:
     """The caller's stop strings, then the template's and the directory's; a verbatim template has only the first."""
-    given = [request.stop] if isinstance(request.stop, str) else list(request.stop or [])
+    given = _listed("stop", request.stop, str)
     if len(given) > MAX_STOPS or any(not isinstance(s, str) or not 0 < len(s) <= MAX_STOP_LENGTH for s in given):
         raise InvalidArgumentError(
             f"stop is {str(given)[:80]}, expected at most {MAX_STOPS} strings of 1..{MAX_STOP_LENGTH} characters"
@@ -162,16 +164,26 @@ def stop_strings(request: Request, template: Template, defaults: Mapping[str, An
 
 
 def eos_ids(
-    request: Request, template: Template, config_eos: int | None, defaults: Mapping[str, Any]
+    request: Request, template: Template, config_eos: int | None, defaults: Mapping[str, Any], vocab_size: int
 ) -> tuple[int, ...]:
     """Ids that end an answer: the argument if given, else the config's and, outside "raw", the generation config's."""
     given = request.eos_token_id
-    if given is not None:
-        ids = [given] if isinstance(given, int) else list(given)
-    else:
+    if given is None:
         extra = None if template.verbatim else defaults.get("eos_token_id")
-        ids = [*([] if config_eos is None else [config_eos]), *([extra] if isinstance(extra, int) else extra or [])]
-    return tuple(dict.fromkeys(_integer("eos_token_id", i, 0) for i in ids))
+        ids = [*_listed("eos_token_id", config_eos, int), *_listed("eos_token_id", extra, int)]
+    else:
+        ids = _listed("eos_token_id", given, int)
+    return tuple(dict.fromkeys(_integer("eos_token_id", index, 0, vocab_size - 1) for index in ids))
+
+
+def _listed(name: str, value: Any, kind: type) -> list[Any]:
+    """One of ``kind``, several or None, as a list; what is in a list is not looked at."""
+    if value is None or isinstance(value, kind):
+        return [] if value is None else [value]
+    if not isinstance(value, (list, tuple)):
+        what = "a string" if kind is str else "an integer"
+        raise InvalidArgumentError(f"{name} is {str(value)[:60]!r}, expected {what} or a list of them")
+    return list(value)
 
 
 def _integer(name: str, value: Any, least: int, most: int = _LARGEST_INTEGER) -> int:
@@ -179,12 +191,6 @@ def _integer(name: str, value: Any, least: int, most: int = _LARGEST_INTEGER) ->
         upper = f" and <= {most}" if isinstance(value, int) and value > most else ""
         raise InvalidArgumentError(f"{name} is {value!r}, expected an integer >= {least}{upper}")
     return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    if value is not None and not isinstance(value, bool):
-        raise InvalidArgumentError(f"{name} is {value!r}, expected True or False")
-    return bool(value)
 
 
 def _bias(given: Any) -> dict[int, float]:

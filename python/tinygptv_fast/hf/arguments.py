@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from transformers import GenerationConfig
 
 from ..env import MAX_THREADS
 from ..errors import InvalidArgumentError, UnsupportedError
+from ..generate.names import check_names
 from .cache import NativeCache
 
 QUANTIZATIONS = ("none", "int8", "int4")
@@ -157,15 +157,6 @@ def check_seed(seed: Any) -> int | None:
     if seed is not None and (type(seed) is not int or not 0 <= seed <= _LARGEST_SEED):
         raise InvalidArgumentError(f"seed is {seed!r}, expected an integer in 0..{_LARGEST_SEED}")
     return seed
-
-
-def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises InvalidArgumentError for the first name that is not known, naming the nearest."""
-    known = sorted(set(known))
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise InvalidArgumentError(f"{where}() has no argument {name!r}; the nearest is {near[0]!r}")
 
 
 def check_supported(given: Mapping[str, Any]) -> None:

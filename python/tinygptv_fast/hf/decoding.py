@@ -20,6 +20,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ..config import TextConfig
 from ..engine.native_backend import NativeBackend
 from ..errors import ClosedError, UnsupportedError
+from ..generate.names import check_names
 from . import arguments, forward, native_rows
 from .cache import NativeCache
 from .prompts import PromptRows
@@ -280,7 +281,7 @@ class NativeDecoding:
         codes. No gradients."""
         self._check_open()
         arguments.check_supported(kwargs)
-        arguments.check_names("forward", kwargs, arguments.OPTIONAL)
+        check_names("forward", kwargs, arguments.OPTIONAL)
         arguments.check_cache(past_key_values, self._pool)
         cache = NativeCache(self._pool) if past_key_values is None else past_key_values
         keep = logits_to_keep if isinstance(logits_to_keep, int) else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import CheckpointError, InvalidArgumentError, UnsupportedError
 from ..generate.loading import locate
-from .arguments import check_names
+from ..generate.names import check_names
 
 HUB = ("revision", "token", "cache_dir", "local_files_only")
 _NOTHING = (None, False)

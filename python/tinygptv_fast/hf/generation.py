@@ -34,7 +34,7 @@ def generation_config_of(directory: ModelDirectory) -> GenerationConfig:
     if least > 0:
         fields["min_new_tokens"] = least
     request = Request(prompt="")
-    ids = eos_ids(request, template, config.eos_token_id, given)
+    ids = eos_ids(request, template, config.eos_token_id, given, config.text.vocab_size)
     made = GenerationConfig(
         **{"top_k": None, **fields},
         max_new_tokens=given.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS,

@@ -14,11 +14,11 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from ..errors import InvalidArgumentError, PromptError, UnsupportedError
+from ..generate.names import check_names
 from ..processing.image import ImageProcessor
 from ..processing.prompt import check_image_count, encode_prompt, read_messages
 from ..processing.templates import PLACEHOLDER, TEMPLATES, Template
 from ..processing.tokenizer import Tokenizer
-from .arguments import check_names
 from .directories import check_load, fetch_directory
 from .files import ModelFiles, read_files
 from .layout import open_picture, pad_rows, pictures_of

@@ -18,6 +18,7 @@ from ..engine.native_backend import NativeBackend, choose_kv_tokens
 from ..env import read_settings
 from ..errors import InvalidArgumentError, UnsupportedError
 from ..generate.model import TinyGPTV
+from ..generate.names import check_names
 from . import arguments
 from .configuration import TinyGPTVConfig
 from .directories import HUB, check_load, fetch_directory
@@ -123,7 +124,7 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
     ) -> None:
         """Copy the model directory to a new one, or to one that holds nothing but files of its processor."""
         idle = {"safe_serialization": True, "state_dict": None, "variant": None, "token": None}
-        arguments.check_names("save_pretrained", kwargs, (*idle, "max_shard_size"))
+        check_names("save_pretrained", kwargs, (*idle, "max_shard_size"))
         for name, nothing in {**idle, "push_to_hub": False}.items():
             value = push_to_hub if name == "push_to_hub" else kwargs.get(name, nothing)
             if value not in (nothing, None):

@@ -305,7 +305,9 @@ def format_box(box: Box | Sequence[float], width: float, height: float) -> str:
     scale_x, scale_y = _side("width", width), _side("height", height)
     box = as_box(box)
     if box.x1 > scale_x or box.y1 > scale_y or box.x2 < 0 or box.y2 < 0:
-        raise InvalidArgumentError(f"box is {list(box.xyxy)}, outside the {scale_x:g}x{scale_y:g} picture")
+        raise InvalidArgumentError(
+            f"box is {list(box.xyxy)}, expected one that meets the {scale_x:g}x{scale_y:g} picture"
+        )
     sides = (scale_x, scale_y, scale_x, scale_y)
     bins = [min(max(int(value / side * BINS), 0), BINS) for value, side in zip(box.xyxy, sides, strict=True)]
     return "{" + "".join(f"<{k}>" for k in bins) + "}"

@@ -245,7 +245,10 @@ def encode_prompt(prompt: str, tokenizer: Encoder) -> list[list[int]]:
 
 
 def check_text(text: str, template: Template, where: str) -> None:
-    """Raises ``PromptError`` if the user's own ``text`` (the argument ``where``) holds a mark of ``template``."""
+    """Raises ``PromptError`` unless the user's own ``text`` (the argument ``where``) is a string without marks of
+    ``template``."""
+    if not isinstance(text, str):
+        raise PromptError(f"{where} is {type(text).__name__}, expected a string")
     mark = template.reserved_in(text)
     if mark is not None:
         raise PromptError(
