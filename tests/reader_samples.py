@@ -32,7 +32,8 @@ def picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0, **how: 
 
 def write(path: Path, data: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(data, ensure_ascii=False)
+    path.write_text(text if text.isascii() or "\ud800" not in text else json.dumps(data), encoding="utf-8")
     return path
 
 
@@ -292,7 +293,7 @@ def _flickr(folder: Path, name: str, rows: list[dict[str, Any]]) -> Settings:
 
 
 def flickr_grounded_caption(folder: Path) -> Settings:
-    text = "<p>Two young guys</p> {<40><20><60><98>}<delim>{<61><20><80><99>} look at <p>their hands</p> {<45><50><50><55>}."
+    text = "<p>Two young guys</p> {<40><20><60><98>}<delim>{<61><20><80><99>} look at <p>hands</p> {<45><50><50><55>}."
     rows = [{"image_id": "1000092795", "grounded_caption": text}]
     return {"format": "flickr_grounded_caption", **_flickr(folder, "groundedcaption.json", rows)}
 

@@ -21,6 +21,7 @@ class Reason(enum.Enum):
     NO_PICTURE = "picture missing"
     BAD_PICTURE = "picture does not open"
     BAD_BOX = "box not in the picture"
+    TURNED = "boxes of a turned picture"
     EMPTY = "empty text"
     DUPLICATE = "duplicate id"
     RESERVED = "reserved text"
@@ -80,7 +81,9 @@ class Faults:
         if self.bad > self._allowed:
             raise DataError(self._too_many())
         if not good:
-            raise DataError(f"data set {self.name!r} has no records, expected at least one; {self.describe()}")
+            raise DataError(
+                f"data set {self.name!r} has no records, expected at least one; {self.describe()}{self._quoted()}"
+            )
 
     def describe(self) -> str:
         """``3 left out: 2 picture missing, 1 empty text``."""
@@ -96,9 +99,12 @@ class Faults:
     def _too_many(self) -> str:
         of = f" of {self._total}" if self._total is not None else ""
         return (
-            f"data set {self.name!r} has too many bad records{of}, max_bad is {self.limit!r}; {self.describe()}; "
-            f"the first: {'; '.join(self.first)}"
+            f"data set {self.name!r} has too many bad records{of}, max_bad is {self.limit!r}; {self.describe()}"
+            f"{self._quoted()}"
         )
+
+    def _quoted(self) -> str:
+        return f"; the first: {'; '.join(self.first)}" if self.first else ""
 
 
 def check_limit(value: Any, where: str) -> float:

@@ -31,19 +31,19 @@ class Item:
     def text(self, name: str) -> str:
         return self._of(name, str, "text")
 
-    def list(self, name: str) -> list[Any]:
+    def values(self, name: str) -> list[Any]:
         return self._of(name, list, "a list")
 
     def texts(self, name: str) -> list[str]:
         """A list of strings, empty ones among them."""
-        values = self.list(name)
+        values = self.values(name)
         if not all(isinstance(value, str) for value in values):
             self.fail(f"its {name} is {_short(values)}, expected a list of texts")
         return values
 
     def items(self, name: str) -> list[Item]:
         """A list of objects."""
-        return [Item(f"{self.where}: {name}[{index}]", value) for index, value in enumerate(self.list(name))]
+        return [Item(f"{self.where}: {name}[{index}]", value) for index, value in enumerate(self.values(name))]
 
     def id(self, name: str) -> str:
         """A whole number or a text without surrounding space, as text."""
@@ -62,7 +62,7 @@ class Item:
 
     def numbers(self, name: str, count: int) -> list[float]:
         """A list of ``count`` finite numbers."""
-        values = self.list(name)
+        values = self.values(name)
         good = all(not isinstance(v, bool) and isinstance(v, (int, float)) and _finite(v) for v in values)
         if not good or len(values) != count:
             self.fail(f"its {name} is {_short(values)}, expected {count} finite numbers")

@@ -40,7 +40,7 @@ class Reading:
         self.pictures = Pictures(images)
         self._hash = hashlib.sha256()
 
-    def bytes(self, path: Path) -> bytes:
+    def raw(self, path: Path) -> bytes:
         """The content of ``path``, which becomes part of the digest. Raises DataError: missing, or above 4 GiB."""
         try:
             size = path.stat().st_size
@@ -67,7 +67,7 @@ class Reading:
             return found
 
         try:
-            data = json.loads(self.bytes(path), object_pairs_hook=once if keyed else None)
+            data = json.loads(self.raw(path), object_pairs_hook=once if keyed else None)
         except (ValueError, RecursionError) as error:
             if isinstance(error, DataError):
                 raise
@@ -138,7 +138,7 @@ class Reading:
     def _lines(self, path: Path) -> list[Any]:
         """A line that is no json stands as its fault and is counted when it comes up for parsing."""
         out: list[Any] = []
-        for line in self.bytes(path).splitlines():
+        for line in self.raw(path).splitlines():
             if line.strip():
                 try:
                     out.append(json.loads(line))

@@ -104,7 +104,7 @@ def _boxes(path: Path, reading: Reading) -> dict[str, tuple[str, list[float]]]:
 
 
 def _refs(path: Path, reading: Reading) -> list[Any]:
-    raw = reading.bytes(path)
+    raw = reading.raw(path)
     if len(raw) > _MAX_BYTES:
         raise DataError(f"{path} has {len(raw)} bytes, expected at most {_MAX_BYTES}")
     key = hashlib.sha256(raw).hexdigest()

@@ -76,28 +76,34 @@ def index_shard(shard: Path, text: str) -> ShardIndex:
     A shard that ends in mid-air keeps the samples before the cut and has one fault for the rest. Raises DataError if
     ``shard`` is no plain tar (a compressed one cannot be read in any order).
     """
-    walk, size = _Walk(shard, text), _size(shard)
-    sample: _Sample | None = None
+    walk = _Walk(shard, text)
     try:
         with tarfile.open(shard, "r:") as archive:
-            for member in _members(archive, size):
-                key, extension = _split(member.name)
-                if sample is None or sample.key != key:
-                    walk.finish(sample)
-                    sample = _Sample(key)
-                _note(sample, member, extension, walk)
-            end = archive.offset
-        walk.finish(sample)
-        _check_end(shard, end, walk)
+            _walk_members(archive, walk, os.stat(shard).st_size)
     except tarfile.TarError as error:
-        if not walk.rows and sample is None:
-            raise DataError(f"{shard} is not a plain tar: {error}") from error
-        if sample is not None and sample.picture is not None and sample.text is not None:
-            walk.finish(sample)
-        walk.faults.append(BadRecord(Reason.TRUNCATED, str(shard), f"it ends in or behind {_name(sample)}: {error}"))
+        raise DataError(f"{shard} is not a plain tar: {error}") from error
     except OSError as error:
         raise DataError(f"{shard} cannot be read: {error.strerror or error}") from error
     return ShardIndex(np.array(walk.rows, dtype=np.int64).reshape(-1, 4), tuple(walk.faults))
+
+
+def _walk_members(archive: tarfile.TarFile, walk: _Walk, size: int) -> None:
+    sample: _Sample | None = None
+    try:
+        for member in _members(archive, size):
+            key, extension = _split(member.name)
+            if sample is None or sample.key != key:
+                walk.finish(sample)
+                sample = _Sample(key)
+            _note(sample, member, extension, walk)
+    except tarfile.TarError as error:
+        if sample is not None and sample.picture is not None and sample.text is not None:
+            walk.finish(sample)
+        what = f"it ends in or behind {_name(sample)}: {error}"
+        walk.faults.append(BadRecord(Reason.TRUNCATED, str(walk.shard), what))
+        return
+    walk.finish(sample)
+    _check_end(walk.shard, archive.offset, walk)
 
 
 def _members(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
@@ -110,7 +116,7 @@ def _members(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
         if member.size < 0 or member.offset_data < reached or member.offset_data + member.size > size:
             raise tarfile.TarError("unexpected end of data")
         reached = member.offset_data + member.size
-        archive.members.clear()  # tarfile would keep a record of each
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep a record of each
         if member.isreg() and not member.issparse():
             yield member
 
@@ -152,10 +158,3 @@ def _split(name: str) -> tuple[str, str]:
 
 def _name(sample: _Sample | None) -> str:
     return "its first sample" if sample is None else f"sample {sample.key[:100]}"
-
-
-def _size(shard: Path) -> int:
-    try:
-        return os.stat(shard).st_size
-    except OSError as error:
-        raise DataError(f"{shard} cannot be read: {error.strerror or error}") from error

@@ -64,7 +64,7 @@ def box_text(xywh: Sequence[float], picture: Picture, where: str) -> str:
         )
     if picture.turned:
         raise BadRecord(
-            Reason.BAD_PICTURE, where, f"its picture {picture.path} is turned by EXIF data, its boxes may not be"
+            Reason.TURNED, where, f"its picture {picture.path} is turned by EXIF data, its boxes may not be"
         )
     try:
         return format_box((max(0.0, x), max(0.0, y), x + w, y + h), width, height)
