@@ -1,4 +1,6 @@
-"""The order of examples: a shuffle without a table, ratios, ranks and workers, resuming, records that fail when drawn."""
+"""The order of examples: a shuffle without a table, ratios, ranks and workers, resuming, records that fail when they
+are drawn.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +190,7 @@ def test_a_batch_of_which_nothing_is_left_takes_what_comes_next() -> None:
 
 def test_too_many_that_fail_when_drawn_end_the_run() -> None:
     one = mix(batch=4, bad=set(range(333)), limit=4)
-    with pytest.raises(DataError, match="too many bad records of [0-9]+, max_bad is 4; 5 left out") as raised:
+    with pytest.raises(DataError, match=r"too many bad records of [0-9]+, max_bad is 4; 5 left out") as raised:
         for step in range(50):
             one.batch(step)
     assert "5 picture does not open" in str(raised.value) and "record" in str(raised.value)

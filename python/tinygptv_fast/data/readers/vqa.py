@@ -7,6 +7,7 @@ given (coco_vqa_datasets.py, answer_weight). Questions and answers go through th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ def _ask(question: str, answers: Sequence[str], item: Item, clean: bool) -> Ask:
     kept = []
     for answer in answers:
         try:
-            kept.append(usable(answer, "answer", item.where, clean=clean))
+            kept.append(sys.intern(usable(answer, "answer", item.where, clean=clean)))  # a few thousand, over and over
         except BadRecord as bad:
             if bad.reason is not Reason.EMPTY or len(answers) == 1:
                 raise
