@@ -48,7 +48,8 @@ def test_stage_4_learns_from_every_format_and_says_what_it_left_out(
     summary = json.loads((tmp_path / "run" / "data.json").read_text())
     assert set(summary) == set(data["sets"]) and summary["vqav2"]["records"] == 2
     assert summary["vqav2"]["reasons"] == {"picture does not open": 1}
-    said = capsys.readouterr().err
+    out, said = capsys.readouterr()
+    assert "vqav2: 1 records left out: 1 picture does not open" in out
     assert "vqav2: left out: " in said and "record 1: its picture does not open" in said
     assert "gqa: 1 records (gqa), none left out" in said
 
@@ -122,12 +123,12 @@ def test_rows_that_cannot_be_are_left_out_up_to_the_limit(
     data = {"sets": {"it": {**config_of, "clean": False}}, "max_bad": 1}
     config = samples.write(tmp_path / "mix.json", {**SMALL, "data": data})
     assert train(config, model, tmp_path / "run") == 0
-    assert json.loads((tmp_path / "run" / "data.json").read_text())["it"]["reasons"] == {"no room in a row": 1}
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["it"]["reasons"] == {"refused by the stage": 1}
     data["max_bad"] = 0
     samples.write(config, {**SMALL, "data": data})
     capsys.readouterr()
     assert train(config, model, tmp_path / "other") == 2
-    assert "too many bad records of 2, max_bad is 0; 1 left out: 1 no room in a row" in capsys.readouterr().err
+    assert "too many bad records of 2, max_bad is 0; 1 left out: 1 refused by the stage" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,7 @@ def _run(what: Launch, title: str, minutes: float | None, threads: int | None, q
 
 
 def _show(kind: str, trainer: Trainer, finished: bool, merged: Path | None, json_output: bool) -> None:
+    from ..data.readers.mix import Mix
     from ..train.stages.report import LOG_FILE, read_log
     from ..train.stages.run import ADAPTER
 
@@ -263,10 +264,15 @@ def _show(kind: str, trainer: Trainer, finished: bool, merged: Path | None, json
         "adapter": str(trainer.out / ADAPTER) if finished else None,
         "merged": str(merged) if merged else None,
     }
+    sets = trainer.batches.summary() if isinstance(trainer.batches, Mix) else {}
     if json_output:
-        print_json(kind, result)
+        print_json(kind, {**result, "data": sets} if sets else result)
         return
     screen = console()
+    for name, facts in sets.items():
+        if facts["bad"]:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in facts["reasons"].items())
+            screen.print(f"{name}: {facts['bad']} records left out: {reasons}")
     screen.print(f"{result['step']} of {result['steps']} steps in {result['seconds']} s, loss {result['loss']}")
     if finished:
         screen.print(f"adapter: {result['adapter']}" + (f", merged model: {merged}" if merged else ""))

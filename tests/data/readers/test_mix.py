@@ -210,7 +210,7 @@ def test_what_accept_refuses_is_counted() -> None:
     one = mix(batch=50, accept=accept)
     drawn = {name for step in range(20) for name in names(one.batch(step))}
     assert "c 7" not in drawn and "c 8" in drawn
-    assert one.summary()["c"]["reasons"] == {"no room in a row": 1}
+    assert one.summary()["c"]["reasons"] == {"refused by the stage": 1}
     assert one.summary()["c"]["first"] == ["c: record 7: it takes 99 positions, expected at most 9"]
 
 

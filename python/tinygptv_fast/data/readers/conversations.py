@@ -42,8 +42,8 @@ class LlavaSettings:
 def read_llava(settings: LlavaSettings, reading: Reading) -> list[Record]:
     """``[{"id": "000000033471", "conversations": [{"from": "human", "value": "<image>\\nq"}, {"from": "gpt", ...}]}]``.
 
-    ``<image>`` stands in the first question alone and is taken out with the line breaks beside it: the picture stands
-    in front whatever its place was (llava_dataset.py, multitask_conversation.py).
+    ``<image>`` stands in the first question alone and is taken out of it, as are all its line breaks: the picture
+    stands in front whatever its place was (llava_dataset.py, multitask_conversation.py).
     """
     path = settings.annotations
 

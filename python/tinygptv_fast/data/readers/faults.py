@@ -27,7 +27,7 @@ class Reason(enum.Enum):
     RESERVED = "reserved text"
     TOO_LARGE = "too large"
     TRUNCATED = "archive cut short"
-    UNFIT = "no room in a row"
+    UNFIT = "refused by the stage"
 
 
 class BadRecord(DataError):

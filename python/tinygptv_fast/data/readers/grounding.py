@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...processing.boxes import parse_boxes
 from .items import Ids, Item
 from .pools import DETECTION, GROUNDING, REFER
 from .reading import Reading
@@ -43,16 +44,15 @@ def read_genome(settings: GenomeSettings, reading: Reading) -> list[Record]:
     def parse(item: Item, index: int) -> Iterator[Record]:
         for region in item.items("regions"):
             with reading.sparing():
-                yield from _region(region, index, names)
+                yield from _region(region, index, item.id("id") if "id" in item else region.id("image_id"))
 
-    def _region(region: Item, index: int, names: Mapping[str, str]) -> Iterator[Record]:
+    def _region(region: Item, index: int, image: str) -> Iterator[Record]:
         ids.add(region, "region_id")
         box = [region.number(name) for name in ("x", "y", "width", "height")]
         if box[2] * box[3] >= settings.max_area:
             return
-        image = region.id("image_id") if "image_id" in region else ""
         if image not in names:
-            region.fail(f"its picture {image!r} is not in image_data.json")
+            region.fail(f"its picture {image} is not in image_data.json")
         picture = reading.picture(names[image], region)
         phrase = usable(region.text("phrase"), "phrase", region.where, clean=settings.clean)
         ask = Ask((box_text(box, picture, region.where),), (phrase,), REFER)
@@ -111,7 +111,7 @@ def _flickr(
         picture = reading.picture(f"{item.id('image_id')}.jpg", item)
         fills = ("",) if asked is None else (usable(asked, "phrase", item.where),)
         answer = boxed(answer, "answer", item.where)
-        if "{<" not in answer:
+        if not parse_boxes(answer, 100, 100):
             item.fail("its answer has no box, expected {<x1><y1><x2><y2>}")
         yield Record(str(path), index, (Ask((answer,), fills, wordings),), picture, task)
 

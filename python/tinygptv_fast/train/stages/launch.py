@@ -137,14 +137,19 @@ def launch(
         return trainer, trainer.run(listeners, tensorboard=what.tensorboard, stop=stop)
     finally:
         if isinstance(batches, Mix):
-            _write_summary(batches, what.out)
+            _write_summary(batches, what)
 
 
-def _write_summary(mix: Mix, out: Path) -> None:
-    """``data.json``: what each data set held and what was left out of it, by reason."""
-    temporary = out / f".{SUMMARY}.tmp"
-    temporary.write_text(json.dumps(mix.summary(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, out / SUMMARY)
+def _write_summary(mix: Mix, what: Launch) -> None:
+    """``data.json``: what each data set held and what was left out of it, by reason. A disk that has no room for it is
+    noted, not raised: that must not stand in for what ended the run."""
+    temporary = what.out / f".{SUMMARY}.tmp"
+    text = json.dumps(mix.summary(), indent=1, ensure_ascii=False) + "\n"
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, what.out / SUMMARY)
+    except OSError as error:
+        what.note(f"{what.out / SUMMARY} cannot be written: {error.strerror or error}")
 
 
 def _say_what_is_trained_on(what: Launch) -> None:
