@@ -53,3 +53,7 @@ class TrainingError(TinyGPTVError, RuntimeError):
 
 class FetchError(TinyGPTVError, RuntimeError):
     """A server could not be reached, refused, or sent something other than what was asked for."""
+
+
+class DataError(InvalidArgumentError):
+    """A data set lacks a file, is malformed, or has more bad records than its limit allows."""

@@ -65,16 +65,24 @@ class Stand:
 
 
 def load(
-    path: object, data: bytes, known: dict[str, Stand], persistent: Callable[[Any], Any], start: int = 0
+    path: object,
+    data: bytes,
+    known: dict[str, Stand],
+    persistent: Callable[[Any], Any],
+    start: int = 0,
+    *,
+    plain: bool = False,
+    max_opcodes: int = _MAX_OPCODES,
 ) -> tuple[Any, int]:
     """The object pickled at ``data[start:]`` and the position behind it.
 
-    ``known`` maps ``"module.name"`` to the caller's stand-ins, ``persistent`` answers persistent ids. Every failure is
-    a ``CheckpointError`` that names ``path``.
+    ``known`` maps ``"module.name"`` to the caller's stand-ins, ``persistent`` answers persistent ids. ``plain``: the
+    file is to hold containers, text and numbers, and a class it names besides is an error, not a placeholder. Every
+    failure is a ``CheckpointError`` that names ``path``.
     """
     stream = io.BytesIO(data)
     stream.seek(start)
-    machine = _Machine(known, persistent)
+    machine = _Machine(known, persistent, plain, max_opcodes)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             machine.step(opcode.name, argument)
@@ -88,9 +96,13 @@ def load(
 class _Machine:
     """The pickle virtual machine, restricted to data."""
 
-    def __init__(self, known: dict[str, Stand], persistent: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, known: dict[str, Stand], persistent: Callable[[Any], Any], plain: bool, max_opcodes: int
+    ) -> None:
         self._known = known
         self._persistent = persistent
+        self._plain = plain
+        self._max_opcodes = max_opcodes
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._copied = 0
@@ -104,8 +116,8 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         self._steps += 1
-        if self._steps > _MAX_OPCODES:
-            raise CheckpointError(f"the pickle has more than {_MAX_OPCODES} instructions")
+        if self._steps > self._max_opcodes:
+            raise CheckpointError(f"the pickle has more than {self._max_opcodes} instructions")
         if name in _PUSHES:
             self._stack.append(_PUSHES[name](argument))
         elif name in _LITERALS:
@@ -113,7 +125,7 @@ class _Machine:
         else:
             action = getattr(self, "_do_" + name.lower(), None)
             if action is None:
-                raise CheckpointError(f"pickle opcode {name} has no place in a checkpoint")
+                raise CheckpointError(f"pickle opcode {name} has no place in a file of data")
             action(argument)
 
     # --- the stack and the memo
@@ -260,6 +272,8 @@ class _Machine:
             return Stand(full, lambda *args: self._container(dict, args if name == "OrderedDict" else ()))
         if full == "_codecs.encode":
             return Stand(full, self._encode)
+        if self._plain:
+            raise CheckpointError(f"the file names {full[:200]}, expected containers, text and numbers alone; refused")
         return Stand(full, lambda *args: Placeholder(full, args))
 
     def _container(self, kind: type, args: tuple[Any, ...]) -> Any:

@@ -14,6 +14,7 @@ from . import (
     calibrate,
     chat,
     convert,
+    data,
     demo,
     doctor,
     draw,
@@ -71,6 +72,7 @@ _add("fetch", fetch.fetch)
 _add("convert", convert.convert)
 _add("verify", verify.verify)
 _add("calibrate", calibrate.calibrate)
+app.add_typer(data.app, name="data", epilog=epilog("data"))
 _add("train", training.train)
 _add("finetune", training.finetune)
 _add("info", info.info)

@@ -81,11 +81,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv bench --only jitter",
         "tinygptv bench --isa avx2 --only decode",
     ),
+    "data": (
+        "tinygptv data check ./stage4.json --stage 4",
+        "tinygptv data check ./stage4.json --only gqa --only refcoco --decode --samples 3",
+        "tinygptv data check ./stage1.json --json",
+    ),
     "train": (
         "tinygptv train --stage 1 --model ./start --data ./captions.json --out ./run1",
         "tinygptv train --stage 2 --model ./start --adapter ./run1/adapter --data ./captions.json --out ./run2",
         "tinygptv train --stage 4 --model ./start-448 --adapter ./run3/adapter --data ./refcoco.json "
         "--data ./gqa.json --config ./mine.json --out ./run4 --resume",
+        "tinygptv train --stage 4 --model ./start-448 --adapter ./run3/adapter --config ./stage4.json --out ./run4",
         "tinygptv train --stage 3 --out ./run3 --show",
     ),
     "finetune": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..errors import InvalidArgumentError
 from . import options
 from .models import note, use_threads
 from .options import check_exists, need_model
-from .output import console, print_json
+from .output import console, print_json, progress
 
 if TYPE_CHECKING:
     from ..train.stages.config import StageConfig
@@ -24,7 +25,9 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the run lives: sta
 Data = Annotated[
     list[Path] | None, typer.Option(metavar="FILE", help="Examples (json); repeat it for several data sets.")
 ]
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Json object with the settings to change.")]
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Json object with the settings to change (train: and data sets).")
+]
 Images = Annotated[Path | None, typer.Option(metavar="DIR", help="Where pictures are (default: beside the data).")]
 Adapter = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Adapter of the stage before, trained on from there.")
@@ -78,16 +81,24 @@ def train(
 
     number = _stage(stage)
     check_exists("--config", config)
-    chosen = load_stage(number, values, _changes(read_changes(config) if config else {}, precision=precision))
+    changes = read_changes(config) if config else {}
+    named = changes.pop("data", None)
+    chosen = load_stage(number, values, _changes(changes, precision=precision))
     if show:
         print_json("stage", {"notes": read_stage_file(number)["notes"], "config": chosen.to_dict()})
         return
-    if not data:
-        raise InvalidArgumentError("train needs --data, expected at least one json file")
+    if not data and named is None:
+        raise InvalidArgumentError("train needs --data, expected a json file or more, or data sets named in --config")
+    if named is not None and (data or images):
+        raise InvalidArgumentError(f"--config {config} names data sets, expected neither --data nor --images with it")
     what = _launch(
-        "train", model, chosen, data, out, adapter, images, None, features, resume, allow_other_code, tensorboard,
+        "train", model, chosen, data or [], out, adapter, images, None, features, resume, allow_other_code, tensorboard,
         device, quiet,
     )  # fmt: skip
+    if named is not None and config is not None:
+        from ..data.readers.config import read_sets
+
+        what = dataclasses.replace(what, sets=read_sets(named, config.parent))
     trainer, finished = _run(what, f"stage {number}", minutes, threads, quiet)
     _show("train", trainer, finished, None, json_output)
 
@@ -223,20 +234,23 @@ def _launch(
 
 
 def _run(what: Launch, title: str, minutes: float | None, threads: int | None, quiet: bool) -> tuple[Trainer, bool]:
-    from ..train.stages.launch import launch
+    from ..train.stages.launch import batches_of, launch
     from ..train.stages.report import bar
 
     use_threads(threads)
+    with progress("reading", quiet=quiet) as report:
+        batches = batches_of(what, report)
     ends = None if minutes is None else time.monotonic() + 60 * minutes
     try:
         with bar(title, sys.stderr, quiet=quiet) as listener:
-            return launch(what, [listener], lambda: ends is not None and time.monotonic() > ends)
+            return launch(what, [listener], lambda: ends is not None and time.monotonic() > ends, batches)
     except KeyboardInterrupt:
         note(f"stopped; the state is in {what.out}, --resume continues", quiet=quiet)
         raise
 
 
 def _show(kind: str, trainer: Trainer, finished: bool, merged: Path | None, json_output: bool) -> None:
+    from ..data.readers.mix import Mix
     from ..train.stages.report import LOG_FILE, read_log
     from ..train.stages.run import ADAPTER
 
@@ -250,10 +264,15 @@ def _show(kind: str, trainer: Trainer, finished: bool, merged: Path | None, json
         "adapter": str(trainer.out / ADAPTER) if finished else None,
         "merged": str(merged) if merged else None,
     }
+    sets = trainer.batches.summary() if isinstance(trainer.batches, Mix) else {}
     if json_output:
-        print_json(kind, result)
+        print_json(kind, {**result, "data": sets} if sets else result)
         return
     screen = console()
+    for name, facts in sets.items():
+        if facts["bad"]:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in facts["reasons"].items())
+            screen.print(f"{name}: {facts['bad']} records left out: {reasons}")
     screen.print(f"{result['step']} of {result['steps']} steps in {result['seconds']} s, loss {result['loss']}")
     if finished:
         screen.print(f"adapter: {result['adapter']}" + (f", merged model: {merged}" if merged else ""))

@@ -13,11 +13,14 @@ import io
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import ConfigError, ImageError, InvalidArgumentError
 
@@ -46,6 +49,16 @@ _CONFIG: dict[str, Any] = {
     "rescale_factor": 1 / 255,
     "do_normalize": True,
 }
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture file says of itself. width, height: pixels as stored, before any turning. turned: whether EXIF
+    data ask for it to be shown turned or mirrored."""
+
+    width: int
+    height: int
+    turned: bool
 
 
 class ImageProcessor:
@@ -98,6 +111,12 @@ class ImageProcessor:
             return self._from_path(Path(os.fspath(image)))
         raise ImageError(f"image is {type(image).__name__}, {_EXPECTED}")
 
+    def header(self, path: Path) -> Header:
+        """Size and orientation of the picture file ``path``, not decoded. Raises what ``load`` raises for a file that
+        is missing, foreign or too large; damage behind the header is not seen."""
+        with self._regular_file(path) as file, self._opened(file, repr(str(path))) as opened:
+            return Header(*opened.size, turned=_orientation(opened) != 1)
+
     def pixels(self, image: Any, color: Literal["rgb", "bgr"] = "rgb") -> torch.Tensor:
         """The model's input: float32 [3, S, S], (resized / 255 - mean) / std. Takes and raises what ``load`` does."""
         import torch
@@ -143,6 +162,11 @@ class ImageProcessor:
         return cls(size["height"], data["image_mean"], data["image_std"], max_pixels=max_pixels)
 
     def _from_path(self, path: Path) -> Image.Image:
+        with self._regular_file(path) as file:
+            return self._from_file(file, repr(str(path)))
+
+    @contextmanager
+    def _regular_file(self, path: Path) -> Iterator[IO[bytes]]:
         what = repr(str(path))
         try:
             status = path.stat()
@@ -154,11 +178,16 @@ class ImageProcessor:
             raise ImageError(f"image is {what}, which is not a regular file")
         try:
             with path.open("rb") as file:
-                return self._from_file(file, what)
+                yield file
         except OSError as error:
             raise ImageError(f"image is {what}, which cannot be read ({error})") from None
 
     def _from_file(self, file: Any, what: str) -> Image.Image:
+        with self._opened(file, what) as opened:
+            return self._upright_rgb(opened, what)
+
+    def _opened(self, file: Any, what: str) -> Image.Image:
+        """The picture in ``file``, its header read and its size checked."""
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         if size == 0:
@@ -173,9 +202,8 @@ class ImageProcessor:
         except _DECODE_ERRORS:
             names = ", ".join(_FORMATS[:7])
             raise ImageError(f"image is {what}, not a picture file that can be read, expected {names}, ...") from None
-        with opened:
-            self._check_size(opened.size, what)
-            return self._upright_rgb(opened, what)
+        self._check_size(opened.size, what)
+        return opened
 
     def _from_array(self, array: np.ndarray, color: str) -> Image.Image:
         what = f"a {array.dtype} array {list(array.shape)}"
@@ -199,6 +227,14 @@ class ImageProcessor:
             raise
         except _DECODE_ERRORS as error:
             raise ImageError(f"image is {what}, which is damaged ({error})") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none that can be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODE_ERRORS:
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -196,7 +196,8 @@ def load_stage(stage: int | str, values: str = "paper", changes: Mapping[str, An
 
 
 def read_changes(path: Path) -> dict[str, Any]:
-    """The json object in ``path``: fields of a config to replace. Raises ConfigError naming the file."""
+    """The json object in ``path``: fields of a config to replace and, under "data", the data sets to learn from (see
+    ``data.readers.config``). Raises ConfigError naming the file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -7,39 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from ...data.examples import Example, Turn
+from ...data.readers.order import locate
 from ...errors import InvalidArgumentError
 
-BLOCK = 1000  # slots over which the ratios of a mixture hold exactly
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One question and its answer. question None: one of the config's prompts is put. accepted: every answer that
-    counts as right, where the data name several; training takes ``answer``."""
-
-    question: str | None
-    answer: str
-    accepted: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of training.
-
-    images: each a path, a PIL picture, or the Q-Former's rows for it, f32 [NQ, Q]; they stand before the first
-    question. task: a tag's name, put before each question, or None. where: file and record, for errors. choices: what
-    the last question may be answered with, () where anything; training does not look at them.
-    """
-
-    turns: tuple[Turn, ...]
-    images: tuple[Any, ...] = ()
-    task: str | None = None
-    where: str = ""
-    choices: tuple[str, ...] = ()
+__all__ = ["Batches", "Example", "Mixture", "Turn"]
 
 
 class Batches(Protocol):
@@ -81,30 +57,10 @@ class Mixture:
     def _at(self, position: int) -> Example:
         names = list(self.sets)
         shares = tuple(float(self.weights.get(name, 1.0)) for name in names)
-        block, slot = divmod(position, BLOCK)
-        order, before = _block(shares, self.seed, block)
-        which = order[slot]
+        which, drawn = locate(shares, self.seed, position)
         examples = self.sets[names[which]]
-        # How many of this set came before: whole blocks hold a fixed number each, plus those earlier in this one.
-        drawn = block * order.count(which) + before[slot]
         epoch, index = divmod(drawn, len(examples))
         return examples[_permutation(self.seed, which, epoch, len(examples))[index]]
-
-
-@lru_cache(maxsize=4)
-def _block(shares: tuple[float, ...], seed: int, block: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(set of each slot, how many slots of that set stand before it in the block)."""
-    exact = np.array(shares) / sum(shares) * BLOCK
-    counts = np.floor(exact).astype(int)
-    for index in np.argsort(counts - exact, kind="stable")[: BLOCK - counts.sum()]:
-        counts[index] += 1
-    order = np.repeat(np.arange(len(shares)), counts)
-    np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 1, block]))).shuffle(order)
-    before, seen = [], [0] * len(shares)
-    for which in order.tolist():
-        before.append(seen[which])
-        seen[which] += 1
-    return tuple(order.tolist()), tuple(before)
 
 
 @lru_cache(maxsize=64)

@@ -41,7 +41,8 @@ class FrozenVision:
         self._bytes = 0
 
     def rows(self, images: Sequence[Any]) -> list[Tensor]:
-        """f32 rows of each image (path, PIL, or already rows), in order. Raises ImageError for a bad picture."""
+        """f32 rows of each image (path, bytes of a file, PIL, or already rows), in order. Raises ImageError for a bad
+        picture."""
         keys = [image if isinstance(image, Tensor) else _key(image) for image in images]
         missing: dict[Any, Any] = {}
         out: dict[int, Tensor] = {}
@@ -101,10 +102,10 @@ class FrozenVision:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def _file(self, image: Any) -> Path | None:
-        if self._folder is None or not isinstance(image, (str, Path)):
+        if self._folder is None or not isinstance(image, (str, Path, bytes)):
             return None
         digest = hashlib.sha256(self._identity.encode() + b"\0" + bytes([self._before]))
-        digest.update(Path(image).read_bytes())
+        digest.update(image if isinstance(image, bytes) else Path(image).read_bytes())
         return self._folder / f"{digest.hexdigest()[:40]}.safetensors"
 
     def _check(self, rows: Tensor) -> Tensor:
@@ -122,4 +123,6 @@ def _key(image: Any) -> Any:
     """Paths by name, pictures in memory by identity of their bytes."""
     if isinstance(image, (str, Path)):
         return str(image)
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).digest()
     return hashlib.sha256(image.tobytes() + repr(image.size).encode() + image.mode.encode()).digest()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,10 @@ from ...checkpoint.adapter import AdaptedDirectory, read_adapter
 from ...checkpoint.directory import open_directory
 from ...config import QuantizationConfig
 from ...conversion import merge_directory
+from ...data.readers.config import SetConfig
+from ...data.readers.mix import Mix
+from ...data.readers.opening import open_mix
+from ...data.readers.reading import Report
 from ...errors import InvalidArgumentError
 from ...generate.loading import locate
 from .config import StageConfig
@@ -21,15 +27,17 @@ from .readers import DataFile, read_examples
 from .report import Listener
 from .run import ADAPTER, Trainer
 from .start import open_start
+from .state import STATE_FILE
 
 REPLAY = "replay"
+SUMMARY = "data.json"
 
 
 @dataclass(frozen=True)
 class Launch:
     """What to run. model: 'demo' or a model directory. data: json files, whose stems are the names in
     ``config.ratios``; replay: a file whose examples make up ``config.replay_ratio`` of each batch, so that what the
-    model knew is not forgotten.
+    model knew is not forgotten. sets: data sets in published formats, instead of ``data``.
     """
 
     config: StageConfig
@@ -45,6 +53,7 @@ class Launch:
     tensorboard: bool = False
     device: str = "cpu"
     note: Callable[[str], None] = field(default=lambda text: None)
+    sets: Sequence[SetConfig] = ()
 
     @property
     def directory(self) -> Path:
@@ -70,6 +79,21 @@ def mixture(launch: Launch) -> Mixture:
     return Mixture(sets, launch.config.batch_size, launch.config.seed, _digest(files, shares), shares)
 
 
+def batches_of(launch: Launch, report: Report = lambda done, total, text: None) -> Mixture | Mix:
+    """Where the examples of ``launch`` come from. report: is told how far the reading of ``launch.sets`` is.
+
+    Raises InvalidArgumentError (``out`` holds a run that is not to be resumed), DataError naming file and record.
+    """
+    if (launch.out / STATE_FILE).exists() and not launch.resume:
+        raise InvalidArgumentError(f"--out {launch.out} holds a run already; --resume continues it")
+    if not launch.sets:
+        return mixture(launch)
+    if launch.data:
+        raise InvalidArgumentError("--data is given and the config names data sets too, expected one of the two")
+    config = launch.config
+    return open_mix(launch.sets, config.batch_size, config.seed, ratios=config.ratios, tell=launch.note, report=report)
+
+
 def _shares(config: StageConfig, names: list[str]) -> dict[str, float]:
     """Shares that add up to 1, by the config's ratios where it names a set."""
     weights = {name: float(config.ratios.get(name, 1.0)) for name in names}
@@ -83,28 +107,49 @@ def _digest(files: dict[str, DataFile], shares: dict[str, float]) -> str:
 
 
 def launch(
-    what: Launch, listeners: Sequence[Listener] = (), stop: Callable[[], bool] = lambda: False
+    what: Launch,
+    listeners: Sequence[Listener] = (),
+    stop: Callable[[], bool] = lambda: False,
+    batches: Mixture | Mix | None = None,
 ) -> tuple[Trainer, bool]:
-    """Run ``what``; the trainer and whether the run has reached its end (``stop`` can end it before).
+    """Run ``what``; the trainer and whether the run has reached its end (``stop`` can end it before). batches: what
+    ``batches_of(what)`` has read; None reads it here.
 
-    Raises InvalidArgumentError, CheckpointError, TrainingError, UnsupportedError; KeyboardInterrupt after Ctrl-C, with
-    the state saved.
+    Raises InvalidArgumentError, DataError, CheckpointError, TrainingError, UnsupportedError; KeyboardInterrupt after
+    Ctrl-C, with the state saved.
     """
-    state = what.out / "state.pt"
-    if state.exists() and not what.resume:
-        raise InvalidArgumentError(f"--out {what.out} holds a run already; --resume continues it")
-    batches = mixture(what)
+    if batches is None:
+        batches = batches_of(what)
     _say_what_is_trained_on(what)
     start = open_start(what.model, what.config, adapter=what.adapter, device=what.device)
     trainer = Trainer(start, what.config, batches, what.out, features=what.features)
     queries = start.model.config.qformer.queries if start.model.config.qformer is not None else 0
-    for examples in batches.sets.values():
-        trainer.stepper.rows.check(examples, queries)
+    if isinstance(batches, Mix):  # too many to go through: each is checked when it is drawn
+        batches.accept = lambda example: trainer.stepper.rows.check([example], queries)
+    else:
+        for examples in batches.sets.values():
+            trainer.stepper.rows.check(examples, queries)
     if what.resume and trainer.resume(allow_other_code=what.allow_other_code):
         what.note(f"continue from step {trainer.progress.step} of {what.config.steps}")
     count = sum(parameter.numel() for parameter in trainer.trained.values())
     what.note(f"training {count:,} numbers in {len(trainer.trained)} tensors, {what.config.steps} steps")
-    return trainer, trainer.run(listeners, tensorboard=what.tensorboard, stop=stop)
+    try:
+        return trainer, trainer.run(listeners, tensorboard=what.tensorboard, stop=stop)
+    finally:
+        if isinstance(batches, Mix):
+            _write_summary(batches, what)
+
+
+def _write_summary(mix: Mix, what: Launch) -> None:
+    """``data.json``: what each data set held and what was left out of it, by reason. A disk that has no room for it is
+    noted, not raised: that must not stand in for what ended the run."""
+    temporary = what.out / f".{SUMMARY}.tmp"
+    text = json.dumps(mix.summary(), indent=1, ensure_ascii=False) + "\n"
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, what.out / SUMMARY)
+    except OSError as error:
+        what.note(f"{what.out / SUMMARY} cannot be written: {error.strerror or error}")
 
 
 def _say_what_is_trained_on(what: Launch) -> None:

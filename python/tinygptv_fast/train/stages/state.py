@@ -17,14 +17,15 @@ from .config import StageConfig
 
 STATE_FILE = "state.pt"
 _PACKAGE = Path(__file__).resolve().parents[2]
-_NUMERICS = ("reference", "train/stages", "processing")  # the code that decides a run's numbers
+# the code that decides a run's numbers
+_NUMERICS = ("reference/*.py", "train/stages/*.py", "processing/*.py", "data/readers/*.py", "data/randomness.py")
 
 
 def code_digest() -> str:
     """sha256 over the Python code a run's numbers depend on."""
     digest = hashlib.sha256()
-    for folder in _NUMERICS:
-        for path in sorted((_PACKAGE / folder).glob("*.py")):
+    for pattern in _NUMERICS:
+        for path in sorted(_PACKAGE.glob(pattern)):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
