@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import ask, bench, cache, calibrate, chat, convert, demo, doctor, draw, fetch, info, training, verify
+from . import ask, bench, cache, calibrate, chat, convert, demo, doctor, draw, evaluate, fetch, info, training, verify
 from .examples import epilog
 
 app = typer.Typer(
@@ -57,6 +57,8 @@ _add("fetch", fetch.fetch)
 _add("convert", convert.convert)
 _add("verify", verify.verify)
 _add("calibrate", calibrate.calibrate)
+_add("eval", evaluate.evaluate)
+_add("export-world", evaluate.export_world)
 _add("train", training.train)
 _add("finetune", training.finetune)
 _add("info", info.info)
