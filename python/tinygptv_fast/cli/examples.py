@@ -73,6 +73,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv bench --isa avx2 --only decode",
     ),
     "eval": (
+        "tinygptv eval gqa --data drawn-gqa/testdev_balanced_questions.json --images drawn-gqa/images --protocol plain "
+        "--model demo --out run-gqa",
         "tinygptv eval gqa --data ./gqa/testdev_balanced_questions.json --images ./gqa/images --model ./tinygptv-int4 "
         "--out ./runs/gqa --compare",
         "tinygptv eval okvqa --data ./OpenEnded_mscoco_val2014_questions.json "

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import UnsupportedError
 
-# What the COCO evaluation removes after tokenising, in the Treebank's spelling, brackets as NLTK leaves them.
-_REMOVED = frozenset("'' ' `` ` ( ) { } . ? ! , : - -- ... ;".split())
+# What the COCO evaluation removes. It means brackets, too, but looks for -LRB- in text that is lower case: -lrb- stays.
+_REMOVED = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split())
 
 
 def check_available() -> None:
@@ -40,7 +40,8 @@ def cider(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
 
 
 def _tokens(tokenizer: Any, caption: str) -> str:
-    return " ".join(word for word in tokenizer.tokenize(caption.lower()) if word not in _REMOVED)
+    words = (word.lower() for word in tokenizer.tokenize(caption, convert_parentheses=True))
+    return " ".join(word for word in words if word not in _REMOVED)
 
 
 def _packages() -> tuple[Any, Any]:

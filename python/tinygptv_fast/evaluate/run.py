@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config import TextConfig
 from ..errors import ImageError, InvalidArgumentError, PromptError
 from ..generate import Answer, TinyGPTV
 from .answers import FILE, AnswerFile
@@ -74,12 +75,11 @@ def describe(model: TinyGPTV) -> dict[str, Any]:
     info = model.info
     names = ("model_id", "adapter", "backend", "device", "quantization", "group_size", "kv_dtype", "vision_dtype")
     out = {name: info.get(name) for name in (*names, "image_size", "template")}
-    return out | {"dtype": str(info.get("dtype")), "language_parameters": language_parameters(model)}
+    return out | {"dtype": str(info.get("dtype")), "language_parameters": language_parameters(model.config.text)}
 
 
-def language_parameters(model: TinyGPTV) -> int:
+def language_parameters(text: TextConfig) -> int:
     """Weights of the language model, norms and biases included, from its sizes: what the paper's "2.8B" counts."""
-    text = model.config.text
     c, f = text.width, text.mlp_width
     attention = 3 * c * c + 3 * c + c * c + c
     norms = 2 * c + (4 * text.head_dim if text.qk_norm else 0) + (c if text.post_attention_norm else 0)
