@@ -29,7 +29,9 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 def test_every_script_has_a_test() -> None:
     elsewhere = ["drop_in_transformers.py", "pipeline_transformers.py"]  # tests/hf: they need transformers
-    assert SCRIPTS == sorted([*elsewhere, "grounding_to_coco.py", "lmms_eval_model.py", "quickstart.py", "streaming_asyncio.py"])
+    assert SCRIPTS == sorted(
+        [*elsewhere, "grounding_to_coco.py", "lmms_eval_model.py", "quickstart.py", "streaming_asyncio.py"]
+    )
 
 
 def test_quickstart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,14 +100,23 @@ def test_the_lmms_eval_model_fits_the_protocol(monkeypatch: pytest.MonkeyPatch) 
     chosen = _adapter()["TinyGPTVFast"]
     assert issubclass(chosen, _Base) and not chosen.is_simple and not chosen.__abstractmethods__
     lmm = chosen(pretrained="demo", batch_size="2", threads=1, device="cpu", max_batch_size=64)
-    docs = [{"image": draw(arrange("red circle", seed), 96), "question": "What colour is the circle?"} for seed in range(3)]
+    docs = [
+        {"image": draw(arrange("red circle", seed), 96), "question": "What colour is the circle?"} for seed in range(3)
+    ]
     lmm.task_dict = {"task": {"test": docs}}
 
     def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
         content = [{"type": "image", "url": doc["image"]}, {"type": "text", "text": f"[vqa] {doc['question']}"}]
         return [{"role": "user", "content": content}]
 
-    settings = {"max_new_tokens": 5, "temperature": 0, "do_sample": False, "top_p": None, "num_beams": 1, "until": ["\n\n", ""]}
+    settings = {
+        "max_new_tokens": 5,
+        "temperature": 0,
+        "do_sample": False,
+        "top_p": None,
+        "num_beams": 1,
+        "until": ["\n\n", ""],
+    }
     answers = lmm.generate_until([_Instance(("", messages, settings, n, "task", "test")) for n in (2, 0, 1)])
     with lmm.model as model:
         alone = [model.generate(docs[n]["image"], docs[n]["question"], task="vqa", max_new_tokens=5) for n in (2, 0, 1)]

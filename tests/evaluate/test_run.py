@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -184,6 +186,17 @@ def test_answers_of_something_else_are_refused(drawn: Path, finished: Path, demo
         Settings("mine")
     with pytest.raises(InvalidArgumentError, match="template is 'raw', expected one that says where"):
         Settings("paper", "raw")
+
+
+def test_two_runs_do_not_share_a_folder(drawn: Path, finished: Path, demo: TinyGPTV) -> None:
+    holder = os.open(finished, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    before = (finished / FILE).read_bytes()
+    with pytest.raises(InvalidArgumentError, match="where another evaluation runs"):
+        evaluate(demo, GQA, GQA.read(data_of(drawn)), Settings("plain"), finished)
+    os.close(holder)
+    assert evaluate(demo, GQA, GQA.read(data_of(drawn)), Settings("plain"), finished).known == COUNT
+    assert (finished / FILE).read_bytes() == before
 
 
 def test_the_answer_file_keeps_every_text(tmp_path: Path) -> None:

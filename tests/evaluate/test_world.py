@@ -120,7 +120,7 @@ def test_the_paper_protocol_asks_as_the_original_does(demo: TinyGPTV, tmp_path: 
             assert first["choices"] == [f"{choice}\n" for choice in question.choices] and not more
         else:
             assert first["max_new_tokens"] == 20 and first["boxes"] == "free" and "task" not in first
-        assert [one["choices"] for one in more] == ([["no\n", "yes\n"]] if form == "hateful-memes" else [])
+        assert [one["choices"] for one in more] == ([["yes\n", "no\n"]] if form == "hateful-memes" else [])
 
 
 @pytest.mark.timeout(1200)

@@ -130,7 +130,7 @@ def _run(
     from ..evaluate.run import evaluate as ask
     from ..evaluate.sets import get_benchmark
 
-    benchmark = get_benchmark(name)
+    benchmark, how = get_benchmark(name), Settings(**settings)
     benchmark.needs()
     if compare:
         plots.check_available()
@@ -139,7 +139,7 @@ def _run(
     with loaded(model, backend=backend, dtype=dtype, threads=threads, quiet=quiet) as opened:
         try:
             with progress(f"{len(found.questions)} questions", quiet=quiet) as bar:
-                run = ask(opened, benchmark, found, Settings(**settings), out, lambda done, all: bar(done, all))
+                run = ask(opened, benchmark, found, how, out, lambda done, all: bar(done, all))
         except KeyboardInterrupt:
             note(f"tinygptv: the answers so far are in {out}; the same command goes on with the rest", quiet=quiet)
             raise

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,21 +56,36 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     key = {"set": benchmark.name, "model": model.info["model_id"], "adapter": model.info["adapter"]}
     key |= {"compute": _compute(model), "data": data.digest, "settings": settings.to_dict()}
-    file = AnswerFile(out / FILE, key, frozenset(question.id for question in data.questions))
-    known = len(file.known)
-    skipped: list[Skipped] = []
-    todo = [question for question in data.questions if question.id not in file.known]
-    report(known, len(data.questions))
-    for begin in range(0, len(todo), TOGETHER):
-        part = todo[begin : begin + TOGETHER]
-        answers, failed = _ask(model, benchmark, part, settings)
-        file.append(answers)
-        skipped += failed
-        report(known + begin + len(part), len(data.questions))
+    with _alone(out):
+        file = AnswerFile(out / FILE, key, frozenset(question.id for question in data.questions))
+        known = len(file.known)
+        skipped: list[Skipped] = []
+        todo = [question for question in data.questions if question.id not in file.known]
+        report(known, len(data.questions))
+        for begin in range(0, len(todo), TOGETHER):
+            part = todo[begin : begin + TOGETHER]
+            answers, failed = _ask(model, benchmark, part, settings)
+            file.append(answers)
+            skipped += failed
+            report(known + begin + len(part), len(data.questions))
     if not file.known:
         raise InvalidArgumentError(f"none of {len(todo)} questions could be asked, the first: {_say(skipped[0])}")
     pairs = tuple((q, file.known[q.id]) for q in data.questions if q.id in file.known)
     return Run(benchmark, data, settings, describe(model), pairs, (*data.skipped, *skipped), known)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold folder ``out``: two runs would ask everything twice. The lock goes with the process, however it ends."""
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidArgumentError(f"--out is {out}, where another evaluation runs; expected another") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def describe(model: TinyGPTV) -> dict[str, Any]:
