@@ -299,6 +299,10 @@ def test_a_run_stacks_up_against_the_paper(finished: Path, drawn: Path, demo: Ti
     assert [row["measured"] for row in rows] == ["paper-compatible", "strict"]
     by_scorer = {figure["scorer"]: figure["value"] for figure in report["figures"]}
     assert all(row["accuracies"] == {"GQA": by_scorer[row["measured"]]} and row["average"] is None for row in rows)
+    of = (
+        f"This run, GQA: {COUNT} questions of testdev_balanced_questions.json (sha256 {report['data']['sha256'][:16]})."
+    )
+    assert any(note.startswith(of) for note in report["comparison"]["notes"])
     assert rows[0]["size"] == report["model"]["language_parameters"] / 1e9 and rows[0]["memory_gb"] > 0.05
     with Image.open(finished / "comparison.png") as plot:
         assert plot.format == "PNG" and plot.width > 1000 and len(set(plot.convert("L").resize((64, 24)).tobytes())) > 2

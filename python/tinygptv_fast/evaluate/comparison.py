@@ -64,12 +64,23 @@ def compare(reports: Sequence[Mapping[str, Any]]) -> Comparison:
         groups.setdefault(_identity(report), []).append(report)
     ours = [row for group in groups.values() for row in _ours(paper, group)]
     theirs = [Row(m.model, m.size, m.accuracies, m.average, m.seconds_per_word, m.memory_gb) for m in paper.models]
-    return Comparison(paper.columns, (*theirs, *ours), paper.source, paper.notes, tuple(_grounding(paper, reports)))
+    extra = (*map(_about, reports), *_grounding(paper, reports))
+    return Comparison(paper.columns, (*theirs, *ours), paper.source, paper.notes, extra)
+
+
+def _about(report: Mapping[str, Any]) -> str:
+    """What a run's figures are of: a part of a set, or other data in its form, is not what the paper measured."""
+    data = report["data"]
+    return (
+        f"This run, {BENCHMARKS[report['set']].title}: {report['answered']} questions of {', '.join(data['files'])} "
+        f"(sha256 {data['sha256'][:16]}). It compares with the paper only if that is the official split, whole."
+    )
 
 
 def _well_formed(report: Mapping[str, Any]) -> bool:
     try:
         _identity(report)
+        _about(report)
         _ours(read_paper(), [report])
         return True
     except (AttributeError, KeyError, TypeError, ValueError):

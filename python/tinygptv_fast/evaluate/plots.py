@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 from typing import Any
 
 from ..errors import UnsupportedError
@@ -29,14 +30,17 @@ def draw(comparison: Comparison) -> bytes | None:
         return None
     pyplot = _pyplot()
     figure, grid = pyplot.subplots(
-        len(columns), len(_AXES), figsize=(13, 3.6 * len(columns)), squeeze=False, layout="constrained"
+        len(columns), len(_AXES), figsize=(13, 4.4 * len(columns)), squeeze=False, layout="constrained"
     )
     for line, column in zip(grid, columns, strict=True):
         for axes, (name, label) in zip(line, _AXES, strict=True):
             _scatter(axes, comparison, column, name)
             axes.set_xlabel(label)
         line[0].set_ylabel(f"{column} accuracy (%)")
-    figure.suptitle("What the paper reports (blue) and this run (red): other machines, other scorers", fontsize=10)
+    figure.suptitle(
+        "What the paper reports of its data (blue), and this run of the data it was given (red), on another machine",
+        fontsize=10,
+    )
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
     pyplot.close(figure)
@@ -45,15 +49,22 @@ def draw(comparison: Comparison) -> bytes | None:
 
 def _scatter(axes: Any, comparison: Comparison, column: str, name: str) -> None:
     shown = [row for row in comparison.rows if column in row.accuracies and getattr(row, name) is not None]
-    for row in shown:
+    middle = statistics.median([getattr(row, name) for row in shown if row.measured is None] or [0.0])
+    turns = {False: 0, True: 0}
+    for row in sorted(shown, key=lambda row: row.accuracies[column]):
         x, y = getattr(row, name), row.accuracies[column]
         axes.plot([x], [y], "o", color=_OURS if row.measured else _THEIRS, markersize=6 if row.measured else 4)
-        axes.annotate(_label(row), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=6)
+        # Many models have one size: labels stand by turns below and above, those of smaller models on the left.
+        left = name == "size" and row.measured is None and x < middle
+        turns[left] += 1
+        place = (-4 if left else 4, -8 if turns[left] % 2 else 4)
+        side = "right" if left else "left"
+        axes.annotate(_label(row), (x, y), xytext=place, textcoords="offset points", fontsize=6, ha=side)
     if any(getattr(row, name) > 0 for row in shown):
         axes.set_xscale("log")
     axes.margins(0.15)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    for edge in ("top", "right"):
+        axes.spines[edge].set_visible(False)
 
 
 def _label(row: Row) -> str:
