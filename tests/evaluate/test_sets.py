@@ -136,10 +136,9 @@ def test_vizwiz(place) -> None:
     assert scores("vizwiz", question, "Dog.") == (1, 1)
     # one annotator said nothing either: 0.9 × 1/3 + 0.1 × 0; the original's rule finds the empty text in everything
     assert scores("vizwiz", question, "") == (pytest.approx(0.3), 1)
-    assert scores("vizwiz", question, "hotdog") == (0, 1) and scores("vizwiz", question, "cat") == (
-        0,
-        pytest.approx(1 / 3),
-    )
+    assert scores("vizwiz", question, "hotdog") == (0, 1)
+    # "" is in "cat", and so is the "a" that 'a_b' falls apart into
+    assert scores("vizwiz", question, "cat") == (0, pytest.approx(2 / 3))
 
 
 def test_hateful_memes(place) -> None:

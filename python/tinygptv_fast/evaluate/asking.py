@@ -58,13 +58,22 @@ def requests(model: TinyGPTV, benchmark: Benchmark, question: Question, settings
     return out
 
 
-def given(benchmark: Benchmark, question: Question, settings: Settings, answers: list[Answer], seconds: float) -> Given:
-    """What the answers to ``requests`` say; ``seconds``: what they took."""
+def given(
+    model: TinyGPTV,
+    benchmark: Benchmark,
+    question: Question,
+    settings: Settings,
+    answers: list[Answer],
+    seconds: float,
+) -> Given:
+    """What the answers to ``requests`` say; ``seconds``: what they took. Under "paper" the text is that of the
+    original's ``generate``, with the spaces of its slow tokenizer."""
     found = list(answers)
     text, words = "", 0
     if benchmark.generates:
-        text = found.pop(0).text
-        text = clean_generated(text) if settings.protocol == "paper" else text
+        said = found.pop(0)
+        paper = settings.protocol == "paper"
+        text = clean_generated(model.tokenizer.decode_slow(said.token_ids)) if paper else said.text
         words = len(text.split())
     means: dict[str, float] = {}
     if found:

@@ -129,7 +129,7 @@ def _ask(
             skipped.append(_skipped(question, error))
         else:
             whole = [one for one in said if isinstance(one, Answer)]
-            answers[question.id] = given(benchmark, question, settings, whole, share)
+            answers[question.id] = given(model, benchmark, question, settings, whole, share)
     return answers, skipped
 
 
