@@ -55,6 +55,9 @@ def test_argument_errors_load_neither_torch_nor_numpy() -> None:
         ["verify", "x", "--agreement"],
         ["identify", "x.png", "1,2,3", "--model", "demo"],
         ["demo", "--image", "x.png"],
+        ["eval", "mmlu", "--data", __file__, "--images", "/", "--out", "x"],
+        ["eval", "vsr", "--data", __file__, "--images", "/", "--out", "x"],
+        ["export-world", "--format", "mmlu", "--out", "x"],
     ]
     assert _codes_and_heavy(calls) == f"CODES {[2] * len(calls)} HEAVY []"
 

@@ -58,7 +58,7 @@ def commands() -> list[str]:
 TINYGPTV = [line for line in commands() if "tinygptv " in line.split("|")[-1] and not line.startswith("make")]
 OTHERS = [line for line in commands() if line not in TINYGPTV and not line.startswith(_IN_C_PROGRAM_TEST)]
 # With the shipped model, or with none at all.
-_OURS = re.compile(r"\bdemo\b|tinygptv (doctor|draw|--\w+)")
+_OURS = re.compile(r"\bdemo\b|tinygptv (doctor|draw|export-world|--\w+)")
 RUNNABLE = [line for line in TINYGPTV if _OURS.search(line) and not any(mark in line for mark in _FOREIGN)]
 
 
@@ -99,6 +99,9 @@ def test_every_command_without_foreign_files_runs(line: str, workplace: Path, mo
         data = Path(argument).read_bytes() if word == "cat" else f"{argument}\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     words = shlex.split(command)
+    if words[1] == "eval":  # the page says to export first
+        folder = str(Path(words[words.index("--images") + 1]).parent)
+        assert main(["export-world", "--format", words[2], "--out", folder, "--count", "4"]) == 0
     assert main(words[1:]) == 0
     if "--draw" in words:
         with Image.open(words[words.index("--draw") + 1]) as drawn:

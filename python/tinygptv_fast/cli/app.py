@@ -18,6 +18,7 @@ from . import (
     demo,
     doctor,
     draw,
+    evaluate,
     fetch,
     info,
     short_forms,
@@ -73,6 +74,8 @@ _add("convert", convert.convert)
 _add("verify", verify.verify)
 _add("calibrate", calibrate.calibrate)
 app.add_typer(data.app, name="data", epilog=epilog("data"))
+_add("eval", evaluate.evaluate)
+_add("export-world", evaluate.export_world)
 _add("train", training.train)
 _add("finetune", training.finetune)
 _add("info", info.info)

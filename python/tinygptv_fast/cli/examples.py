@@ -86,6 +86,22 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tinygptv data check ./stage4.json --only gqa --only refcoco --decode --samples 3",
         "tinygptv data check ./stage1.json --json",
     ),
+    "eval": (
+        "tinygptv eval gqa --data drawn-gqa/testdev_balanced_questions.json --images drawn-gqa/images --protocol plain "
+        "--model demo --out run-gqa",
+        "tinygptv eval gqa --data ./gqa/testdev_balanced_questions.json --images ./gqa/images --model ./tinygptv-int4 "
+        "--out ./runs/gqa --compare",
+        "tinygptv eval okvqa --data ./OpenEnded_mscoco_val2014_questions.json "
+        "--annotations ./mscoco_val2014_annotations.json --images ./val2014 --model ./tinygptv-int4 --out ./runs/okvqa",
+        "tinygptv eval vsr --data ./vsr/test.jsonl --images ./coco --model ./tinygptv-int4 --out ./runs/vsr "
+        "--compare --beside ./runs/gqa",
+        "tinygptv eval refcoco --data ./refcoco/refcoco_val.json --images ./train2014 --model ./tinygptv-int4 "
+        "--out ./runs/refcoco-val --json",
+    ),
+    "export-world": (
+        "tinygptv export-world --format gqa --out drawn-gqa --count 24",
+        "tinygptv export-world --format refcoco --out drawn-refcoco --seed 3 --json",
+    ),
     "train": (
         "tinygptv train --stage 1 --model ./start --data ./captions.json --out ./run1",
         "tinygptv train --stage 2 --model ./start --adapter ./run1/adapter --data ./captions.json --out ./run2",

@@ -23,7 +23,8 @@ SEPARATOR = "###"
 HIDDEN_TOP_K = 50
 """transformers' default, which applies to every sampled answer of the original though nobody sets it."""
 
-_END_SYMBOL = "\n"
+END_SYMBOL = "\n"
+"""What ends a candidate in the losses that ``multi_select`` ranks by."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,10 @@ class OriginalModel:
             raise InvalidArgumentError("answers or images is empty, expected at least one candidate and one picture")
         counts = [len(candidates)] * len(pictures) if num_cand is None else list(num_cand)
         _same_length("num_cand", counts, pictures)
-        begin = self._begin()
+        begin = training_begin(self.model)
         rows = []
         for row, (picture, text) in enumerate(zip(pictures, prompts, strict=True)):
-            ends = [candidate[row] + _END_SYMBOL for candidate in candidates]
+            ends = [candidate[row] + END_SYMBOL for candidate in candidates]
             rows.append(self._logprobs(encode(self.model, picture), begin + text, ends))
         if self.quirks:
             rows = [[[lp for row in rows for lp in row[index]] for index in range(len(candidates))]]
@@ -152,11 +153,6 @@ class OriginalModel:
         found = {answer.text: answer.logprobs for answer in [best, *best.alternatives]}
         return [found[candidate] for candidate in candidates]
 
-    def _begin(self) -> str:
-        """The BOS that the original's training layout, used for losses, puts before every row."""
-        bos = self.model.config.bos_token_id
-        return "" if bos is None else self.model.tokenizer.decode([bos], skip_special_tokens=False)
-
     def _ends(self, eos_token_id: int | Sequence[int] | None) -> dict[str, Any]:
         if self.quirks:
             return {"eos_token_id": eos_token_id}
@@ -164,7 +160,18 @@ class OriginalModel:
 
     def _text(self, answer: Answer) -> str:
         text = self.model.tokenizer.decode_slow(answer.token_ids) if self.quirks else answer.text
-        return text.split("</s>")[0].replace("<s>", "").split("[/INST]")[-1].strip()
+        return clean_generated(text)
+
+
+def clean_generated(text: str) -> str:
+    """What the original's ``generate`` makes of a decoded answer (minigpt_base.py): up to '</s>', behind '[/INST]'."""
+    return text.split("</s>")[0].replace("<s>", "").split("[/INST]")[-1].strip()
+
+
+def training_begin(model: TinyGPTV) -> str:
+    """The BOS that the original's training layout, used for losses, puts before every row; "" without one."""
+    bos = model.config.bos_token_id
+    return "" if bos is None else model.tokenizer.decode([bos], skip_special_tokens=False)
 
 
 def _ranking(losses_of: list[list[float]], count: int) -> list[int]:

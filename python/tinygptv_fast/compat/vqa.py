@@ -84,14 +84,29 @@ def normalize(text: str) -> str:
 def vqa_accuracy(answer: str, ground_truths: Sequence[str], scorer: Scorer = "vqaEval") -> float:
     """Accuracy of one answer in percent, to two decimals: the mean over the annotators of min(1, matches among the
     others / 3)."""
-    return round(100 * _accuracy(answer, ground_truths, scorer), 2)
+    return round(100 * vqa_score(answer, ground_truths, scorer), 2)
+
+
+def vqa_score(answer: str, ground_truths: Sequence[str], scorer: Scorer = "vqaEval") -> float:
+    """Accuracy of one answer, 0..1 and not rounded: what the mean over a data set is made of."""
+    if not ground_truths:
+        raise InvalidArgumentError("ground_truths is empty, expected at least one answer")
+    if scorer == "vqaEval":
+        answer, truths = _prepare_vqaeval(answer, ground_truths)
+    elif scorer == "vqa_eval":
+        answer, truths = _prepare_vqa_eval(answer, ground_truths)
+    else:
+        raise InvalidArgumentError(f"scorer is {scorer!r}, expected 'vqaEval' or 'vqa_eval'")
+    matches = [truth == answer for truth in truths]
+    # each annotator's own answer is left out of its count
+    return sum(min(1, (sum(matches) - own) / 3) for own in matches) / len(truths)
 
 
 def overall_accuracy(rows: Sequence[tuple[str, Sequence[str]]], scorer: Scorer = "vqaEval") -> float:
     """Mean accuracy of (answer, ground truths) rows in percent, to two decimals."""
     if not rows:
         raise InvalidArgumentError("rows is empty, expected at least one (answer, ground truths)")
-    return round(100 * sum(_accuracy(answer, truths, scorer) for answer, truths in rows) / len(rows), 2)
+    return round(100 * sum(vqa_score(answer, truths, scorer) for answer, truths in rows) / len(rows), 2)
 
 
 def postprocess_okvqa(raw: str) -> str:
@@ -112,20 +127,6 @@ def vizwiz_accuracy(answer: str, ground_truths: Sequence[str]) -> float:
     is contained in everything and scores 1 (original behaviour)."""
     answer = answer.lower()
     return min(sum(truth.lower() in answer or answer in truth.lower() for truth in ground_truths) / 3.0, 1.0)
-
-
-def _accuracy(answer: str, ground_truths: Sequence[str], scorer: Scorer) -> float:
-    if not ground_truths:
-        raise InvalidArgumentError("ground_truths is empty, expected at least one answer")
-    if scorer == "vqaEval":
-        answer, truths = _prepare_vqaeval(answer, ground_truths)
-    elif scorer == "vqa_eval":
-        answer, truths = _prepare_vqa_eval(answer, ground_truths)
-    else:
-        raise InvalidArgumentError(f"scorer is {scorer!r}, expected 'vqaEval' or 'vqa_eval'")
-    matches = [truth == answer for truth in truths]
-    # each annotator's own answer is left out of its count
-    return sum(min(1, (sum(matches) - own) / 3) for own in matches) / len(truths)
 
 
 def _prepare_vqaeval(answer: str, ground_truths: Sequence[str]) -> tuple[str, list[str]]:
