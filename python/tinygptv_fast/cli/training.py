@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,11 +17,13 @@ from . import options
 from .models import note, use_threads
 from .options import check_exists, need_model
 from .output import console, print_json
+from .run import EXIT_BAD_INPUT
 
 if TYPE_CHECKING:
     from ..train.stages.config import StageConfig
     from ..train.stages.launch import Launch
     from ..train.stages.run import Trainer
+    from ..train.stages.world import World
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the run lives: state, log, loss plot, adapter.")]
 Data = Annotated[
@@ -44,6 +49,10 @@ Precision = Annotated[
     Literal["float32", "bfloat16"] | None, typer.Option(help="bfloat16: autocast (default: as the config says).")
 ]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")]
+Parallel = Annotated[
+    Literal["ddp", "fsdp"] | None,
+    typer.Option(help="Under torchrun: ddp, the whole model in each process; fsdp, a part of it in each."),
+]
 
 
 def train(
@@ -62,6 +71,7 @@ def train(
     features: Features = None,
     precision: Precision = None,
     device: Device = "cpu",
+    parallel: Parallel = None,
     minutes: Minutes = None,
     tensorboard: TensorBoard = False,
     show: Annotated[bool, typer.Option("--show", help="Print the stage's settings as json and stop.")] = False,
@@ -84,12 +94,28 @@ def train(
         return
     if not data:
         raise InvalidArgumentError("train needs --data, expected at least one json file")
-    what = _launch(
-        "train", model, chosen, data, out, adapter, images, None, features, resume, allow_other_code, tensorboard,
-        device, quiet,
-    )  # fmt: skip
-    trainer, finished = _run(what, f"stage {number}", minutes, threads, quiet)
-    _show("train", trainer, finished, None, json_output)
+    with _processes(parallel, device) as world:
+        quiet = quiet or not world.first
+        with world.agreeing():
+            what = _launch(
+                "train", model, chosen, data, out, adapter, images, None, features, resume, allow_other_code,
+                tensorboard, device, quiet,
+            )  # fmt: skip
+        trainer, finished = _run(dataclasses.replace(what, world=world), f"stage {number}", minutes, threads, quiet)
+        if world.first:
+            _show("train", trainer, finished, None, json_output)
+
+
+@contextmanager
+def _processes(parallel: Literal["ddp", "fsdp"] | None, device: str) -> Iterator[World]:
+    """The processes of the run. What all of them have found is reported by the first; the others end in silence."""
+    from ..train.stages.world import ReportedByFirst, open_world
+
+    try:
+        with open_world(parallel, device) as world:
+            yield world
+    except ReportedByFirst:
+        raise typer.Exit(EXIT_BAD_INPUT) from None
 
 
 def finetune(
@@ -218,7 +244,7 @@ def _launch(
         allow_other_code,
         tensorboard,
         device,
-        lambda text: note(text, quiet=quiet),
+        note=lambda text: note(text, quiet=quiet),
     )
 
 
@@ -226,7 +252,7 @@ def _run(what: Launch, title: str, minutes: float | None, threads: int | None, q
     from ..train.stages.launch import launch
     from ..train.stages.report import bar
 
-    use_threads(threads)
+    use_threads(threads, what.world.local_size)
     ends = None if minutes is None else time.monotonic() + 60 * minutes
     try:
         with bar(title, sys.stderr, quiet=quiet) as listener:

@@ -21,6 +21,7 @@ from .readers import DataFile, read_examples
 from .report import Listener
 from .run import ADAPTER, Trainer
 from .start import open_start
+from .world import ALONE, World
 
 REPLAY = "replay"
 
@@ -44,6 +45,7 @@ class Launch:
     allow_other_code: bool = False
     tensorboard: bool = False
     device: str = "cpu"
+    world: World = ALONE
     note: Callable[[str], None] = field(default=lambda text: None)
 
     @property
@@ -90,20 +92,23 @@ def launch(
     Raises InvalidArgumentError, CheckpointError, TrainingError, UnsupportedError; KeyboardInterrupt after Ctrl-C, with
     the state saved.
     """
-    state = what.out / "state.pt"
-    if state.exists() and not what.resume:
-        raise InvalidArgumentError(f"--out {what.out} holds a run already; --resume continues it")
-    batches = mixture(what)
-    _say_what_is_trained_on(what)
-    start = open_start(what.model, what.config, adapter=what.adapter, device=what.device)
-    trainer = Trainer(start, what.config, batches, what.out, features=what.features)
+    state, world = what.out / "state.pt", what.world
+    with world.agreeing():
+        if state.exists() and not what.resume:
+            raise InvalidArgumentError(f"--out {what.out} holds a run already; --resume continues it")
+        batches = mixture(what)
+        _say_what_is_trained_on(what)
+        start = open_start(what.model, what.config, adapter=what.adapter, device=world.device(what.device))
+    trainer = Trainer(start, what.config, batches, what.out, features=what.features, world=world)
     queries = start.model.config.qformer.queries if start.model.config.qformer is not None else 0
-    for examples in batches.sets.values():
-        trainer.stepper.rows.check(examples, queries)
-    if what.resume and trainer.resume(allow_other_code=what.allow_other_code):
-        what.note(f"continue from step {trainer.progress.step} of {what.config.steps}")
+    with world.agreeing():
+        for examples in batches.sets.values():
+            trainer.stepper.rows.check(examples, queries)
+        if what.resume and trainer.resume(allow_other_code=what.allow_other_code):
+            what.note(f"continue from step {trainer.progress.step} of {what.config.steps}")
     count = sum(parameter.numel() for parameter in trainer.trained.values())
-    what.note(f"training {count:,} numbers in {len(trainer.trained)} tensors, {what.config.steps} steps")
+    shared = f", {world.size} processes ({world.kind})" if world.kind else ""
+    what.note(f"training {count:,} numbers in {len(trainer.trained)} tensors, {what.config.steps} steps{shared}")
     return trainer, trainer.run(listeners, tensorboard=what.tensorboard, stop=stop)
 
 

@@ -28,13 +28,15 @@ def is_trained(name: str, config: StageConfig) -> bool:
 
 def freeze(model: TinyGPTVReference, config: StageConfig) -> dict[str, nn.Parameter]:
     """Freeze everything ``config`` does not train; returns what it does, by name, in the model's order."""
-    trained = {}
     for name, parameter in model.named_parameters():
         parameter.grad = None
         parameter.requires_grad_(is_trained(name, config))
-        if parameter.requires_grad:
-            trained[name] = parameter
-    return trained
+    return trained_of(model)
+
+
+def trained_of(model: TinyGPTVReference) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name, in the model's order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:
