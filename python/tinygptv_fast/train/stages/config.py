@@ -41,6 +41,7 @@ class StageConfig:
     lora_alpha: float = 16.0
     lora_dropout: float = 0.05
     qformer: bool = False
+    frozen: tuple[str, ...] = ()  # patterns (fnmatch) of names that stay as they are, whatever else is said
     projector_hidden: int | None = None  # width between the two projections of a fresh projector; None: one map
     fresh_projector: bool = False  # start the projector anew: stage 1, whose task it is
     image_size: int | None = None  # what the recipe is meant for; the model's own size counts
@@ -154,7 +155,7 @@ class StageConfig:
     def replace(self, changes: Mapping[str, Any], where: str = "config") -> StageConfig:
         """This config with ``changes``, whose unknown keys and wrong values raise ``ConfigError`` naming ``where``."""
         merged: dict[str, Any] = {**self.to_dict(), **changes}
-        for name in ("prompts", "betas"):
+        for name in ("prompts", "betas", "frozen"):
             if not isinstance(merged[name], (list, tuple)):
                 raise ConfigError(f"{where}.{name} is {merged[name]!r}, expected a list")
             merged[name] = tuple(merged[name])

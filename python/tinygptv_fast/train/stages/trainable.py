@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from typing import Any
 
@@ -18,6 +19,8 @@ _LORA = re.compile(r"text\.layers\.\d+\.attn\.(qkv|out)\.lora_[ab]")
 
 def is_trained(name: str, config: StageConfig) -> bool:
     """Whether ``config`` trains parameter ``name`` of a ``TinyGPTVReference``."""
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in config.frozen):
+        return False
     return (
         name.startswith("projector.")
         or (config.norms and _NORM_WEIGHT.fullmatch(name) is not None)
