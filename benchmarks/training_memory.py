@@ -6,6 +6,7 @@ Run: python benchmarks/training_memory.py
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinygptv_fast.config import ModelConfig, QFormerConfig, VisionConfig
@@ -38,11 +39,11 @@ class Case:
 CASES = (Case(2, 96, 63, 224), Case(3, 224, 160, 224), Case(4, 1088, 1024, 448))
 
 
-def lines() -> list[str]:
+def lines(cases: Sequence[Case] = CASES) -> list[str]:
     """The table in markdown."""
     cards = " | ".join(f"rows in {card} GB" for card in CARDS)
     out = [f"| stage, tokens a row | GPUs | GB of each, 1 row | {cards} |", "|---|---|---|" + "---|" * len(CARDS)]
-    for case in CASES:
+    for case in cases:
         by_rows = {rows: case.measured(rows) for rows in (1, 2)}
         for kind, processes in PLACES:
             shared = {rows: measured.shared(kind, processes) for rows, measured in by_rows.items()}

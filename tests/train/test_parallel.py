@@ -113,16 +113,21 @@ def test_processes_have_dropout_of_their_own() -> None:
 
 
 # --- torchrun: killed, interrupted, resumed with another number of processes ------------------------------------------
-def torchrun(kind: str, model: Path, folder: Path, out: Path) -> subprocess.Popen[str]:
-    """``tinygptv train`` in two processes; resumes what is in ``out``."""
+def arguments(model: Path, folder: Path, out: Path) -> list[str]:
+    """Of ``tinygptv``, to begin or continue the run in ``out``."""
     config = write_json(folder / "config.json", PARALLEL)
     first, second = mixed_files(folder)
+    words = ["train", "--stage", 3, "--model", model, "--data", first, "--data", second, "--config", config]
+    return [str(word) for word in [*words, "--out", out, "--resume", "--threads", 1]]
+
+
+def torchrun(kind: str, model: Path, folder: Path, out: Path) -> subprocess.Popen[str]:
+    """``tinygptv train`` in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "tinygptv_fast", "train", "--stage", "3", "--model", model, "--data", first, "--data", second]
-    command += ["--config", config, "--out", out, "--parallel", kind, "--resume", "--threads", "1"]
+    command += ["-m", "tinygptv_fast", *arguments(model, folder, out), "--parallel", kind]
     # A session of its own: Ctrl-C reaches torchrun and both processes, as from a terminal.
     return subprocess.Popen(
-        [str(word) for word in command],
+        command,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -162,10 +167,7 @@ def test_killed_interrupted_and_finished_by_one(model: Path, folder: Path, alone
     assert torch.load(out / "state.pt", weights_only=True)["step"] >= 22
     assert not list(out.glob(".*"))
     # One process finishes what two began.
-    config = parallel_settings()
-    assert train_stage(
-        begin(model, config), config, mixed_data(folder, config), out, resume=True, allow_other_code=True
-    )
+    assert main(arguments(model, folder, out)) == 0
     assert_same_curve(read_log(out / "log.jsonl"), alone)
 
 
@@ -205,12 +207,12 @@ def test_parallel_needs_torchrun_and_torchrun_needs_parallel(
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     data = str(mixed_files(folder)[0])
-    arguments = ["train", "--stage", "3", "--model", str(model), "--data", data, "--out", str(folder / "no")]
-    assert main([*arguments, "--parallel", "ddp"]) == 2
+    words = ["train", "--stage", "3", "--model", str(model), "--data", data, "--out", str(folder / "no")]
+    assert main([*words, "--parallel", "ddp"]) == 2
     assert "expected: torchrun --nproc-per-node 2 -m tinygptv_fast train --parallel ddp" in capsys.readouterr().err
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
-    assert main(arguments) == 2
+    assert main(words) == 2
     assert "process 1 of 2 under torchrun and --parallel is not given" in capsys.readouterr().err
     assert not (folder / "no").exists()
     with pytest.raises(InvalidArgumentError, match="parallel is 'tp'"), open_world("tp"):  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def differences(saved: dict[str, Any], now: dict[str, Any], *, allow_other_code:
         if saved.get(key) == value or (allow_other_code and key in _SOFT):
             continue
         if key == "config":
-            old = saved.get("config") or {}
+            old = {**StageConfig().to_dict(), **(saved.get("config") or {})}  # a setting that is newer than the run
             names = sorted(name for name in {*old, *value} if old.get(name) != value.get(name))
             out += [f"config.{name} was {old.get(name)!r}, is {value.get(name)!r}" for name in names]
         elif key in ("version", "torch", "threads"):
