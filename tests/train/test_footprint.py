@@ -66,7 +66,7 @@ def test_a_real_step_holds_what_is_predicted(changes: dict[str, Any], model: Pat
     config = config_for_memory(**changes)
     trainer = Trainer(begin(model, config), config, mixed_data(tmp_path, config), tmp_path / "run")
     stepper = trainer.stepper
-    example = next(e for e in trainer.batches.batch(0) if e.images)
+    example = next(e for step in range(5) for e in trainer.batches.batch(step) if e.images)
     rows = stepper.rows.rows([example] * 2, 0)
     stepper.vision.rows(example.images)
     queries = trainer.start.model.config.qformer.queries  # type: ignore[union-attr]
@@ -78,8 +78,8 @@ def test_a_real_step_holds_what_is_predicted(changes: dict[str, Any], model: Pat
     trained = sum(sizes[name] for name in trainer.trained)
     assert found.trained == found.gradients == trained and found.moments == 2 * trained
     assert found.frozen + found.vision + found.trained == sum(sizes.values())
-    # A real step keeps its gradients and takes its rows apart and together; nothing else differs.
-    assert found.activations <= alive.peak * 1.02 and alive.peak <= 1.25 * found.activations + 2 * trained
+    # A real step puts its rows together from pieces, keeps its gradients and learns at some places only.
+    assert found.activations == pytest.approx(alive.peak, rel=0.15)
 
 
 def test_activations_grow_by_the_row_and_shrink_by_recomputing(model: Path) -> None:

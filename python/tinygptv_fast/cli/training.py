@@ -112,7 +112,7 @@ def _processes(parallel: Literal["ddp", "fsdp"] | None, device: str) -> Iterator
     from ..train.stages.world import ReportedByFirst, open_world
 
     try:
-        with open_world(parallel, device) as world:
+        with open_world(parallel, device) as world, world.guard():
             yield world
     except ReportedByFirst:
         raise typer.Exit(EXIT_BAD_INPUT) from None
@@ -150,6 +150,7 @@ def finetune(
     features: Features = None,
     precision: Precision = None,
     device: Device = "cpu",
+    parallel: Parallel = None,
     minutes: Minutes = None,
     tensorboard: TensorBoard = False,
     threads: options.Threads = None,
@@ -182,16 +183,21 @@ def finetune(
         precision=precision,
     )
     chosen = load_stage(FINETUNE, changes=changes)
-    what = _launch(
-        "finetune", model, chosen, [data], out, adapter, images, replay, features, resume, allow_other_code,
-        tensorboard, device, quiet,
-    )  # fmt: skip
-    trainer, finished = _run(what, "fine-tuning", minutes, threads, quiet)
-    if merge is not None and finished:
-        from ..train.stages.launch import merge as write
+    with _processes(parallel, device) as world:
+        quiet = quiet or not world.first
+        with world.agreeing():
+            what = _launch(
+                "finetune", model, chosen, [data], out, adapter, images, replay, features, resume, allow_other_code,
+                tensorboard, device, quiet,
+            )  # fmt: skip
+        trainer, finished = _run(dataclasses.replace(what, world=world), "fine-tuning", minutes, threads, quiet)
+        if not world.first:
+            return
+        if merge is not None and finished:
+            from ..train.stages.launch import merge as write
 
-        write(what, merge, quantization=merge_quantization)
-    _show("finetune", trainer, finished, merge if finished else None, json_output)
+            write(what, merge, quantization=merge_quantization)
+        _show("finetune", trainer, finished, merge if finished else None, json_output)
 
 
 def _stage(text: str) -> int:

@@ -93,6 +93,7 @@ class StageConfig:
         self._check("clip_norm", good, "null or a number > 0")
         good = self.projector_hidden is None or (type(self.projector_hidden) is int and self.projector_hidden >= 1)
         self._check("projector_hidden", good, "null or an integer >= 1")
+        self._check("frozen", all(isinstance(pattern, str) and pattern for pattern in self.frozen), "a list of texts")
         good = len(self.betas) == 2 and all(_number(beta) and 0 <= beta < 1 for beta in self.betas)
         self._check("betas", good, "two numbers in 0..1")
         self._check("stage", self.stage in (None, *STAGES), "null or 1..4")

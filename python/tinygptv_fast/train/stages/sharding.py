@@ -54,14 +54,17 @@ class Shared:
             self._cut(model)
 
     def _cut(self, model: TinyGPTVReference) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        # Named, since FSDP would otherwise take a GPU wherever there is one.
+        mesh = init_device_mesh(model.text.embed.weight.device.type, (self.world.size,))
         for layer in model.text.layers:
-            fully_shard(layer)
-        fully_shard(model.text.head)
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model.text.head, mesh=mesh)
         # The token embedding is looked up once per piece of text, in each process another number of times: it is in the
         # root's group, which is put together once for the whole pass.
-        fully_shard(self._loss)
+        fully_shard(self._loss, mesh=mesh)
 
     def bind(self, compute: Callable[..., Tensor]) -> None:
         """``compute`` is how the loss is computed, on the model's own modules."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...errors import ConfigError
 from ...reference.model import TinyGPTVReference
 from .config import StageConfig
 
@@ -30,7 +31,12 @@ def is_trained(name: str, config: StageConfig) -> bool:
 
 
 def freeze(model: TinyGPTVReference, config: StageConfig) -> dict[str, nn.Parameter]:
-    """Freeze everything ``config`` does not train; returns what it does, by name, in the model's order."""
+    """Freeze everything ``config`` does not train; returns what it does, by name, in the model's order. Raises
+    ConfigError for a pattern of ``config.frozen`` that is the name of nothing."""
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in config.frozen:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(f"stage.frozen has {pattern!r}, which no parameter is called, such as {names[-1]!r}")
     for name, parameter in model.named_parameters():
         parameter.grad = None
         parameter.requires_grad_(is_trained(name, config))
