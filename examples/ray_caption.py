@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import tinygptv_fast as tgv
+from tinygptv_fast.errors import ImageError, InvalidArgumentError, TinyGPTVError, UnsupportedError
 
 KINDS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 RUN_FILE = "run.json"
@@ -37,7 +38,7 @@ def find(words: Sequence[str]) -> list[str]:
         else:
             found = [path] if path.is_file() else [Path(name) for name in glob.glob(word, recursive=True)]
         if not found:
-            raise tgv.InvalidArgumentError(f"pictures is {word!r}, where there is none")
+            raise InvalidArgumentError(f"pictures is {word!r}, where there is none")
         names |= {str(p.absolute()) for p in found}
     return sorted(names)
 
@@ -71,17 +72,20 @@ class Actor:
         images = [str(image) for image in row["images"]]
         requests = [{"image": image, "prompt": self.prompt, **self.settings} for image in images]
         answers = self.model.generate_batch(requests, on_error="return")
+        for answer in answers:
+            if isinstance(answer, Exception) and not isinstance(answer, (ImageError, OSError)):
+                return {
+                    "fatal": str(answer),
+                    "pictures": 0,
+                    "failed": 0,
+                }  # the prompt or a setting, which is wrong for every picture
         lines = [self._line(image, answer) for image, answer in zip(images, answers, strict=True)]
         write(part_of(self.out, int(row["shard"])), "".join(json.dumps(line) + "\n" for line in lines))
-        return {"pictures": len(lines), "failed": sum("error" in line for line in lines)}
+        return {"fatal": "", "pictures": len(lines), "failed": sum("error" in line for line in lines)}
 
     def _line(self, image: str, answer: Any) -> dict[str, Any]:
         head = {"image": image, "model": self.model.info["model_id"]}
-        if isinstance(answer, (tgv.ImageError, OSError)):
-            return {**head, "error": str(answer)}
-        if isinstance(answer, Exception):
-            raise answer  # the prompt or a setting, which is wrong for every picture
-        return {**head, **answer.to_dict()}
+        return {**head, **({"error": str(answer)} if isinstance(answer, Exception) else answer.to_dict())}
 
 
 def check_out(out: Path, run: dict[str, Any]) -> None:
@@ -94,9 +98,7 @@ def check_out(out: Path, run: dict[str, Any]) -> None:
     there = json.loads(path.read_text(encoding="utf-8"))
     different = [name for name, value in run.items() if there.get(name) != value]
     if different:
-        raise tgv.InvalidArgumentError(
-            f"--out {out} holds a run with another {', '.join(different)}; expected a new one"
-        )
+        raise InvalidArgumentError(f"--out {out} holds a run with another {', '.join(different)}; expected a new one")
 
 
 def work(options: argparse.Namespace, shards: dict[int, list[str]], settings: dict[str, Any]) -> tuple[int, int]:
@@ -105,7 +107,7 @@ def work(options: argparse.Namespace, shards: dict[int, list[str]], settings: di
     try:
         import ray
     except ImportError:
-        raise tgv.UnsupportedError("this needs Ray Data: pip install 'tinygptv_fast[ray]'") from None
+        raise UnsupportedError("this needs Ray Data: pip install 'tinygptv_fast[ray]'") from None
     from rich.progress import track
 
     alone: dict[str, Any] = {"num_cpus": options.actors * options.threads, "object_store_memory": 100_000_000}
@@ -125,6 +127,8 @@ def work(options: argparse.Namespace, shards: dict[int, list[str]], settings: di
         for row in track(
             answered.iter_rows(), description="shards", total=len(shards), disable=not sys.stderr.isatty()
         ):
+            if row["fatal"]:
+                raise InvalidArgumentError(str(row["fatal"]))
             asked, failed = asked + row["pictures"], failed + row["failed"]
         return asked, failed
     finally:
@@ -157,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shards = {n: names[first : first + options.shard_size] for n, first in enumerate(cuts)}
         missing = {n: images for n, images in shards.items() if not part_of(options.out, n).exists()}
         asked, failed = work(options, missing, settings) if missing else (0, 0)
-    except (tgv.TinyGPTVError, OSError) as error:
+    except (TinyGPTVError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

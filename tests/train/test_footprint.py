@@ -5,6 +5,7 @@ should; the table of the docs is its own.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -85,7 +86,8 @@ def test_a_real_step_holds_what_is_predicted(changes: dict[str, Any], model: Pat
 def test_activations_grow_by_the_row_and_shrink_by_recomputing(model: Path) -> None:
     config, again = config_for_memory(recompute=False), config_for_memory(recompute=True)
     many = [predicted(model, config, Work(rows, 64, 40 * rows))[0].activations for rows in (1, 2, 3, 4)]
-    assert many[3] - many[2] == many[2] - many[1] == many[1] - many[0] > 0
+    grown = [after - before for before, after in itertools.pairwise(many)]
+    assert 0 < min(grown) and max(grown) == grown[0] < 1.1 * min(grown)  # one row alone saves some copies
     assert predicted(model, again, Work(4, 64, 160))[0].activations < many[3]
     longer = predicted(model, config, Work(1, 128, 40))[0].activations
     assert longer > 2 * many[0] - predicted(model, config, Work(1, 64, 1))[0].activations  # scores grow by the square
