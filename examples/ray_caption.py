@@ -73,12 +73,9 @@ class Actor:
         requests = [{"image": image, "prompt": self.prompt, **self.settings} for image in images]
         answers = self.model.generate_batch(requests, on_error="return")
         for answer in answers:
+            # Not the picture's fault: the prompt or a setting, which is wrong for every picture.
             if isinstance(answer, Exception) and not isinstance(answer, (ImageError, OSError)):
-                return {
-                    "fatal": str(answer),
-                    "pictures": 0,
-                    "failed": 0,
-                }  # the prompt or a setting, which is wrong for every picture
+                return {"fatal": str(answer), "pictures": 0, "failed": 0}
         lines = [self._line(image, answer) for image, answer in zip(images, answers, strict=True)]
         write(part_of(self.out, int(row["shard"])), "".join(json.dumps(line) + "\n" for line in lines))
         return {"fatal": "", "pictures": len(lines), "failed": sum("error" in line for line in lines)}
