@@ -59,3 +59,43 @@ def data(folder: Path, config: StageConfig) -> Mixture:
 
 def begin(model: Path, config: StageConfig) -> Start:
     return open_start(model, config)
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+def parallel_settings() -> StageConfig:
+    """Fifty steps without dropout, in parts, cut to a norm: what has to be the same for any number of processes."""
+    return load_stage(3, changes=PARALLEL)
+
+
+PARALLEL: dict[str, Any] = {
+    "lora_rank": 4,
+    "lora_alpha": 8.0,
+    "lora_dropout": 0.0,
+    "batch_size": 5,
+    "accumulation": 2,
+    "epochs": 1,
+    "steps_per_epoch": 50,
+    "warmup_steps": 2,
+    "init_lr": 3e-4,
+    "min_lr": 1e-4,
+    "clip_norm": 1.0,
+    "precision": "float32",
+    "recompute": True,
+    "save_every": 10,
+}
+
+
+def mixed_files(folder: Path) -> list[Path]:
+    """Questions about pictures, and conversations about none: processes of a step see some, one, or no picture."""
+    talks = [
+        {"conversations": [{"from": "human", "value": f"say {i}"}, {"from": "gpt", "value": "yes " * i + "no"}]}
+        for i in range(1, 6)
+    ]
+    pairs = (("vqa.json", vqa_records()), ("talk.json", talks))
+    return [path if (path := folder / name).exists() else write_json(path, data) for name, data in pairs]
+
+
+def mixed_data(folder: Path, config: StageConfig) -> Mixture:
+    files = {path.stem: read_examples(path) for path in mixed_files(folder)}
+    digest = " ".join(file.digest for file in files.values())
+    return Mixture({name: f.examples for name, f in files.items()}, config.batch_size, config.seed, digest)

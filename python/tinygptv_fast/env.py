@@ -13,6 +13,7 @@
 | ``HF_ENDPOINT`` | the hub that 'tinygptv fetch' asks: https://huggingface.co, or a mirror of it |
 | ``HF_HUB_OFFLINE`` | 1, on, yes or true: 'tinygptv fetch' asks no server |
 | ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
+| ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``LOCAL_WORLD_SIZE`` | set by torchrun: which process of a run this is |
 """
 
 from __future__ import annotations
@@ -80,6 +81,34 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         hub_offline=_hub_offline(given.get("HF_HUB_OFFLINE", "")),
         unknown=tuple(sorted(n for n in given if n.startswith(PREFIX) and n not in _KNOWN + _BUILD_ONLY)),
     )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of how many this is, in all and on this machine."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+def torchrun_place(environment: Mapping[str, str] | None = None) -> Place | None:
+    """Where torchrun put this process; None if torchrun did not start it. Raises ``ConfigError`` for half a place."""
+    given = os.environ if environment is None else environment
+    if "RANK" not in given and "WORLD_SIZE" not in given:
+        return None
+    size, local_size = _place(given, "WORLD_SIZE", 1, None), _place(given, "LOCAL_WORLD_SIZE", 1, None)
+    return Place(_place(given, "RANK", 0, size), size, _place(given, "LOCAL_RANK", 0, local_size), local_size)
+
+
+def _place(given: Mapping[str, str], name: str, least: int, below: int | None) -> int:
+    text = given.get(name, "")
+    good = text.isascii() and text.isdigit() and len(text) <= 7
+    if not (good and least <= int(text) and (below is None or int(text) < below)):
+        most = "" if below is None else f" below {below}"
+        raise ConfigError(f"{name} is {text[:40]!r}, expected an integer >= {least}{most}, as torchrun sets it")
+    return int(text)
 
 
 def let_torch_wait_passively() -> None:

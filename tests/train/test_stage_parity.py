@@ -19,8 +19,10 @@ from tinygptv_fast.train.stages.config import StageConfig, load_stage, read_stag
 from tinygptv_fast.train.stages.examples import Example, Turn
 from tinygptv_fast.train.stages.features import FrozenVision
 from tinygptv_fast.train.stages.rows import RowMaker
+from tinygptv_fast.train.stages.sharding import Shared
 from tinygptv_fast.train.stages.step import Stepper
 from tinygptv_fast.train.stages.trainable import decays, freeze, make_optimizer
+from tinygptv_fast.train.stages.world import ALONE
 
 STAGE = {"A_stage1": 1, "A_stage3": 3, "B_stage4": 4}
 
@@ -50,7 +52,8 @@ def stepper(case: Case, config: StageConfig) -> Stepper:
     model.load_state_dict(copy.deepcopy(case.model.state_dict()))
     trained = freeze(model, config)
     rows = RowMaker(config, case.tokenizer, get_template("inst"), model.text)
-    return Stepper(config, model, rows, FrozenVision(model, None), trained, make_optimizer(trained, config))
+    optimizer = make_optimizer(trained, config)
+    return Stepper(config, model, rows, FrozenVision(model, None), trained, optimizer, Shared(ALONE, model))
 
 
 def seen(run: Stepper, case: Case) -> list[torch.Tensor]:

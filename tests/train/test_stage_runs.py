@@ -20,12 +20,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stage_support import begin, data, settings, tiny_model
-from tinygptv_fast.errors import CheckpointError, InvalidArgumentError, TrainingError, UnsupportedError
+from tinygptv_fast.errors import CheckpointError, ConfigError, InvalidArgumentError, TrainingError, UnsupportedError
 from tinygptv_fast.train import saving
-from tinygptv_fast.train.stages import report
+from tinygptv_fast.train.stages import report, state
 from tinygptv_fast.train.stages.config import StageConfig
 from tinygptv_fast.train.stages.examples import Example, Mixture, Turn
 from tinygptv_fast.train.stages.run import Trainer, train_stage
+from tinygptv_fast.train.stages.trainable import freeze
 
 Weights = dict[str, torch.Tensor]
 # What a killed process runs: the same as ``finish`` below, slowly enough to be killed at any step.
@@ -222,6 +223,27 @@ def test_a_run_of_something_else_is_refused(
         train_stage(start, config, batches, tmp_path / "run", resume=True)
     if "code" in what:
         assert train_stage(start, config, batches, tmp_path / "run", resume=True, allow_other_code=True)
+
+
+def test_a_setting_that_is_newer_than_the_run_does_not_stop_it() -> None:
+    now = state.fingerprint(settings(), "model", "data")
+    saved = json.loads(json.dumps(now))
+    del saved["config"]["frozen"]
+    assert state.differences(saved, now, allow_other_code=False) == []
+    other = state.fingerprint(settings(frozen=["text.layers.0.*"]), "model", "data")
+    assert state.differences(saved, other, allow_other_code=True) == ["config.frozen was [], is ['text.layers.0.*']"]
+
+
+def test_frozen_patterns_keep_tensors_out_and_must_match_something(model: Path) -> None:
+    start = begin(model, settings())
+    every = freeze(start.model, settings())
+    left = freeze(start.model, settings(frozen=["text.layers.*.norm.weight", "projector.*"]))
+    gone = {f"text.layers.{i}.norm.weight" for i in range(3)} | {n for n in every if n.startswith("projector.")}
+    assert set(every) - set(left) == gone
+    with pytest.raises(ConfigError, match=r"stage\.frozen has 'text\.layer\.\*', which no parameter is called"):
+        freeze(start.model, settings(frozen=["text.layer.*"]))
+    with pytest.raises(ConfigError, match=r"stage\.frozen is \(3,\), expected a list of texts"):
+        settings(frozen=[3])
 
 
 def test_a_run_is_not_overwritten_without_resume(model: Path, tmp_path: Path) -> None:

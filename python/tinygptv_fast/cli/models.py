@@ -22,11 +22,13 @@ def thread_count(threads: int | None) -> int:
     return threads or env.read_settings().threads or _native.physical_cores()
 
 
-def use_threads(threads: int | None) -> int:
-    """Set torch's threads to ``thread_count(threads)``; returns the number."""
+def use_threads(threads: int | None, processes: int = 1) -> int:
+    """Set torch's threads to ``thread_count(threads)``, where nobody has named a number to the share of the cores that
+    one of ``processes`` on this machine has; returns the number."""
     import torch
 
-    count = thread_count(threads)
+    named = threads or env.read_settings().threads
+    count = named or max(1, thread_count(None) // processes)
     torch.set_num_threads(count)
     return count
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,11 +17,13 @@ from . import options
 from .models import note, use_threads
 from .options import check_exists, need_model
 from .output import console, print_json, progress
+from .run import EXIT_BAD_INPUT
 
 if TYPE_CHECKING:
     from ..train.stages.config import StageConfig
     from ..train.stages.launch import Launch
     from ..train.stages.run import Trainer
+    from ..train.stages.world import World
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the run lives: state, log, loss plot, adapter.")]
 Data = Annotated[
@@ -47,6 +51,10 @@ Precision = Annotated[
     Literal["float32", "bfloat16"] | None, typer.Option(help="bfloat16: autocast (default: as the config says).")
 ]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")]
+Parallel = Annotated[
+    Literal["ddp", "fsdp"] | None,
+    typer.Option(help="Under torchrun: ddp, the whole model in each process; fsdp, a part of it in each."),
+]
 
 
 def train(
@@ -65,6 +73,7 @@ def train(
     features: Features = None,
     precision: Precision = None,
     device: Device = "cpu",
+    parallel: Parallel = None,
     minutes: Minutes = None,
     tensorboard: TensorBoard = False,
     show: Annotated[bool, typer.Option("--show", help="Print the stage's settings as json and stop.")] = False,
@@ -91,16 +100,32 @@ def train(
         raise InvalidArgumentError("train needs --data, expected a json file or more, or data sets named in --config")
     if named is not None and (data or images):
         raise InvalidArgumentError(f"--config {config} names data sets, expected neither --data nor --images with it")
-    what = _launch(
-        "train", model, chosen, data or [], out, adapter, images, None, features, resume, allow_other_code, tensorboard,
-        device, quiet,
-    )  # fmt: skip
-    if named is not None and config is not None:
-        from ..data.readers.config import read_sets
+    with _processes(parallel, device) as world:
+        quiet = quiet or not world.first
+        with world.agreeing():
+            what = _launch(
+                "train", model, chosen, data or [], out, adapter, images, None, features, resume, allow_other_code,
+                tensorboard, device, quiet,
+            )  # fmt: skip
+            if named is not None and config is not None:
+                from ..data.readers.config import read_sets
 
-        what = dataclasses.replace(what, sets=read_sets(named, config.parent))
-    trainer, finished = _run(what, f"stage {number}", minutes, threads, quiet)
-    _show("train", trainer, finished, None, json_output)
+                what = dataclasses.replace(what, sets=read_sets(named, config.parent))
+        trainer, finished = _run(dataclasses.replace(what, world=world), f"stage {number}", minutes, threads, quiet)
+        if world.first:
+            _show("train", trainer, finished, None, json_output)
+
+
+@contextmanager
+def _processes(parallel: Literal["ddp", "fsdp"] | None, device: str) -> Iterator[World]:
+    """The processes of the run. What all of them have found is reported by the first; the others end in silence."""
+    from ..train.stages.world import ReportedByFirst, open_world
+
+    try:
+        with open_world(parallel, device) as world, world.guard():
+            yield world
+    except ReportedByFirst:
+        raise typer.Exit(EXIT_BAD_INPUT) from None
 
 
 def finetune(
@@ -135,6 +160,7 @@ def finetune(
     features: Features = None,
     precision: Precision = None,
     device: Device = "cpu",
+    parallel: Parallel = None,
     minutes: Minutes = None,
     tensorboard: TensorBoard = False,
     threads: options.Threads = None,
@@ -167,16 +193,21 @@ def finetune(
         precision=precision,
     )
     chosen = load_stage(FINETUNE, changes=changes)
-    what = _launch(
-        "finetune", model, chosen, [data], out, adapter, images, replay, features, resume, allow_other_code,
-        tensorboard, device, quiet,
-    )  # fmt: skip
-    trainer, finished = _run(what, "fine-tuning", minutes, threads, quiet)
-    if merge is not None and finished:
-        from ..train.stages.launch import merge as write
+    with _processes(parallel, device) as world:
+        quiet = quiet or not world.first
+        with world.agreeing():
+            what = _launch(
+                "finetune", model, chosen, [data], out, adapter, images, replay, features, resume, allow_other_code,
+                tensorboard, device, quiet,
+            )  # fmt: skip
+        trainer, finished = _run(dataclasses.replace(what, world=world), "fine-tuning", minutes, threads, quiet)
+        if not world.first:
+            return
+        if merge is not None and finished:
+            from ..train.stages.launch import merge as write
 
-        write(what, merge, quantization=merge_quantization)
-    _show("finetune", trainer, finished, merge if finished else None, json_output)
+            write(what, merge, quantization=merge_quantization)
+        _show("finetune", trainer, finished, merge if finished else None, json_output)
 
 
 def _stage(text: str) -> int:
@@ -229,7 +260,7 @@ def _launch(
         allow_other_code,
         tensorboard,
         device,
-        lambda text: note(text, quiet=quiet),
+        note=lambda text: note(text, quiet=quiet),
     )
 
 
@@ -237,8 +268,8 @@ def _run(what: Launch, title: str, minutes: float | None, threads: int | None, q
     from ..train.stages.launch import batches_of, launch
     from ..train.stages.report import bar
 
-    use_threads(threads)
-    with progress("reading", quiet=quiet) as report:
+    use_threads(threads, what.world.local_size)
+    with what.world.agreeing(), progress("reading", quiet=quiet) as report:
         batches = batches_of(what, report)
     ends = None if minutes is None else time.monotonic() + 60 * minutes
     try:

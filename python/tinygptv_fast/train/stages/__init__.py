@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .features import FrozenVision
     from .run import Trainer, train_stage
     from .start import Start, open_start, write_trained
+    from .world import World, open_world
 
 _LAZY = {
     "FINETUNE": "config",
@@ -31,6 +32,8 @@ _LAZY = {
     "Start": "start",
     "open_start": "start",
     "write_trained": "start",
+    "World": "world",
+    "open_world": "world",
 }
 
 __all__ = [
@@ -43,8 +46,10 @@ __all__ = [
     "Start",
     "Trainer",
     "Turn",
+    "World",
     "load_stage",
     "open_start",
+    "open_world",
     "train_stage",
     "write_trained",
 ]

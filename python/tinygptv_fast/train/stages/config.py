@@ -41,6 +41,7 @@ class StageConfig:
     lora_alpha: float = 16.0
     lora_dropout: float = 0.05
     qformer: bool = False
+    frozen: tuple[str, ...] = ()  # patterns (fnmatch) of names that stay as they are, whatever else is said
     projector_hidden: int | None = None  # width between the two projections of a fresh projector; None: one map
     fresh_projector: bool = False  # start the projector anew: stage 1, whose task it is
     image_size: int | None = None  # what the recipe is meant for; the model's own size counts
@@ -92,6 +93,7 @@ class StageConfig:
         self._check("clip_norm", good, "null or a number > 0")
         good = self.projector_hidden is None or (type(self.projector_hidden) is int and self.projector_hidden >= 1)
         self._check("projector_hidden", good, "null or an integer >= 1")
+        self._check("frozen", all(isinstance(pattern, str) and pattern for pattern in self.frozen), "a list of texts")
         good = len(self.betas) == 2 and all(_number(beta) and 0 <= beta < 1 for beta in self.betas)
         self._check("betas", good, "two numbers in 0..1")
         self._check("stage", self.stage in (None, *STAGES), "null or 1..4")
@@ -154,7 +156,7 @@ class StageConfig:
     def replace(self, changes: Mapping[str, Any], where: str = "config") -> StageConfig:
         """This config with ``changes``, whose unknown keys and wrong values raise ``ConfigError`` naming ``where``."""
         merged: dict[str, Any] = {**self.to_dict(), **changes}
-        for name in ("prompts", "betas"):
+        for name in ("prompts", "betas", "frozen"):
             if not isinstance(merged[name], (list, tuple)):
                 raise ConfigError(f"{where}.{name} is {merged[name]!r}, expected a list")
             merged[name] = tuple(merged[name])

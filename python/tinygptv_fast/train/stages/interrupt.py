@@ -1,4 +1,6 @@
-"""Ctrl-C while training: the first asks for a stop between two steps, the second ends the program at once."""
+"""Ctrl-C while training: the first asks for a stop between two steps, the second ends the program at once. Of several
+processes each is told twice, by the terminal and by torchrun, which itself ends those that take too long.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Within the block the first SIGINT or SIGTERM sets ``asked``; the handlers before it are then back in place."""
+def stop_on_interrupt(*, patient: bool = False) -> Iterator[StopRequest]:
+    """Within the block the first SIGINT or SIGTERM sets ``asked``; the handlers before it are then back in place.
+    patient: further ones do nothing more until the block ends."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield request
@@ -30,7 +33,8 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         request.asked = True
-        restore()
+        if not patient:
+            restore()
 
     for number in before:
         signal.signal(number, handle)

@@ -28,6 +28,7 @@ from .report import Listener
 from .run import ADAPTER, Trainer
 from .start import open_start
 from .state import STATE_FILE
+from .world import ALONE, World
 
 REPLAY = "replay"
 SUMMARY = "data.json"
@@ -52,6 +53,7 @@ class Launch:
     allow_other_code: bool = False
     tensorboard: bool = False
     device: str = "cpu"
+    world: World = ALONE
     note: Callable[[str], None] = field(default=lambda text: None)
     sets: Sequence[SetConfig] = ()
 
@@ -118,26 +120,36 @@ def launch(
     Raises InvalidArgumentError, DataError, CheckpointError, TrainingError, UnsupportedError; KeyboardInterrupt after
     Ctrl-C, with the state saved.
     """
-    if batches is None:
-        batches = batches_of(what)
-    _say_what_is_trained_on(what)
-    start = open_start(what.model, what.config, adapter=what.adapter, device=what.device)
-    trainer = Trainer(start, what.config, batches, what.out, features=what.features)
-    queries = start.model.config.qformer.queries if start.model.config.qformer is not None else 0
-    if isinstance(batches, Mix):  # too many to go through: each is checked when it is drawn
+    world = what.world
+    with world.agreeing():
+        if batches is None:
+            batches = batches_of(what)
+        _say_what_is_trained_on(what)
+        start = open_start(what.model, what.config, adapter=what.adapter, device=world.device(what.device))
+    trainer = Trainer(start, what.config, batches, what.out, features=what.features, world=world)
+    with world.agreeing():
+        _check_rows(trainer, batches)
+        if what.resume and trainer.resume(allow_other_code=what.allow_other_code):
+            what.note(f"continue from step {trainer.progress.step} of {what.config.steps}")
+    count = sum(parameter.numel() for parameter in trainer.trained.values())
+    shared = f", {world.size} processes ({world.kind})" if world.kind else ""
+    what.note(f"training {count:,} numbers in {len(trainer.trained)} tensors, {what.config.steps} steps{shared}")
+    try:
+        return trainer, trainer.run(listeners, tensorboard=what.tensorboard, stop=stop)
+    finally:
+        if isinstance(batches, Mix) and world.first:
+            _write_summary(batches, what)
+
+
+def _check_rows(trainer: Trainer, batches: Mixture | Mix) -> None:
+    """What cannot be a row is known before training; of a ``Mix``, which holds too many to go through, when it is
+    drawn."""
+    queries = trainer.start.model.config.qformer.queries if trainer.start.model.config.qformer is not None else 0
+    if isinstance(batches, Mix):
         batches.accept = lambda example: trainer.stepper.rows.check([example], queries)
     else:
         for examples in batches.sets.values():
             trainer.stepper.rows.check(examples, queries)
-    if what.resume and trainer.resume(allow_other_code=what.allow_other_code):
-        what.note(f"continue from step {trainer.progress.step} of {what.config.steps}")
-    count = sum(parameter.numel() for parameter in trainer.trained.values())
-    what.note(f"training {count:,} numbers in {len(trainer.trained)} tensors, {what.config.steps} steps")
-    try:
-        return trainer, trainer.run(listeners, tensorboard=what.tensorboard, stop=stop)
-    finally:
-        if isinstance(batches, Mix):
-            _write_summary(batches, what)
 
 
 def _write_summary(mix: Mix, what: Launch) -> None:

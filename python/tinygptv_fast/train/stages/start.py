@@ -25,6 +25,7 @@ from ...processing.templates import Template
 from ...processing.tokenizer import Tokenizer
 from ...reference.model import TinyGPTVReference
 from .config import StageConfig
+from .sharding import whole
 from .trainable import is_trained
 
 _FROZEN_VISION = ("vision.", "ln_vision.", "qformer.")
@@ -173,21 +174,22 @@ def _vision_identity(directory: ModelDirectory, given: Adapter | None) -> str:
 
 
 def trained_adapter(start: Start, config: StageConfig) -> Adapter:
-    """What training changed, the start's own adapter included."""
-    state = start.model.state_dict()
-    before = start.adapter.replaced if start.adapter is not None else {}
-    replaced = {name: state[name] for name in before if name in state}
-    for name, tensor in state.items():
-        weight = f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
-        # A norm goes as a whole module, as PEFT keeps it: its frozen bias with its trained weight.
-        if is_trained(weight, config) and not name.endswith(("lora_a", "lora_b")):
-            replaced[name] = tensor
+    """What training changed, the start's own adapter included. Of several processes every one must ask."""
+    state = {name: whole(t) for name, t in start.model.state_dict().items() if _in_adapter(name, start, config)}
+    replaced = {name: tensor for name, tensor in state.items() if not name.endswith(("lora_a", "lora_b"))}
     pairs = {}
     for name in state:
         if name.endswith(".lora_a"):
             stem = name.removesuffix(".lora_a")
             pairs[f"{stem}.weight"] = (state[name], state[f"{stem}.lora_b"])
     return Adapter(config.lora if pairs else None, pairs, replaced)
+
+
+def _in_adapter(name: str, start: Start, config: StageConfig) -> bool:
+    # A norm goes as a whole module, as PEFT keeps it: its frozen bias with its trained weight.
+    weight = f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
+    before = start.adapter.replaced if start.adapter is not None else {}
+    return name in before or is_trained(weight, config) or name.endswith(("lora_a", "lora_b"))
 
 
 def write_trained(start: Start, config: StageConfig, out: Path, *, overwrite: bool = False) -> None:

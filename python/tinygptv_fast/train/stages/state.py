@@ -12,8 +12,9 @@ from torch import nn
 
 from ... import __version__
 from ...errors import CheckpointError, InvalidArgumentError
-from ..saving import load_state_file, save_atomically
+from ..saving import load_state_file
 from .config import StageConfig
+from .sharding import part_of, state_part, whole, whole_state
 
 STATE_FILE = "state.pt"
 _PACKAGE = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def differences(saved: dict[str, Any], now: dict[str, Any], *, allow_other_code:
         if saved.get(key) == value or (allow_other_code and key in _SOFT):
             continue
         if key == "config":
-            old = saved.get("config") or {}
+            old = {**StageConfig().to_dict(), **(saved.get("config") or {})}  # a setting that is newer than the run
             names = sorted(name for name in {*old, *value} if old.get(name) != value.get(name))
             out += [f"config.{name} was {old.get(name)!r}, is {value.get(name)!r}" for name in names]
         elif key in ("version", "torch", "threads"):
@@ -66,28 +67,24 @@ def differences(saved: dict[str, Any], now: dict[str, Any], *, allow_other_code:
 
 @dataclass
 class Progress:
-    """Where a run is: steps done, seconds spent, pictures and words learnt from."""
+    """Where a run is: steps done, seconds spent."""
 
     step: int = 0
     seconds: float = 0.0
 
 
-def save_state(
-    path: Path,
-    marks: dict[str, Any],
-    progress: Progress,
-    trained: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Write the state atomically. Raises CheckpointError (a full disk), with the state before it intact."""
-    data = {
+def snapshot(
+    marks: dict[str, Any], progress: Progress, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """What ``load_state`` reads. Its tensors are whole, whoever holds which part: any number of processes can go on
+    from it. Every process must ask."""
+    return {
         "marks": marks,
         "step": progress.step,
         "seconds": progress.seconds,
-        "trained": {name: p.detach() for name, p in trained.items()},
-        "optimizer": optimizer.state_dict(),
+        "trained": {name: whole(p.detach()) for name, p in trained.items()},
+        "optimizer": whole_state(optimizer),
     }
-    save_atomically(data, path)
 
 
 def load_state(
@@ -114,8 +111,8 @@ def load_state(
             raise CheckpointError(f"{path} holds other trained tensors than this run")
         with torch.no_grad():
             for name, parameter in trained.items():
-                parameter.copy_(tensors[name])
-        optimizer.load_state_dict(data["optimizer"])
+                parameter.copy_(part_of(tensors[name], parameter))
+        optimizer.load_state_dict(state_part(data["optimizer"], optimizer))
         return Progress(int(data["step"]), float(data["seconds"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, (InvalidArgumentError, CheckpointError)):

@@ -1,8 +1,12 @@
-"""One step of the optimiser: forward and backward in parts, the checks, the update."""
+"""One step of the optimiser: forward and backward in parts, the checks, the update. Of several processes each works
+through its share of every part; what they compute together is what one alone would.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ from .config import StageConfig
 from .examples import Example
 from .features import FrozenVision
 from .rows import Row, RowMaker
+from .sharding import Shared, local
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,16 @@ class Figures:
     learnt: int
 
 
+_RANK_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: seeds of neighbouring ranks and steps never meet
+
+
 @contextlib.contextmanager
-def step_randomness(seed: int, step: int) -> Iterator[None]:
-    """Dropout that is a function of (seed, step) alone, and leaves the caller's random numbers as they were."""
+def step_randomness(seed: int, step: int, rank: int = 0) -> Iterator[None]:
+    """Dropout that is a function of (seed, step, rank) alone, and leaves the caller's random numbers as they were."""
     state = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
-        torch.manual_seed((seed * 1_000_003 + step) % (1 << 63))
+        torch.manual_seed((seed * 1_000_003 + step + rank * _RANK_STRIDE) % (1 << 63))
         yield
     finally:
         torch.set_rng_state(state)
@@ -82,7 +90,8 @@ def weighted_loss(
 
 
 class Stepper:
-    """Runs steps of ``config`` on ``model``; ``trained`` are its trained parameters by name."""
+    """Runs steps of ``config`` on ``model``; ``trained`` are its trained parameters by name, ``shared`` what binds this
+    process to the others. Every process is given the whole batch and takes its share."""
 
     def __init__(
         self,
@@ -92,9 +101,12 @@ class Stepper:
         vision: FrozenVision,
         trained: dict[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
+        shared: Shared,
     ) -> None:
         self.config, self.model, self.rows, self.vision = config, model, rows, vision
         self.trained, self.optimizer = trained, optimizer
+        self.shared, self.world = shared, shared.world
+        shared.bind(self.loss)
         model.text.recompute = config.recompute
 
     def run(self, step: int, examples: Sequence[Example]) -> Figures:
@@ -104,10 +116,16 @@ class Stepper:
         lr = self.config.lr(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        rows = self.rows.rows(examples, step)
+        with self.world.agreeing():
+            rows = self.rows.rows(examples, step)
+            parts = self._parts(rows)
+            if self.world.size > 1:  # a picture that cannot be read must be known before anybody waits for gradients
+                self.vision.rows([image for part in parts for row in part for image in row.example.images])
         self.model.train()
-        with step_randomness(self.config.seed, step):
-            loss = self._backward(rows, step)
+        with step_randomness(self.config.seed, step, self.world.rank):
+            loss = self._backward(parts, self.rows.total_weight(rows), step)
+        if self.world.size > 1 and not any(row.example.images for row in rows):
+            self.shared.forget_unseen()
         gradient = self._check_gradients(step)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip_norm)
@@ -117,24 +135,29 @@ class Stepper:
         tokens = sum(row.length + queries * len(row.example.images) for row in rows)
         return Figures(loss, gradient, lr, tokens, sum(row.learnt for row in rows))
 
-    def _backward(self, rows: Sequence[Row], step: int) -> float:
-        total, loss = self.rows.total_weight(rows), 0.0
-        for part in self._parts(rows):
-            value = self.loss(part, total)
-            if not math.isfinite(value.item()):
-                raise TrainingError(f"step {step}: the loss is {value.item()}: {self._first_bad_output(part, total)}")
-            value.backward()
-            loss += value.item()
+    def _backward(self, parts: Sequence[Sequence[Row]], total: float, step: int) -> float:
+        """Gradients of the whole batch's loss, which is returned; ``parts`` are this process's."""
+        loss = 0.0
+        for index, part in enumerate(parts):
+            with self.shared.quiet(more=index + 1 < len(parts)):
+                value = self.shared.loss(part, total)
+                known = self.world.sum(value.item())  # before the backward pass, in which a NaN would reach everybody
+                if not math.isfinite(known):
+                    what = self._first_bad(part, total)
+                    raise self.world.same(TrainingError(f"step {step}: the loss is {known}: {what}"))
+                (value * self.world.size).backward()  # DDP and FSDP divide by the number of processes
+            loss += known
         return loss
 
     def _parts(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
-        """``accumulation`` parts of rows of like length, so that short ones are not padded to long ones. Their losses
-        add up to that of the whole batch."""
-        if self.config.accumulation == 1:
-            return [rows]
-        ordered = sorted(rows, key=lambda row: row.length)
-        size = -(-len(ordered) // self.config.accumulation)
-        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        """This process's share of ``accumulation`` parts of rows of like length, so that short ones are not padded to
+        long ones. The losses of all parts and processes add up to that of the whole batch."""
+        count, parts = self.config.accumulation, [rows]
+        if count > 1:
+            ordered = sorted(rows, key=lambda row: row.length)
+            cuts = [index * len(ordered) // count for index in range(count + 1)]
+            parts = [ordered[start:end] for start, end in itertools.pairwise(cuts)]
+        return [part[self.world.rank :: self.world.size] for part in parts]
 
     def loss(self, rows: Sequence[Row], total: float | None = None) -> Tensor:
         """The loss of ``rows`` over ``total`` weight (default: their own)."""
@@ -142,12 +165,13 @@ class Stepper:
         enabled = self.config.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
             batch = self.rows.batch(rows, self._visual(rows))
+            if self.world.size > 1 and not any(row.example.images for row in rows):
+                batch = dataclasses.replace(batch, inputs_embeds=batch.inputs_embeds + self.shared.unseen())
             weights = self.rows.weights(rows, batch.labels)
             whole = self.rows.total_weight(rows) if total is None else total
-            sigma = self.config.coordinate_sigma
-            if sigma == 0:
-                return weighted_loss(self.model, batch, weights, whole)
-            coordinate, numbers = self.rows.coordinates(batch.labels), self.rows.numbers.to(batch.labels.device)
+            sigma, coordinate, numbers = self.config.coordinate_sigma, None, None
+            if sigma > 0:
+                coordinate, numbers = self.rows.coordinates(batch.labels), self.rows.numbers.to(batch.labels.device)
             return weighted_loss(self.model, batch, weights, whole, coordinate, numbers, sigma)
 
     def _visual(self, rows: Sequence[Row]) -> list[list[Tensor]]:
@@ -167,26 +191,41 @@ class Stepper:
     def _check_gradients(self, step: int) -> float:
         """The norm of the whole gradient. Raises TrainingError naming the first tensor, in the order the gradient
         reaches them, that holds a NaN, or the largest one where the norm passes the limit."""
-        norms = {name: p.grad.norm().item() for name, p in reversed(self.trained.items()) if p.grad is not None}
+        norms = self.shared.norms({n: p.grad for n, p in reversed(self.trained.items()) if p.grad is not None})
         whole = math.sqrt(sum(norm * norm for norm in norms.values()))
         if math.isfinite(whole) and whole <= self.config.gradient_limit:
             return whole
         self.optimizer.zero_grad(set_to_none=True)
         for name, norm in norms.items():
             if not math.isfinite(norm):
-                raise TrainingError(f"step {step}: the gradient of {name} holds NaN or infinity; nothing was updated")
+                text = f"step {step}: the gradient of {name} holds NaN or infinity; nothing was updated"
+                raise self.world.same(TrainingError(text))
         worst = max(norms, key=lambda name: norms[name])
-        raise TrainingError(
+        text = (
             f"step {step}: the gradient's norm is {whole:.3g}, above gradient_limit={self.config.gradient_limit:g}; "
             f"the largest is of {worst}, {norms[worst]:.3g}; nothing was updated"
         )
+        raise self.world.same(TrainingError(text))
+
+    def _first_bad(self, rows: Sequence[Row], total: float) -> str:
+        """The first tensor, in the order of computation, that is not finite: a weight, or what a module returns; and of
+        several processes, in which. Every process must ask."""
+        found = self.world.gather(self._bad_weight())
+        if not any(found):  # else one process could go through the model alone, which under FSDP waits for ever
+            found = self.world.gather(self._bad_output(rows, total))
+        for rank, text in enumerate(found):
+            if text:
+                return text if self.world.size == 1 else f"{text} (process {rank} of {self.world.size})"
+        return "every module's output is finite"
+
+    def _bad_weight(self) -> str:
+        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            if not bool(torch.isfinite(local(tensor)).all()):
+                return f"weight {name} holds NaN or infinity"
+        return ""
 
     @torch.no_grad()
-    def _first_bad_output(self, rows: Sequence[Row], total: float) -> str:
-        """The first tensor, in the order of computation, that is not finite: a weight, or what a module returns."""
-        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
-            if not bool(torch.isfinite(tensor).all()):
-                return f"weight {name} holds NaN or infinity"
+    def _bad_output(self, rows: Sequence[Row], total: float) -> str:
         bad: list[str] = []
 
         def hook(name: str) -> object:
@@ -198,8 +237,8 @@ class Stepper:
 
         hooks = [m.register_forward_hook(hook(n)) for n, m in self.model.named_modules() if n]
         try:
-            self.loss(rows, total)
+            self.shared.loss(rows, total)
         finally:
             for each in hooks:
                 each.remove()
-        return f"the output of {bad[0]} is the first that is not finite" if bad else "every module's output is finite"
+        return f"the output of {bad[0]} is the first that is not finite" if bad else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...errors import ConfigError
 from ...reference.model import TinyGPTVReference
 from .config import StageConfig
 
@@ -18,6 +20,8 @@ _LORA = re.compile(r"text\.layers\.\d+\.attn\.(qkv|out)\.lora_[ab]")
 
 def is_trained(name: str, config: StageConfig) -> bool:
     """Whether ``config`` trains parameter ``name`` of a ``TinyGPTVReference``."""
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in config.frozen):
+        return False
     return (
         name.startswith("projector.")
         or (config.norms and _NORM_WEIGHT.fullmatch(name) is not None)
@@ -27,14 +31,21 @@ def is_trained(name: str, config: StageConfig) -> bool:
 
 
 def freeze(model: TinyGPTVReference, config: StageConfig) -> dict[str, nn.Parameter]:
-    """Freeze everything ``config`` does not train; returns what it does, by name, in the model's order."""
-    trained = {}
+    """Freeze everything ``config`` does not train; returns what it does, by name, in the model's order. Raises
+    ConfigError for a pattern of ``config.frozen`` that is the name of nothing."""
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in config.frozen:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(f"stage.frozen has {pattern!r}, which no parameter is called, such as {names[-1]!r}")
     for name, parameter in model.named_parameters():
         parameter.grad = None
         parameter.requires_grad_(is_trained(name, config))
-        if parameter.requires_grad:
-            trained[name] = parameter
-    return trained
+    return trained_of(model)
+
+
+def trained_of(model: TinyGPTVReference) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name, in the model's order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:
