@@ -135,9 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args(argv)
-    rows = []
+    rows, commit = [], git_hash()  # before: what runs is what was there when it began
     for row in measure(args.model, args.rounds, args.threads):
-        rows.append(row | {"git": git_hash()})
+        rows.append(row | {"git": commit})
         print(json.dumps(rows[-1]), flush=True)
     if args.save:
         append("choices_cost.jsonl", rows)
