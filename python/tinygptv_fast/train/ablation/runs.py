@@ -108,7 +108,7 @@ def _start(session: Session, recipe: AblationRecipe, eyes: Eyes, name: str, phas
     unexpected = model.load_state_dict(state, strict=False).unexpected_keys
     assert not unexpected, unexpected
     for place in (BASE, *earlier):
-        digest.update(session.digest(place).encode())
+        digest.update(session.handed_on(place))
     tokenizer = Tokenizer.from_string(tokenizer_json())
     return Start(model, tokenizer, get_template(TEMPLATE), None, digest.hexdigest(), base=f"ablation {name}")
 

@@ -98,8 +98,12 @@ class Session:
         done anew makes another run of the later ones."""
         whole = hashlib.sha256(self.recipe.digest_of(phase).encode())
         for earlier in before:
-            whole.update(hashlib.sha256(self.path(earlier, WEIGHTS).read_bytes()).digest())
+            whole.update(self.handed_on(earlier))
         return whole.hexdigest()
+
+    def handed_on(self, phase: str) -> bytes:
+        """Names the weights that ``phase`` has left: their SHA-256."""
+        return hashlib.sha256(self.path(phase, WEIGHTS).read_bytes()).digest()
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -212,6 +212,11 @@ class DemoRecipe:
         without = {*PHASES[PHASES.index(phase) + 1 :], *((*SEEING[1:], *CACHES) if phase == "text" else ())}
         return {name: value for name, value in self.to_dict().items() if first_use(name) not in without}
 
+    @property
+    def digest(self) -> str:
+        """Names all of it."""
+        return self.digest_of(PHASES[-1])
+
     def digest_of(self, phase: str) -> str:
         """Names what ``phase`` depends on: a change to a later one leaves it as it was."""
         return hashlib.sha256(json.dumps(self.settings_of(phase), sort_keys=True).encode()).hexdigest()
