@@ -65,10 +65,10 @@ def check(
 
 
 def _read_config(path: Path, only: list[str] | None) -> tuple[SetConfig, ...]:
+    check_exists("CONFIG", path)
     from ..data.readers.config import read_sets
     from ..train.stages.config import read_changes
 
-    check_exists("CONFIG", path)
     changes = read_changes(path)
     if "data" not in changes:
         raise ConfigError(f"{path} has no 'data', expected {{'root', 'sets': {{name: {{'format', ...}}}}}}")
