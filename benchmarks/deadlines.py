@@ -37,7 +37,7 @@ from tinygptv_fast.generate.request import Request
 PHASES = ("vision", "prefill", "decode")
 SIDE = 64
 # To the letter and with no end id, so that an answer goes on until its deadline or the end of the context.
-ENDLESS = {
+ENDLESS: dict[str, Any] = {
     "prompt": "<Img><ImageHere></Img> tell me all that you see, and then more",
     "template": "raw",
     "eos_token_id": [],
