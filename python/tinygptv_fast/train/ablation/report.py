@@ -16,6 +16,7 @@ from ..demo.recipe import STAGES
 from ..stages.report import LOG_FILE, read_log
 from ..stages.state import code_digest
 from .protocol import BASE, VARIANTS, AblationRecipe
+from .runs import EARLIER
 
 JSON, TABLE, PLOT = "ablation.json", "ablation.md", "ablation.png"
 #: Table 4 of the paper for Phi-2: the loss at the end of each stage; None where "the gradient vanishes" or behind it.
@@ -62,7 +63,7 @@ def table(records: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 def _loss(record: dict[str, Any]) -> str:
     if record["stopped"]:
-        return f"stopped at step {record['steps']}" if record["steps"] else "–"
+        return "–" if record["stopped"] == EARLIER else f"stopped at step {record['steps']}"
     return f"{record['held_out']:.3f}"
 
 

@@ -30,6 +30,7 @@ from .gradients import FILE, GradientLog
 from .looking import ROWS, Asking, Eyes
 from .protocol import BASE, VARIANTS, AblationRecipe, Variant
 
+EARLIER = "an earlier stage stopped"  # a stage that was not run
 _SHARE = 0.1  # of a stage's steps, over which its first and last figures are means
 _AT_ONCE = 24  # held-out examples in one pass
 
@@ -56,7 +57,7 @@ def run_stage(session: Session, recipe: AblationRecipe, eyes: Eyes, name: str, p
     place, variant = f"{name}/{phase}", VARIANTS[name]
     before = session.done(f"{name}/{STAGES[STAGES.index(phase) - 1]}") if phase != STAGES[0] else None
     if before is not None and before["stopped"]:
-        session.finish(place, {"steps": 0, "stopped": "an earlier stage stopped", "seconds": 0.0})
+        session.finish(place, {"steps": 0, "stopped": EARLIER, "seconds": 0.0})
         return
     config = config_of(recipe, variant, phase)
     rows = session.weights(ROWS)

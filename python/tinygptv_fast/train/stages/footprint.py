@@ -212,7 +212,7 @@ def _step(model: TinyGPTVReference, stage: StageConfig, work: Work) -> None:
         seen = model.projector(torch.empty(work.rows, queries, model.config.qformer.width)).float()
         words = model.text.embed(torch.zeros(work.rows, work.tokens - queries, dtype=torch.int64))
         hidden = model.text(torch.cat([seen, words], dim=1), torch.ones(work.rows, work.tokens, dtype=torch.int64))
-        learnt = hidden.flatten(0, 1)[: work.learnt]
+        learnt = hidden[:, :-1].reshape(-1, hidden.shape[-1])[: work.learnt]
         labels = torch.zeros(work.learnt, dtype=torch.int64)
         loss = nn.functional.cross_entropy(model.text.logits(learnt), labels, reduction="none").sum()
     loss.backward()
