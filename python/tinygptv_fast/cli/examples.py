@@ -20,7 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         """tinygptv ask '*.png' -q "How many things are there?" --task vqa --out answers.jsonl --model demo""",
         'tinygptv ask none "What is a triangle?" --model ./phi-2',
         'tinygptv ask picture.png "What colour is the circle?" --choices red,green,blue --model demo',
-        'tinygptv ask picture.png "How many things are there?" --regex "(none|[1-9][0-9]?)" --model demo',
+        'tinygptv ask picture.png "How many things are there?" --regex "[0-9]{1,2}" --model demo',
         'tinygptv ask picture.png "Which colour, and how many?" --json-schema ./schema.json --model demo',
     ),
     "caption": (
