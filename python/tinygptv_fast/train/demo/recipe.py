@@ -80,18 +80,18 @@ class DemoRecipe:
     v1b: Phase = Phase(steps=5000, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
     v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
     v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    v4: Phase = Phase(steps=2000, pictures=16, questions=0, muon_lr=0.003, adam_lr=5e-4, decay=0.85)
+    v4: Phase = Phase(steps=2400, pictures=16, questions=0, muon_lr=0.003, adam_lr=5e-4, decay=0.85)
     small_every: int = 4  # of the steps from v2 on, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
-    look: Phase = Phase(steps=4000, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    s1: StagePlan = StagePlan(steps=200, pictures=16, questions=4, lr=2e-3)
-    s2: StagePlan = StagePlan(steps=150, pictures=10, questions=6, lr=1.5e-3)
-    s3: StagePlan = StagePlan(steps=150, pictures=10, questions=6, lr=1e-3)
+    look: Phase = Phase(steps=4400, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
+    s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
+    s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
+    s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
     s4: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1e-3)
-    finish: Phase = Phase(steps=450, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
+    finish: Phase = Phase(steps=600, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
     warm_up: int = 4000
-    pretrain: int = 24000
-    multitask: int = 24000
+    pretrain: int = 36000
+    multitask: int = 30000
     looking: float = 0.8
     row_noise: float = 0.1
     made_up: float = 0.35
