@@ -54,7 +54,7 @@ def test_int8_is_a_quarter_and_off_by_half_a_scale_at_most(tmp_path: Path) -> No
 
 
 def test_the_demo_answers_from_int8(tmp_path: Path) -> None:
-    asked = ("How many things are there?", "What colour is the circle?", "What shape is blue?", "Is there a red ring?")
+    asked = ("How many shapes are there?", "What colour is the circle?", "What shape is blue?", "Is there a red ring?")
     with tgv.TinyGPTV.from_pretrained(local_directory("demo"), threads=1) as model:
         for seed in range(4):
             state = model.encode_image(draw(arrange("red circle left of blue star", seed), 256))

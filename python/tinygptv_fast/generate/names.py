@@ -36,6 +36,4 @@ def check_path(name: str, value: Any) -> Path:
 def _nearest(name: str, known: list[str]) -> str:
     """A name within the other goes before letters in common: torch_dtype means dtype, not kv_dtype."""
     within = [one for one in known if (len(one) > 3 and one in name) or (len(name) > 3 and name in one)]
-    if within:
-        return max(within, key=len)
-    return difflib.get_close_matches(name, known, 1, cutoff=0.0)[0]
+    return difflib.get_close_matches(name, within or known, 1, cutoff=0.0)[0]

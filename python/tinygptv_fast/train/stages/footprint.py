@@ -205,7 +205,8 @@ def _drop(parameter: Tensor) -> None:
 
 
 def _step(model: TinyGPTVReference, stage: StageConfig, work: Work) -> None:
-    """What ``Stepper.loss`` and ``backward`` do, for rows that are full from end to end."""
+    """What ``Stepper.loss`` and ``backward`` do, for rows that are full from end to end; the few tokens that a CPU's
+    bfloat16 rows are padded by left out."""
     assert model.config.qformer is not None
     queries = min(model.config.qformer.queries, work.tokens)
     with torch.autocast("cpu", torch.bfloat16, enabled=stage.precision == "bfloat16"):

@@ -73,7 +73,7 @@ def weighted_loss(
     """
     embeds, mask = batch.inputs_embeds, batch.attention_mask
     T = embeds.shape[1]
-    few = torch.is_autocast_enabled(embeds.device.type)  # in float32 nothing is compiled, and every bit stays
+    few = embeds.device.type == "cpu" and torch.is_autocast_enabled("cpu")  # in float32 nothing is compiled
     if few:
         more = min(up(T, TOKENS), model.text.config.max_positions) - T
         embeds, mask = F.pad(embeds, (0, 0, 0, more)), F.pad(mask, (0, more))
