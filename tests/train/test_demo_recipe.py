@@ -129,6 +129,7 @@ def test_eyes_of_a_directory_are_taken_as_they_are(tmp_path: Path) -> None:
     config = recipe.model_config(recipe.large_size)
     state = TinyGPTVReference(config).state_dict() | eyes.state_for(recipe.large_size)
     source = tmp_path / "source"
+    session.folder.mkdir()
     write_directory(session, config, state, source)
     records = {"v3": {"steps": 9, "seconds": 60.0, "exam": {}, "recipe": "old"}, "v4": {"seconds": 5.0}}
     log = {"phases": records, "log": [{"phase": "v3", "step": 9, "loss": 1.0}]}
@@ -236,7 +237,7 @@ def test_a_picture_is_the_one_that_is_asked_about() -> None:
 
 
 def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(SMALLEST, looking=0.5)
+    recipe = dataclasses.replace(SMALLEST, looking=0.5, row_noise=0.0)
     caches = []
     for seed, (name, shown) in enumerate({"pretrain": "instruct", "multitask": "multitask"}.items()):
         rows = np.random.default_rng(seed).normal(size=(40, 16, recipe.vision_width)).astype(np.float16)
@@ -251,6 +252,11 @@ def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> N
     turns = [cache.rows(at) for at in range(len(conversations)) for cache, _ in caches]
     shown = [next(i for i, rows in enumerate(turns) if torch.equal(rows, row)) for row in visual]
     assert shown == sorted(set(shown)) and {i % 2 for i in shown} == {0, 1}
+    shaken = Looking(dataclasses.replace(recipe, row_noise=0.1), torch.device("cpu"), caches)
+    rate = shaken.settings.rate(0)
+    again, noisy = (shaken.batch(0)[1] for _ in range(2))
+    assert again is not None and noisy is not None and torch.equal(again, noisy)  # a function of the step
+    assert (noisy - visual).std().item() == pytest.approx(0.1 * rate * visual.std().item(), rel=0.05)
     learner.settings = dataclasses.replace(learner.settings, pictures=6)
     assert learner.projector is not None
     before = {name: p.clone() for name, p in [*learner.projector.named_parameters(), *learner.text.named_parameters()]}

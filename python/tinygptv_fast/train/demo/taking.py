@@ -36,9 +36,7 @@ def take_eyes(session: Session, source: Path) -> None:
     """
     begun = [phase for phase in SEEING if session.path(phase).exists()]
     if begun:
-        raise InvalidArgumentError(
-            f"--eyes {source}: {', '.join(begun)} has begun in {session.folder}, expected a new run"
-        )
+        raise InvalidArgumentError(f"--eyes {source}: {begun[0]} has begun in {session.folder}, expected a new run")
     directory = open_directory(source)
     check_sizes(session.recipe, directory.config, source)
     eyes = Eyes(session.recipe)
