@@ -32,7 +32,7 @@ def keep_heap() -> bool:
     """For a process that makes and frees the same large blocks all day: freed memory stays with it, in one heap.
 
     Otherwise every block over 32 MB, and every block a second thread frees on top of its heap, comes back as pages that
-    the system has to clear again; a step of training spends up to a third of its time so. False where the C library
+    the system has to clear again (docs/LOG.md has what that cost training). False where the C library
     has no such switch, and nothing is done there.
     """
     if sys.platform != "linux":

@@ -166,10 +166,10 @@ def edge_loss(logits: Tensor, true: Tensor) -> Tensor:
     return -(wanted * logits.log_softmax(-1)).sum() / max(1, 4 * len(logits))
 
 
-def seeing_loss(heads: TeachingHeads, patches: Tensor | None, rows: Tensor, labels: Labels) -> SeeingLoss:
-    """patches [B, I-1, E] (class row left out; None: cells are not taught), rows [B, NQ, Q]."""
+def seeing_loss(heads: TeachingHeads, patches: Tensor, rows: Tensor, labels: Labels) -> SeeingLoss:
+    """patches [B, I-1, E] (class row left out), rows [B, NQ, Q]."""
     loss = torch.zeros((), device=rows.device)
-    for name, logits in ({} if patches is None else heads.cell_logits(patches)).items():
+    for name, logits in heads.cell_logits(patches).items():
         flat, target = logits.flatten(0, 2), labels.cells[name].flatten()
         loss = loss + F.cross_entropy(flat, target)
         if name in heads.teaching.rare_cells:
