@@ -20,7 +20,7 @@ CPP_FILES = $(shell find csrc benchmarks examples -name '*.h' -o -name '*.cc' -o
 STUB := python/tinygptv_fast/_native.pyi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check mutants bench build stubs sanitize docs clean train-demo venv install
+.PHONY: help demo test check mutants bench build stubs sanitize docs clean train-demo venv install runnable
 
 help:
 	@echo "make demo        ask the shipped demo model about a picture"
@@ -44,24 +44,30 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first, so that an index given for it decides which torch; then the build tools, which the package itself
-# needs because it is built without isolation; then the package.
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+# needs because it is built without isolation; then the package. The demo needs no more than that.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@tools/check_machine.sh "$(BIN)/python" "$(CXX)"
 	$(PIP) install $(INDEX) $$(grep '^torch==' constraints.txt) -c constraints.txt
 	$(PIP) install scikit-build-core pybind11 cmake ninja -c constraints.txt
+	$(PIP) install -e . --no-build-isolation -c constraints.txt
+	@touch $@ $(VENV)/.native
+
+# What tests, checks and benchmarks need besides. The package is compiled by now, so this only adds its extras.
+$(VENV)/.installed: $(VENV)/.runtime
 	$(PIP) install -e '.[dev]' --no-build-isolation -c constraints.txt
 	@touch $@ $(VENV)/.native
 
 install: $(VENV)/.installed
 
-$(VENV)/.native: $(NATIVE_SOURCES) | $(VENV)/.installed
+$(VENV)/.native: $(NATIVE_SOURCES) | $(VENV)/.runtime
 	$(PIP) install -q -e . --no-build-isolation --no-deps
 	@touch $@
 
+runnable: $(VENV)/.runtime $(VENV)/.native
 build: $(VENV)/.installed $(VENV)/.native
 
 # --- verbs --------------------------------------------------------------------------------------------------------
-demo: build
+demo: runnable
 	@$(BIN)/tinygptv demo --out out/demo
 
 test: build
@@ -112,7 +118,7 @@ sanitize: $(VENV)/.installed
 docs: build
 	$(BIN)/python tools/check_docs.py
 
-train-demo: build
+train-demo: runnable
 	$(BIN)/python -m tinygptv_fast.train.demo $(DEMO_ARGS)
 
 
