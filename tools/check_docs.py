@@ -55,7 +55,7 @@ def main() -> int:
     found = [fault for page in pages() for fault in faults_of(page)]
     readme_table = importlib.import_module("readme_table")  # beside this script, so on its path
     demo_tables = importlib.import_module("demo_tables")
-    found += [*not_in_index(), *readme_table.check((ROOT / "README.md").read_text(encoding="utf-8"))]
+    found += [*not_in_index(), *readme_table.check_pages()]
     found += demo_tables.check(demo_tables.PAGE.read_text(encoding="utf-8"))
     for line in found:
         print(line)

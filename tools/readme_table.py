@@ -1,7 +1,8 @@
-"""Writes README's table of measured figures from committed results, or checks that the table shows nothing else.
+"""Writes the tables of measured figures from committed results, or checks that they show nothing else: README's has the
+figures people choose by, that of docs/measured.md all of them.
 
-python tools/readme_table.py           write the newest figures between README's two markers
-python tools/readme_table.py --check   exit 1 if a row of README is not what some committed result says
+python tools/readme_table.py           write the newest figures between each page's two markers
+python tools/readme_table.py --check   exit 1 if a row of either is not what some committed result says
 
 Sources: benchmarks/results/*.jsonl and the demo model's training_log.json. cpu.jsonl is what ``tinygptv bench --json``
 writes (rows with ``quick`` are never shown), race.jsonl the lines of benchmarks/compare, soak.jsonl and
@@ -20,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+MEASURED = ROOT / "docs" / "measured.md"
 RESULTS = ROOT / "benchmarks" / "results"
 COMPARE = ROOT / "benchmarks" / "compare"
 DEMO_LOG = ROOT / "python" / "tinygptv_fast" / "assets" / "demo" / "training_log.json"
@@ -264,7 +266,7 @@ def agreement_rows() -> list[str]:
 
 
 def newest() -> list[str]:
-    """The rows to show: the demo, groups of 32, the last conversion, the last of each figure of the engine."""
+    """All rows: the demo, groups of 32, the last conversion, the last of each figure of the engine."""
     order = list(_SAID)
     latest = dict(cpu_rows())  # key: section, name, subject, group, ...
     engine = [
@@ -286,31 +288,64 @@ def newest() -> list[str]:
     ]
 
 
+#: Figures of the engine that README shows, by section: what people ask first. The others are in docs/measured.md.
+_ASKED_FIRST = {
+    "decode": ("one sequence, ctx 64",),
+    "prefill": ("256 tokens",),
+    "batch": ("8 sequences, ctx 64",),
+    "ttft": ("second start, whole process to first token", "resident after 2048 tokens and a picture, above import"),
+    "vision": ("448 px, total",),
+}
+
+
+def headlines() -> list[str]:
+    """The rows of README: the newest of what people choose by."""
+    latest = dict(cpu_rows())  # key: section, name, subject, group, ...
+    order = list(_SAID)
+    keys = [key for key in latest if key[3] == 32 and key[1] in _ASKED_FIRST.get(key[0], ())]
+    return [
+        *demo_row(),
+        *dict(ratio_rows()).values(),
+        *(latest[key] for key in sorted(keys, key=lambda key: (order.index(key[0]), key[1]))),
+        *conversion_rows()[-1:],
+        *soak_rows()[-1:],
+    ]
+
+
 def split(text: str) -> tuple[str, list[str], str]:
-    """README as (up to and with the first marker line, table lines, from the second marker)."""
+    """A page as (up to and with the first marker line, table lines, from the second marker)."""
     start = text.index("\n", text.index(BEGIN)) + 1
     stop = text.index(END, start)
     return text[:start], text[start:stop].splitlines(), text[stop:]
 
 
-def check(text: str) -> list[str]:
+def check(text: str, page: str = "README.md") -> list[str]:
     """Sentences about rows that no result supports; empty if the table is honest."""
     shown = split(text)[1]
     allowed = {*demo_row(), *error_rows(), *conversion_rows(), *soak_rows(), *agreement_rows()}
     allowed |= {row for _, row in (*cpu_rows(), *race_rows(), *ratio_rows(), *vision_rows())}
     if shown[:2] != HEAD or len(shown) < 3:
-        return ["README.md has no table of measured figures: run tools/readme_table.py"]
-    return [f"README.md shows what no committed result says: {row}" for row in shown[2:] if row not in allowed]
+        return [f"{page} has no table of measured figures: run tools/readme_table.py"]
+    return [f"{page} shows what no committed result says: {row}" for row in shown[2:] if row not in allowed]
+
+
+def check_pages() -> list[str]:
+    """``check`` of both pages."""
+    return [
+        sentence
+        for page in (README, MEASURED)
+        for sentence in check(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))
+    ]
 
 
 def main() -> int:
-    text = README.read_text(encoding="utf-8")
     if "--check" in sys.argv[1:]:
-        found = check(text)
+        found = check_pages()
         print("\n".join(found), end="\n" if found else "")
         return 1 if found else 0
-    before, _, after = split(text)
-    README.write_text(before + "\n".join([*HEAD, *newest()]) + "\n" + after, encoding="utf-8")
+    for page, rows in ((README, headlines()), (MEASURED, newest())):
+        before, _, after = split(page.read_text(encoding="utf-8"))
+        page.write_text(before + "\n".join([*HEAD, *rows]) + "\n" + after, encoding="utf-8")
     return 0
 
 

@@ -27,8 +27,9 @@ def test_links_index_and_table() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_a_figure_that_nobody_measured_is_noticed(table) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+def test_a_figure_that_nobody_measured_is_noticed(table, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     assert table.check(text) == []
     row = table.split(text)[1][2]
     assert table.check(text.replace(row, row.replace("MB", "GB"))) != []
@@ -47,6 +48,13 @@ def test_a_figure_of_the_demo_that_its_log_does_not_have_is_noticed(table) -> No
 def test_a_missing_table_is_noticed(table) -> None:
     before, _, after = table.split((ROOT / "README.md").read_text(encoding="utf-8"))
     assert table.check(before + after) != []
+
+
+def test_readme_shows_a_part_of_the_page_with_all_figures(table) -> None:
+    headlines = table.headlines()
+    assert set(headlines) < set(table.newest())
+    sections = {row.split(":")[0].removeprefix("| ") for row in headlines if "cpu.jsonl" in row}
+    assert sections == {"decode", "prefill", "batch", "ttft", "vision"}
 
 
 def test_readme_says_plainly_what_is_missing() -> None:
