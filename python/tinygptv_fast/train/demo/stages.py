@@ -145,7 +145,7 @@ def batches_of(session: Session, phase: str) -> CachedQuestions:
     recipe = session.recipe
     plan = recipe.finish if phase == "finish" else recipe.plan(phase)
     cache = open_cache(session, CACHED[phase])
-    source = "cache128" if CACHED[phase] == "multitask" else "cache64"
+    source = recipe.cache_of(CACHED[phase])
     digest = hashlib.sha256(f"{phase} {session.digest(phase, source)}".encode()).hexdigest()
     return CachedQuestions(recipe, phase, cache, digest, plan.pictures, plan.questions)
 
