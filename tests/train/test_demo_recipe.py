@@ -25,7 +25,7 @@ from tinygptv_fast.reference.model import TinyGPTVReference
 from tinygptv_fast.train.coordinates import blurred_cross_entropy
 from tinygptv_fast.train.demo import command, taking
 from tinygptv_fast.train.demo.cache import Cache, block_rows
-from tinygptv_fast.train.demo.looking import Looking
+from tinygptv_fast.train.demo.looking import Looked, Looking
 from tinygptv_fast.train.demo.loop import Paused, Session, run_phase
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of
 from tinygptv_fast.train.demo.recipe import PHASES, TINY, DemoRecipe, first_use
@@ -257,7 +257,8 @@ def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> N
     again, noisy = (shaken.batch(0)[1] for _ in range(2))
     assert again is not None and noisy is not None and torch.equal(again, noisy)  # a function of the step
     assert (noisy - visual).std().item() == pytest.approx(0.1 * rate * visual.std().item(), rel=0.05)
-    learner.settings = dataclasses.replace(learner.settings, pictures=6)
+    few = dataclasses.replace(recipe, look=dataclasses.replace(recipe.look, pictures=6))
+    learner = Looking(few, torch.device("cpu"), caches)
     assert learner.projector is not None
     before = {name: p.clone() for name, p in [*learner.projector.named_parameters(), *learner.text.named_parameters()]}
     assert 0 < learner.step(0)["loss"] < 20
@@ -271,11 +272,12 @@ def test_a_cache_that_is_looked_at_more_often_shows_every_picture_in_turn(tmp_pa
     for name, size in sizes.items():
         np.save(tmp_path / f"{name}.npy", np.zeros((size, 16, SMALLEST.vision_width), dtype=np.float16))
     large, small = ((Cache(tmp_path / f"{name}.npy", name), name) for name in sizes)
-    learner = Looking(SMALLEST, torch.device("cpu"), [large, large, small, large])
-    seen = [learner.whose(position) for position in range(40)]
-    assert [at for cache, _, at in seen if cache is large[0]] == list(range(30))
-    assert [at for cache, _, at in seen if cache is small[0]] == list(range(10))
-    assert [shown for _, shown, _ in seen[:4]] == ["part_named", "part_named", "pretrain", "part_named"]
+    made = Looking(SMALLEST, torch.device("cpu"), [large, large, small, large]).made
+    assert isinstance(made, Looked)
+    seen = [made.whose(position) for position in range(40)]
+    assert [at for place, at in seen if place != 2] == list(range(30))
+    assert [at for place, at in seen if place == 2] == list(range(10))
+    assert [place for place, _ in seen[:4]] == [0, 1, 2, 3]
 
 
 def test_letters_of_a_word_are_labels() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,7 +62,8 @@ class Finishing:
 
     def __init__(self, session: Session, batches: CachedQuestions) -> None:
         recipe = self.recipe = session.recipe
-        self.device, self.settings, self.batches = session.device, recipe.finish, batches
+        self.device, self.settings, self.cache = session.device, recipe.finish, batches.cache
+        self.made: Callable[[int], Any] = batches.made
         config = recipe.model_config(recipe.large_size)
         self.shipped = dataclasses.replace(config, quantization=SHIPPED)
         self.model = TinyGPTVReference(config)
@@ -95,7 +97,7 @@ class Finishing:
                 self.trained[name].copy_(value)
 
     def step(self, step: int) -> dict[str, float]:
-        conversations, visual = stage_conversations(self.batches, step)
+        conversations, visual = stage_conversations(self.cache, self.made(step))
         visual = visual.to(self.device)
         buckets = self.writer.write(conversations, _BUCKETS)
         whole = sum(float(rows.weight.sum()) for rows in buckets)

@@ -7,7 +7,7 @@ words. It is a departure from the paper, whose Phi-2 has read the world's text; 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,9 +20,39 @@ from .loop import Session, run_phase
 from .recipe import CACHED, CACHES, LOOKED_AT, SHOWN, DemoRecipe
 from .rows import Conversation
 from .stages import SmallExam
-from .telling import Telling, conversation
+from .telling import Telling, conversation, told
 
 _STREAM, _NOISE = 10, 11  # apart from those of telling and stages
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The conversations of a step of phase "look", each with (place of its cache, picture in it), or None for one about
+    a scene in words. caches: (whose pictures, what is asked of them, how many) of those that are taken in turn."""
+
+    recipe: DemoRecipe
+    caches: tuple[tuple[str, str, int], ...]
+
+    def __call__(self, step: int) -> list[tuple[Conversation, tuple[int, int] | None]]:
+        recipe, many = self.recipe, self.recipe.look.pictures
+        out: list[tuple[Conversation, tuple[int, int] | None]] = []
+        for index in range(many):
+            if generator(recipe.seed, _STREAM, step, index).random() >= recipe.looking:
+                out.append((told(recipe, recipe.text.steps + step, index), None))  # where phase "text" has not been
+                continue
+            place, at = self.whose(step * many + index)
+            pictures, shown, _ = self.caches[place]
+            scene = training_scene(recipe.seed, pictures, 0, at)
+            asked = conversation(recipe, shown, scene, recipe.look.questions, _STREAM, step, index)
+            out.append((replace(asked, scene=None), (place, at)))
+        return [one for one in out if one[0].questions]
+
+    def whose(self, position: int) -> tuple[int, int]:
+        """The place of the cache whose turn it is, and the next of its pictures."""
+        turn, place = divmod(position, len(self.caches))
+        mine = self.caches[place]
+        often, before = self.caches.count(mine), self.caches[:place].count(mine)
+        return place, (turn * often + before) % mine[2]
 
 
 class Looking(Telling):
@@ -31,6 +61,7 @@ class Looking(Telling):
     def __init__(self, recipe: DemoRecipe, device: torch.device, caches: list[tuple[Cache, str]]) -> None:
         super().__init__(recipe, device)
         self.settings, self.caches = recipe.look, caches
+        self.made = Looked(recipe, tuple((cache.shown, shown, len(cache)) for cache, shown in caches))
         width = recipe.model_config(recipe.small_size).text.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 2)
@@ -41,17 +72,13 @@ class Looking(Telling):
     def batch(self, step: int) -> tuple[list[Conversation], Tensor | None]:
         out: list[Conversation] = []
         looks: list[Tensor] = []
-        for index in range(self.settings.pictures):
-            if generator(self.recipe.seed, _STREAM, step, index).random() >= self.recipe.looking:
-                out.append(self.told(self.recipe.text.steps + step, index))  # where phase "text" has not been
+        for one, seen in self.made(step):
+            if seen is None:
+                out.append(one)
                 continue
-            cache, shown, at = self.whose(step * self.settings.pictures + index)
-            scene = training_scene(self.recipe.seed, cache.shown, 0, at)
-            asked = conversation(self.recipe, shown, scene, self.settings.questions, _STREAM, step, index)
-            if asked.questions:
-                out.append(replace(asked, scene=None, picture=len(looks)))
-                looks.append(cache.rows(at))
-        out = [one for one in out if one.questions]
+            place, at = seen
+            out.append(replace(one, picture=len(looks)))
+            looks.append(self.caches[place][0].rows(at))
         return out, self._shaken(torch.stack(looks), step).to(self.device) if looks else None
 
     def _shaken(self, rows: Tensor, step: int) -> Tensor:
@@ -59,13 +86,6 @@ class Looking(Telling):
         share = self.recipe.row_noise * self.settings.rate(step)
         random = torch.Generator().manual_seed(int(generator(self.recipe.seed, _NOISE, step).integers(1 << 62)))
         return rows + share * rows.std() * torch.randn(rows.shape, generator=random)
-
-    def whose(self, position: int) -> tuple[Cache, str, int]:
-        """The cache whose turn it is, what is asked of it, and the next of its pictures."""
-        turn, place = divmod(position, len(self.caches))
-        mine = self.caches[place]
-        often, before = self.caches.count(mine), self.caches[:place].count(mine)
-        return *mine, (turn * often + before) % len(mine[0])
 
     def exam(self) -> dict[str, float]:
         assert self.small_exam is not None

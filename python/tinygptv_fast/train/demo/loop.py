@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ...errors import CheckpointError, InvalidArgumentError, TrainingError
 from ..saving import load_state_file, save_atomically
 from ..stages.interrupt import stop_on_interrupt
+from .ahead import ahead
 from .recipe import DemoRecipe
 
 STATE, WEIGHTS, LOG, DONE = "state.pt", "weights.pt", "log.jsonl", "done.json"
@@ -36,7 +37,13 @@ class Paused(Exception):
 
 
 class Learner(Protocol):
-    """What a phase does in a step. ``step`` depends on the learner's state and the number of the step alone."""
+    """What a phase does in a step. ``step`` depends on the learner's state and the number of the step alone.
+
+    ``made``: what it learns from in a step, by the step's number; can be pickled, so that ``run_phase`` may put in its
+    place what makes the same ahead.
+    """
+
+    made: Callable[[int], Any]
 
     def step(self, step: int) -> dict[str, float]: ...
 
@@ -200,7 +207,7 @@ def run_phase(
     last: dict[str, float] = {}
     bar = Bar(session, phase, step, steps)
     try:
-        with stop_on_interrupt() as asked:
+        with stop_on_interrupt() as asked, ahead(learner.made, steps) as learner.made:
             while step < steps:
                 began = time.monotonic()
                 figures = learner.step(step)

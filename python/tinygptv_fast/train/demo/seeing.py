@@ -7,7 +7,8 @@ they catch up first, alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,12 +28,35 @@ _EXAMINED = SHOWN | {"v4": "multitask"}  # what is to be seen in the end
 _TAUGHT = {"v3": READING, "v4": PLACING}  # TEACHING before
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures of a step, f32 [B, 3, S, S], and their labels."""
+
+    recipe: DemoRecipe
+    phase: str
+
+    def size(self, step: int) -> int:
+        """From V2 on the large size but for every fourth step."""
+        if self.phase not in _LARGE or step % self.recipe.small_every == self.recipe.small_every - 1:
+            return self.recipe.small_size
+        return self.recipe.large_size
+
+    def __call__(self, step: int) -> tuple[Tensor, Labels]:
+        recipe, size = self.recipe, self.size(step)
+        # A small picture costs a quarter: it comes in twice the number, and those of one step are all of one size.
+        small = self.phase in _LARGE and size == recipe.small_size
+        count = recipe.phase(self.phase).pictures * (2 if small else 1)
+        scenes = scenes_of(recipe, "full" if small else SHOWN[self.phase], step, range(count))
+        return pixels_of(recipe, scenes, size, SEEING.index(self.phase), step), labels_of(scenes, size // 8)
+
+
 class Seeing:
     """The learner of one of the phases."""
 
     def __init__(self, recipe: DemoRecipe, phase: str, device: torch.device) -> None:
         self.recipe, self.phase, self.device = recipe, phase, device
         self.settings = recipe.phase(phase)
+        self.made: Callable[[int], tuple[Tensor, Labels]] = Drawn(recipe, phase)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.eyes = Eyes(recipe).to(device)
@@ -43,21 +67,9 @@ class Seeing:
         self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
         self._exams: dict[tuple[int, int], tuple[Tensor, Labels]] = {}
 
-    def size(self, step: int) -> int:
-        """From V2 on at the large size but for every fourth step."""
-        if self.phase not in _LARGE or step % self.recipe.small_every == self.recipe.small_every - 1:
-            return self.recipe.small_size
-        return self.recipe.large_size
-
     def step(self, step: int) -> dict[str, float]:
-        size = self.size(step)
-        # A small picture costs a quarter: it comes in twice the number, and those of one step are all of one size.
-        small = self.phase in _LARGE and size == self.recipe.small_size
-        count = self.settings.pictures * (2 if small else 1)
-        shown = "full" if small else SHOWN[self.phase]
-        scenes = scenes_of(self.recipe, shown, step, range(count))
-        pixels = pixels_of(self.recipe, scenes, size, SEEING.index(self.phase), step).to(self.device)
-        labels = labels_of(scenes, size // 8).to(self.device)
+        drawn, named = self.made(step)
+        pixels, labels = drawn.to(self.device), named.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = self._loss(pixels, labels, still=step < self.alone)
         loss.total.backward()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ..stages.run import ADAPTER, train_stage
 from ..stages.start import open_start
 from ..stages.state import STATE_FILE
 from ..stages.step import Figures
+from .ahead import ahead
 from .cache import Cache, open_cache
 from .loop import LOG_EVERY, Bar, Paused, Session, append_line
 from .pictures import Eyes, pixels_of
@@ -84,41 +85,54 @@ def stage_config(recipe: DemoRecipe, phase: str) -> StageConfig:
     return load_stage(number, changes=changes)
 
 
+Asked = list[tuple[int, Question, bool]]  # (index in the cache, question, with its tag)
+
+
 @dataclass(frozen=True)
-class CachedQuestions:
-    """The ``Batches`` of a stage: every picture of ``cache`` once before any comes again, each time asked anew."""
+class Asking:
+    """What is asked in a step of a stage: each of the ``count`` pictures of ``cached`` once before any comes again, and
+    every time something else."""
 
     recipe: DemoRecipe
     phase: str
-    cache: Cache
-    digest: str
+    cached: str
+    count: int
     pictures: int
     questions: int
 
-    def asked(self, step: int) -> list[tuple[int, Question, bool]]:
-        """(index in the cache, question, with its tag) of a step."""
-        out = []
+    def __call__(self, step: int) -> Asked:
+        out: Asked = []
         number = tuple(SHOWN).index(self.phase)
         stage = replace(WORLD[SHOWN[self.phase]], questions=self.questions)
         for place in range(self.pictures):
             rng = generator(self.recipe.seed, _STREAM, number, step, place)
             at = self._index(step * self.pictures + place, number)
-            scene = training_scene(self.recipe.seed, self.cache.shown, 0, at)
+            scene = training_scene(self.recipe.seed, self.cached, 0, at)
             for question in questions_about(rng, scene, stage):
                 out.append((at, reworded(rng, question), bool(rng.random() >= UNTAGGED)))
         return out
 
     def _index(self, position: int, number: int) -> int:
         """A walk through all pictures with a stride that shares no divisor with their number, another each round."""
-        count = len(self.cache)
+        count = self.count
         around, at = divmod(position, count)
         rng = generator(self.recipe.seed, _STREAM, number, 1 << 40, around)
         return int((rng.permutation(count)[at]) if count <= 4096 else _stride_walk(rng, count, at))
 
+
+@dataclass(frozen=True)
+class CachedQuestions:
+    """The ``Batches`` of a stage: rows of ``cache`` with what ``made`` asks about them."""
+
+    phase: str
+    cache: Cache
+    digest: str
+    made: Callable[[int], Asked]
+
     def batch(self, step: int) -> list[Example]:
         rows: dict[int, torch.Tensor] = {}
         out = []
-        for at, question, keep in self.asked(step):
+        for at, question, keep in self.made(step):
             if at not in rows:
                 rows[at] = self.cache.rows(at)
             turns = tuple(
@@ -147,7 +161,8 @@ def batches_of(session: Session, phase: str) -> CachedQuestions:
     cache = open_cache(session, CACHED[phase])
     source = recipe.cache_of(CACHED[phase])
     digest = hashlib.sha256(f"{phase} {session.digest(phase, source)}".encode()).hexdigest()
-    return CachedQuestions(recipe, phase, cache, digest, plan.pictures, plan.questions)
+    asking = Asking(recipe, phase, cache.shown, len(cache), plan.pictures, plan.questions)
+    return CachedQuestions(phase, cache, digest, asking)
 
 
 def write_base(session: Session, size: int, out: Path) -> None:
@@ -246,16 +261,18 @@ def run_stage(session: Session, phase: str) -> None:
         size = recipe.large_size if large else recipe.small_size
         exam = SmallExam(session, SHOWN[phase], start.model.text, start.model.projector, size)
         told = ExamListener(session, phase, exam, bar)
-        if not train_stage(
-            start,
-            config,
-            batches,
-            folder,
-            resume=True,
-            listeners=[told],
-            stop=session.late,
-            allow_other_code=session.allow_other_code,
-        ):
+        with ahead(batches.made, config.steps) as made:
+            finished = train_stage(
+                start,
+                config,
+                replace(batches, made=made),
+                folder,
+                resume=True,
+                listeners=[told],
+                stop=session.late,
+                allow_other_code=session.allow_other_code,
+            )
+        if not finished:
             raise Paused
     finally:
         bar.close()
@@ -265,14 +282,14 @@ def run_stage(session: Session, phase: str) -> None:
     session.finish(phase, {**record, "recipe": recipe.digest_of(phase)})
 
 
-def stage_conversations(batches: CachedQuestions, step: int) -> tuple[list[Conversation], torch.Tensor]:
+def stage_conversations(cache: Cache, asked: Asked) -> tuple[list[Conversation], torch.Tensor]:
     """A step's questions as conversations of one question, and the rows [P, NQ, Q] of its pictures."""
     places: dict[int, int] = {}
     looks: list[torch.Tensor] = []
     out = []
-    for at, question, keep in batches.asked(step):
+    for at, question, keep in asked:
         if at not in places:
             places[at] = len(looks)
-            looks.append(batches.cache.rows(at))
+            looks.append(cache.rows(at))
         out.append(Conversation((question,), (keep,), None, places[at]))
     return out, torch.stack(looks)

@@ -5,7 +5,8 @@ The stages train only projections, norms and LoRA, so counting, comparing and wr
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,12 +68,35 @@ def exam_conversations(
     return out
 
 
+def told(recipe: DemoRecipe, step: int, index: int) -> Conversation:
+    """Conversation ``index`` of a step about a scene in words: one to seven questions, four in the mean, so that the
+    first one, right behind the scene, is common."""
+    shown = SHOWN["text"]
+    scene = training_scene(recipe.seed, shown, step, index)
+    rng = generator(recipe.seed, _STREAM, 2, step, index)
+    many = 1 + int(rng.integers(2 * recipe.text.questions - 1))
+    plain = conversation(recipe, shown, scene, many, step, index)
+    return renamed(plain, renaming(rng, scene)) if rng.random() < recipe.made_up else plain
+
+
+@dataclass(frozen=True)
+class Told:
+    """The conversations of a step of phase "text"."""
+
+    recipe: DemoRecipe
+
+    def __call__(self, step: int) -> list[Conversation]:
+        found = [told(self.recipe, step, index) for index in range(self.recipe.text.pictures)]
+        return [one for one in found if one.questions]
+
+
 class Telling:
     """The learner of phase "text"."""
 
     def __init__(self, recipe: DemoRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
         self.settings = recipe.text
+        self.made: Callable[[int], Any] = Told(recipe)
         self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 1)
@@ -108,18 +132,7 @@ class Telling:
 
     def batch(self, step: int) -> tuple[list[Conversation], Tensor | None]:
         """The conversations of a step, and the rows [P, NQ, Q] of the pictures they look at."""
-        told = [self.told(step, index) for index in range(self.settings.pictures)]
-        return [one for one in told if one.questions], None
-
-    def told(self, step: int, index: int) -> Conversation:
-        """Conversation ``index`` of a step about a scene in words: one to seven questions, four in the mean, so that
-        the first one, right behind the scene, is common."""
-        shown = SHOWN["text"]
-        scene = training_scene(self.recipe.seed, shown, step, index)
-        rng = generator(self.recipe.seed, _STREAM, 2, step, index)
-        many = 1 + int(rng.integers(2 * self.settings.questions - 1))
-        told = conversation(self.recipe, shown, scene, many, step, index)
-        return renamed(told, renaming(rng, scene)) if rng.random() < self.recipe.made_up else told
+        return self.made(step), None
 
     @torch.no_grad()
     def exam(self) -> dict[str, float]:
