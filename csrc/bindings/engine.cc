@@ -28,14 +28,15 @@ namespace {
 using engine::Engine;
 using Ids = std::vector<int32_t>;
 using OptionalBuffer = std::optional<py::buffer>;
+using OptionalPages = std::optional<PagesHandle>;
 using AnyDict = py::typing::Dict<py::str, py::object>;
 using EventList = py::typing::List<py::tuple>;
 
 // --- from Python -------------------------------------------------------------------------------
 engine::Prompt prompt_of(const py::buffer& ids, const OptionalBuffer& embeddings,
-                         PagesHandle pages) {
+                         const OptionalPages& pages) {
   engine::Prompt prompt;
-  prompt.pages = std::move(pages);
+  if (pages) prompt.pages = *pages;
   Sizes sizes;
   const TensorView i = view_of(ids, "ids");
   sizes.match("ids", i, {"T"}, {DType::kI32});
@@ -97,7 +98,7 @@ int64_t submit_generate(Engine& self, const py::buffer& ids, const OptionalBuffe
                         const std::map<int32_t, float>& logit_bias, const py::int_& seed,
                         int64_t samples, const Ids& history, int64_t top_logprobs,
                         std::optional<double> deadline_s, bool speculate,
-                        const std::optional<GrammarHandle>& grammar, PagesHandle pages) {
+                        const std::optional<GrammarHandle>& grammar, const OptionalPages& pages) {
   engine::Generate task;
   task.max_new_tokens = max_new_tokens;
   task.min_new_tokens = min_new_tokens;
@@ -117,7 +118,7 @@ int64_t submit_generate(Engine& self, const py::buffer& ids, const OptionalBuffe
   task.top_logprobs = top_logprobs;
   task.speculate = speculate;
   if (grammar) task.grammar = grammar->start();
-  return submit(self, {prompt_of(ids, embeddings, std::move(pages)), std::move(task), deadline_s});
+  return submit(self, {prompt_of(ids, embeddings, pages), std::move(task), deadline_s});
 }
 
 int64_t submit_beams(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,
@@ -125,7 +126,7 @@ int64_t submit_beams(Engine& self, const py::buffer& ids, const OptionalBuffer& 
                      int64_t min_new_tokens, double length_penalty, const Ids& eos_ids,
                      double repetition_penalty, const Ids& history, int32_t pad_id,
                      std::optional<double> deadline_s, const std::optional<GrammarHandle>& grammar,
-                     PagesHandle pages) {
+                     const OptionalPages& pages) {
   engine::Beams task;
   task.beams = beams;
   task.returned = returned;
@@ -137,25 +138,23 @@ int64_t submit_beams(Engine& self, const py::buffer& ids, const OptionalBuffer& 
   task.history = history;
   task.pad_id = pad_id;
   if (grammar) task.grammar = grammar->start();
-  return submit(self, {prompt_of(ids, embeddings, std::move(pages)), std::move(task), deadline_s});
+  return submit(self, {prompt_of(ids, embeddings, pages), std::move(task), deadline_s});
 }
 
 int64_t submit_score(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,
                      const std::vector<Ids>& candidates, std::optional<double> deadline_s,
-                     PagesHandle pages) {
-  return submit(
-      self, {prompt_of(ids, embeddings, std::move(pages)), engine::Score{candidates}, deadline_s});
+                     const OptionalPages& pages) {
+  return submit(self, {prompt_of(ids, embeddings, pages), engine::Score{candidates}, deadline_s});
 }
 
 int64_t submit_logits(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,
-                      int64_t first, std::optional<double> deadline_s, PagesHandle pages) {
-  return submit(self,
-                {prompt_of(ids, embeddings, std::move(pages)), engine::Logits{first}, deadline_s});
+                      int64_t first, std::optional<double> deadline_s, const OptionalPages& pages) {
+  return submit(self, {prompt_of(ids, embeddings, pages), engine::Logits{first}, deadline_s});
 }
 
 int64_t submit_pages(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,
                      std::optional<double> deadline_s) {
-  return submit(self, {prompt_of(ids, embeddings, nullptr), engine::Pages{}, deadline_s});
+  return submit(self, {prompt_of(ids, embeddings, {}), engine::Pages{}, deadline_s});
 }
 
 // --- to Python ---------------------------------------------------------------------------------

@@ -10,8 +10,7 @@
 
 namespace tgv::bindings {
 
-// The holder of the Python object _native.PrefixPages; it is never changed once made. May be null
-// where an argument is optional.
+// The holder of the Python object _native.PrefixPages; it is never changed once made.
 using PagesHandle = std::shared_ptr<engine::PrefixPages>;
 
 // ("pages", numbers [n, L, 2, H, PS, D], scales f16 [n, L, 2, H, PS] or None).
