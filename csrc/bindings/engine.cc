@@ -18,6 +18,7 @@
 #include "bindings/grammar.h"
 #include "bindings/kv.h"
 #include "bindings/model.h"
+#include "bindings/prefix_pages.h"
 #include "bindings/tensors.h"
 
 namespace tgv::bindings {
@@ -27,12 +28,15 @@ namespace {
 using engine::Engine;
 using Ids = std::vector<int32_t>;
 using OptionalBuffer = std::optional<py::buffer>;
+using OptionalPages = std::optional<PagesHandle>;
 using AnyDict = py::typing::Dict<py::str, py::object>;
 using EventList = py::typing::List<py::tuple>;
 
 // --- from Python -------------------------------------------------------------------------------
-engine::Prompt prompt_of(const py::buffer& ids, const OptionalBuffer& embeddings) {
+engine::Prompt prompt_of(const py::buffer& ids, const OptionalBuffer& embeddings,
+                         const OptionalPages& pages) {
   engine::Prompt prompt;
+  if (pages) prompt.pages = *pages;
   Sizes sizes;
   const TensorView i = view_of(ids, "ids");
   sizes.match("ids", i, {"T"}, {DType::kI32});
@@ -94,7 +98,7 @@ int64_t submit_generate(Engine& self, const py::buffer& ids, const OptionalBuffe
                         const std::map<int32_t, float>& logit_bias, const py::int_& seed,
                         int64_t samples, const Ids& history, int64_t top_logprobs,
                         std::optional<double> deadline_s, bool speculate,
-                        const std::optional<GrammarHandle>& grammar) {
+                        const std::optional<GrammarHandle>& grammar, const OptionalPages& pages) {
   engine::Generate task;
   task.max_new_tokens = max_new_tokens;
   task.min_new_tokens = min_new_tokens;
@@ -114,15 +118,15 @@ int64_t submit_generate(Engine& self, const py::buffer& ids, const OptionalBuffe
   task.top_logprobs = top_logprobs;
   task.speculate = speculate;
   if (grammar) task.grammar = grammar->start();
-  return submit(self, {prompt_of(ids, embeddings), std::move(task), deadline_s});
+  return submit(self, {prompt_of(ids, embeddings, pages), std::move(task), deadline_s});
 }
 
 int64_t submit_beams(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,
                      int64_t beams, int64_t returned, int64_t max_new_tokens,
                      int64_t min_new_tokens, double length_penalty, const Ids& eos_ids,
                      double repetition_penalty, const Ids& history, int32_t pad_id,
-                     std::optional<double> deadline_s,
-                     const std::optional<GrammarHandle>& grammar) {
+                     std::optional<double> deadline_s, const std::optional<GrammarHandle>& grammar,
+                     const OptionalPages& pages) {
   engine::Beams task;
   task.beams = beams;
   task.returned = returned;
@@ -134,17 +138,23 @@ int64_t submit_beams(Engine& self, const py::buffer& ids, const OptionalBuffer& 
   task.history = history;
   task.pad_id = pad_id;
   if (grammar) task.grammar = grammar->start();
-  return submit(self, {prompt_of(ids, embeddings), std::move(task), deadline_s});
+  return submit(self, {prompt_of(ids, embeddings, pages), std::move(task), deadline_s});
 }
 
 int64_t submit_score(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,
-                     const std::vector<Ids>& candidates, std::optional<double> deadline_s) {
-  return submit(self, {prompt_of(ids, embeddings), engine::Score{candidates}, deadline_s});
+                     const std::vector<Ids>& candidates, std::optional<double> deadline_s,
+                     const OptionalPages& pages) {
+  return submit(self, {prompt_of(ids, embeddings, pages), engine::Score{candidates}, deadline_s});
 }
 
 int64_t submit_logits(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,
-                      int64_t first, std::optional<double> deadline_s) {
-  return submit(self, {prompt_of(ids, embeddings), engine::Logits{first}, deadline_s});
+                      int64_t first, std::optional<double> deadline_s, const OptionalPages& pages) {
+  return submit(self, {prompt_of(ids, embeddings, pages), engine::Logits{first}, deadline_s});
+}
+
+int64_t submit_pages(Engine& self, const py::buffer& ids, const OptionalBuffer& embeddings,
+                     std::optional<double> deadline_s) {
+  return submit(self, {prompt_of(ids, embeddings, {}), engine::Pages{}, deadline_s});
 }
 
 // --- to Python ---------------------------------------------------------------------------------
@@ -170,6 +180,7 @@ struct ToTuple {
     std::copy(event.values.begin(), event.values.end(), values.mutable_data());
     return py::make_tuple("logits", values);
   }
+  py::tuple operator()(const engine::PagesEvent& event) const { return pages_tuple(event); }
   py::tuple operator()(const engine::DoneEvent& event) const {
     const engine::Stats& stats = event.stats;
     py::dict out;
@@ -180,6 +191,7 @@ struct ToTuple {
     out["total"] = stats.total_ms;
     out["prompt"] = stats.prompt;
     out["cached"] = stats.cached;
+    out["brought"] = stats.brought;
     out["generated"] = stats.generated;
     out["accepted"] = stats.accepted;
     out["drafted"] = stats.drafted;
@@ -218,6 +230,7 @@ AnyDict metrics_dict(const Engine& self) {
   set("decode_tokens", m.decode_tokens);
   set("prompt_tokens", m.prompt_tokens);
   set("cached_tokens", m.cached_tokens);
+  set("brought_tokens", m.brought_tokens);
   set("generated_tokens", m.generated_tokens);
   set("drafted_tokens", m.drafted_tokens);
   set("accepted_tokens", m.accepted_tokens);
@@ -266,30 +279,41 @@ void bind_requests(py::class_<Engine>& engine) {
            py::arg("seed") = 0, py::arg("samples") = 1, py::arg("history") = Ids(),
            py::arg("top_logprobs") = 0, py::arg("deadline_s") = py::none(),
            py::arg("speculate") = false, py::arg("grammar") = py::none(),
+           py::arg("pages") = py::none(),
            "Generate: samples of one prompt, greedy (temperature 0) or drawn. ids int32 [T], -1 "
            "for\n"
-           "the next row of embeddings f32 [n, C]. grammar: what every sample is held to. Returns "
-           "the\n"
-           "request's id. Raises InvalidArgumentError, CapacityError.")
+           "the next row of embeddings f32 [n, C]. grammar: what every sample is held to. pages: "
+           "keys "
+           "and\n"
+           "values of the prompt's beginning, which is not computed then. Returns the request's "
+           "id.\n"
+           "Raises InvalidArgumentError, CapacityError, UnsupportedError (pages on a GPU).")
       .def("submit_beams", &submit_beams, py::arg("ids"), py::arg("embeddings"), py::kw_only(),
            py::arg("beams"), py::arg("returned"), py::arg("max_new_tokens"),
            py::arg("min_new_tokens") = 0, py::arg("length_penalty") = 1.0,
            py::arg("eos_ids") = Ids(), py::arg("repetition_penalty") = 1.0,
            py::arg("history") = Ids(), py::arg("pad_id") = 0, py::arg("deadline_s") = py::none(),
-           py::arg("grammar") = py::none(), "Beam search, as tinygptv_fast.reference.beam does it.")
+           py::arg("grammar") = py::none(), py::arg("pages") = py::none(),
+           "Beam search, as tinygptv_fast.reference.beam does it.")
       .def("submit_score", &submit_score, py::arg("ids"), py::arg("embeddings"),
            py::arg("candidates"), py::kw_only(), py::arg("deadline_s") = py::none(),
+           py::arg("pages") = py::none(),
            "Log-probabilities of each candidate's ids after the prompt.")
       .def("submit_logits", &submit_logits, py::arg("ids"), py::arg("embeddings"), py::kw_only(),
-           py::arg("first") = 0, py::arg("deadline_s") = py::none(),
+           py::arg("first") = 0, py::arg("deadline_s") = py::none(), py::arg("pages") = py::none(),
            "Logits of all positions from `first` on.")
+      .def("submit_pages", &submit_pages, py::arg("ids"), py::arg("embeddings"), py::kw_only(),
+           py::arg("deadline_s") = py::none(),
+           "Keys and values of a prompt of whole pages, for PrefixPages: a ('pages', numbers, "
+           "scales)\n"
+           "event.")
       .def("next", &next_events, py::arg("request"), py::arg("timeout_s"),
            "The events since the last call, [] if none came in time:\n"
            "('token', sample, id, logprob, [(id, logprob), ...]), ('end', sample, reason, "
            "message),\n"
-           "('beam', rank, ids, score), ('scores', candidate, logprobs), ('logits', f32 [n, V]) "
-           "and,\n"
-           "last, ('done', times in ms and counts). Then the id is forgotten.")
+           "('beam', rank, ids, score), ('scores', candidate, logprobs), ('logits', f32 [n, V]),\n"
+           "('pages', numbers, scales) and, last, ('done', times in ms and counts). Then the id is "
+           "forgotten.")
       .def("cancel", &Engine::cancel, py::arg("request"), py::call_guard<py::gil_scoped_release>(),
            "End a request within the token it is at; nothing if it has ended.");
 }
@@ -318,6 +342,9 @@ void bind_engine(py::module_& module) {
           "turn", [](py::object self) { return TurnHandle(std::move(self)); },
           "`with engine.turn():` holds the engine between two of its steps; first come, first "
           "served.")
+      .def_property_readonly(
+          "carries_pages", [](const Engine& self) { return self.limits().carries_pages; },
+          "Whether it reads pages of keys and values and takes them from requests.")
       .def("metrics", &metrics_dict, "Counters since the start, and gauges.")
       .def(
           "counts",

@@ -46,6 +46,7 @@ PYBIND11_MODULE(_native, module) {
   tgv::bindings::bind_model(module);
   tgv::bindings::bind_attention(module);
   tgv::bindings::bind_grammar(module);
+  tgv::bindings::bind_prefix_pages(module);
   tgv::bindings::bind_engine(module);
   tgv::bindings::bind_norm(module);
   tgv::bindings::bind_embedding(module);

@@ -103,12 +103,12 @@ class Engine::Impl {
 
   const std::shared_ptr<const model::LoadedModel> model_;
   const EngineOptions options_;
-  const Limits limits_;
   const pid_t process_ = getpid();
   const Fingerprint fingerprint_;
   const model::BackendOptions backend_options_;
   ThreadPool pool_;
   const std::unique_ptr<model::Backend> backend_;
+  const Limits limits_;
   kv::KVCache cache_;
   Step step_;
   Scheduler scheduler_;
@@ -132,11 +132,14 @@ class Engine::Impl {
 Engine::Impl::Impl(std::shared_ptr<const model::LoadedModel> model, EngineOptions options)
     : model_(present(std::move(model))),
       options_(checked(std::move(options), model_->architecture().vocab)),
-      limits_{model_->architecture(), cache_shape(model_->architecture(), options_).pages,
-              options_.max_sequences, !options_.token_bytes.empty()},
-      backend_options_(backend_options(limits_.architecture, options_)),
+      backend_options_(backend_options(model_->architecture(), options_)),
       pool_(options_.threads),
       backend_(model_->make_backend(backend_options_, pool_)),
+      limits_{model_->architecture(),
+              {model_->id(), backend_options_.pages},
+              options_.max_sequences,
+              !options_.token_bytes.empty(),
+              backend_->pages().can_carry()},
       cache_(backend_->pages(), model_->id()),
       step_(*backend_, cache_, pool_,
             {limits_.architecture.vocab, backend_options_.max_logit_rows, options_.prefill_chunk}),

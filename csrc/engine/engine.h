@@ -56,7 +56,8 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // The request's id. Throws InvalidArgument, CapacityError (it can never fit; the queue is full).
+  // The request's id. Throws InvalidArgument, CapacityError (it can never fit; the queue is full),
+  // Unsupported (pages, where the device cannot carry them).
   int64_t submit(Submission submission);
 
   // The events since the last call, in order; sleeps until there is one, at most timeout_s (none

@@ -7,6 +7,8 @@
 #include <variant>
 #include <vector>
 
+#include "kv/page_store.h"
+
 namespace tgv::engine {
 
 // Why a sample, or a whole request, ended.
@@ -51,6 +53,13 @@ struct LogitsEvent {
   std::vector<float> values;  // [rows, V]
 };
 
+// Keys and values of the prompt, as PrefixPages has them.
+struct PagesEvent {
+  kv::Shape shape;  // its pages: those of the prompt
+  std::vector<uint8_t> numbers;
+  std::vector<uint16_t> scales;
+};
+
 // Times are milliseconds; 0 for what was never reached.
 struct Stats {
   double queue_ms = 0;        // submitted until admitted
@@ -59,7 +68,8 @@ struct Stats {
   double first_token_ms = 0;  // submitted until the first token was there
   double total_ms = 0;
   int64_t prompt = 0;     // positions
-  int64_t cached = 0;     // of them found in the cache
+  int64_t cached = 0;     // of them not computed: found in the cache or brought along
+  int64_t brought = 0;    // of those the ones that were written to the cache for this request
   int64_t generated = 0;  // ids, all samples together
   int64_t accepted = 0;   // of the drafted ones
   int64_t drafted = 0;    // ids guessed by prompt lookup
@@ -70,6 +80,7 @@ struct DoneEvent {
   Stats stats;
 };
 
-using Event = std::variant<TokenEvent, EndEvent, BeamEvent, ScoresEvent, LogitsEvent, DoneEvent>;
+using Event =
+    std::variant<TokenEvent, EndEvent, BeamEvent, ScoresEvent, LogitsEvent, PagesEvent, DoneEvent>;
 
 }  // namespace tgv::engine

@@ -76,4 +76,12 @@ int64_t Fingerprint::fresh_key(uint64_t number) const {
   return static_cast<int64_t>(hash(bytes)) | kTopBit;
 }
 
+int64_t Fingerprint::brought_key(int64_t key, std::span<const uint8_t, 32> digest) const {
+  // 44 bytes: as long as a row of eleven elements, which no model has (C is a multiple of four).
+  uint8_t bytes[4 + sizeof(key) + 32] = {'b', 'r', 'g', 't'};
+  std::memcpy(bytes + 4, &key, sizeof(key));
+  std::memcpy(bytes + 4 + sizeof(key), digest.data(), digest.size());
+  return static_cast<int64_t>(hash(bytes)) | kTopBit;
+}
+
 }  // namespace tgv::engine

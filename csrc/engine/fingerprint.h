@@ -19,6 +19,11 @@ class Fingerprint {
   int64_t row_key(const float* row, int64_t width) const;  // < 0
   int64_t fresh_key(uint64_t number) const;                // < 0; no row's but by collision
 
+  // What stands for a prompt's first position if its keys and values were brought along: of its
+  // key and of what was brought. The cache's prefixes are a tree, so nothing that begins with it
+  // is found by anybody who brings something else, or nothing.
+  int64_t brought_key(int64_t key, std::span<const uint8_t, 32> digest) const;  // < 0
+
  private:
   std::array<uint64_t, 2> key_;
 };

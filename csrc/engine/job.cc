@@ -9,13 +9,15 @@
 #include "engine/beam_job.h"
 #include "engine/generate_job.h"
 #include "engine/logits_job.h"
+#include "engine/pages_job.h"
 #include "engine/score_job.h"
 
 namespace tgv::engine {
 
 namespace {
 
-// A negative key for each position that is an embedding. `fresh_from`: positions from there on get
+// A negative key for each position that is an embedding, and for the first of a prompt that brings
+// its pages. `fresh_from`: positions from there on get
 // keys that nothing in the cache has, because their logits are wanted.
 std::vector<int64_t> keys_of(const Prompt& prompt, const Fingerprint& fingerprint,
                              int64_t fresh_from, uint64_t request) {
@@ -26,6 +28,7 @@ std::vector<int64_t> keys_of(const Prompt& prompt, const Fingerprint& fingerprin
     key = fingerprint.row_key(row, prompt.embedding_width);
     row += prompt.embedding_width;
   }
+  if (prompt.pages) keys[0] = fingerprint.brought_key(keys[0], prompt.pages->digest);
   for (size_t i = static_cast<size_t>(fresh_from); i < keys.size(); ++i) {
     keys[i] = fingerprint.fresh_key((request << 24) + i);  // max_positions <= 2^20
   }
@@ -65,6 +68,7 @@ Job::Job(std::shared_ptr<Request> request, Submission&& submission, const Room& 
       keys_(std::move(keys)),
       ids_(std::move(submission.prompt.ids)),
       embeddings_(std::move(submission.prompt.embeddings)),
+      pages_(std::move(submission.prompt.pages)),
       lanes_(static_cast<size_t>(room.sequences)) {
   stats_.prompt = prompt_length();
   feed_prompt();
@@ -88,10 +92,28 @@ void Job::feed_prompt() {
 void Job::admit() {
   Lane& first = lanes_[0];
   first.sequence = cache().reserve(reservation());
+  take_pages(first);
   first.fed = cache().length(first.sequence);
   stats_.cached = first.fed;
   admitted_ = Clock::now();
   stats_.queue_ms = ms_between(request_->submitted(), admitted_);
+}
+
+// What the request has brought and the cache has not, as if it had been computed: up to the first
+// position whose logits are wanted.
+void Job::take_pages(const Lane& first) {
+  if (!pages_) return;
+  const int64_t found = cache().length(first.sequence) / kv::kPageTokens;
+  const int64_t wanted = std::min(pages_->pages(), first.first_logit / kv::kPageTokens);
+  for (int64_t page = found; page < wanted; ++page) {
+    const kv::Keys keys(keys_);
+    cache().append(first.sequence,
+                   keys.subspan(static_cast<size_t>(page * kv::kPageTokens), kv::kPageTokens));
+    cache().write_page(first.sequence, page, pages_->page_numbers(page), pages_->page_scales(page));
+  }
+  cache().commit(first.sequence);
+  stats_.brought = std::max<int64_t>(0, wanted - found) * kv::kPageTokens;
+  pages_ = nullptr;
 }
 
 void Job::fed(size_t index, int64_t count) {
@@ -177,6 +199,8 @@ std::unique_ptr<Job> make_job(std::shared_ptr<Request> request, Submission&& sub
           return make(std::type_identity<BeamJob>());
         } else if constexpr (std::is_same_v<Task, Score>) {
           return make(std::type_identity<ScoreJob>());
+        } else if constexpr (std::is_same_v<Task, Pages>) {
+          return make(std::type_identity<PagesJob>());
         } else {
           return make(std::type_identity<LogitsJob>());
         }

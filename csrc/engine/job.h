@@ -145,6 +145,7 @@ class Job {
 
  private:
   void feed_prompt();
+  void take_pages(const Lane& first);
   void close_times() noexcept;
 
   const std::shared_ptr<Request> request_;
@@ -152,8 +153,9 @@ class Job {
   const Context context_;
   const std::vector<int64_t> keys_;
   const std::vector<int32_t> ids_;
-  std::vector<float> embeddings_;  // until the prompt was read
-  std::vector<Lane> lanes_;        // [room_.sequences]
+  std::vector<float> embeddings_;             // until the prompt was read
+  std::shared_ptr<const PrefixPages> pages_;  // until it is admitted; or null
+  std::vector<Lane> lanes_;                   // [room_.sequences]
   bool has_read_prompt_ = false;
   bool is_finished_ = false;
   Reason reason_ = Reason::kStop;

@@ -19,7 +19,8 @@ struct Metrics {
   int64_t prefill_tokens = 0;  // fed, of prompts and candidates; not what was cached
   int64_t decode_tokens = 0;   // fed, drafts included
   int64_t prompt_tokens = 0;   // of admitted requests
-  int64_t cached_tokens = 0;   // of them found in the cache
+  int64_t cached_tokens = 0;   // of them not computed: found in the cache or brought along
+  int64_t brought_tokens = 0;  // of those written to the cache from what requests brought
   int64_t generated_tokens = 0;
   int64_t drafted_tokens = 0;
   int64_t accepted_tokens = 0;

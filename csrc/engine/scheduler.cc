@@ -112,6 +112,7 @@ void Scheduler::admit() {
     }
     metrics_.prompt_tokens += job.stats().prompt;
     metrics_.cached_tokens += job.stats().cached;
+    metrics_.brought_tokens += job.stats().brought;
     sequences_ += job.room().sequences;
     running_.splice(running_.end(), waiting_, waiting_.begin());
   }

@@ -63,6 +63,18 @@ void check_prompt(const Prompt& prompt, const model::Architecture& model) {
   }
 }
 
+void check_pages(const Submission& submission, const Limits& limits) {
+  const PrefixPages* pages = submission.prompt.pages.get();
+  if (!pages && !std::holds_alternative<Pages>(submission.task)) return;
+  if (!limits.carries_pages) {
+    throw Unsupported(
+        "pages of keys and values are carried on the CPU alone, and this engine's lie on a GPU");
+  }
+  if (!pages) return;
+  const std::string why = why_not(*pages, submission.prompt, limits.cache);
+  if (!why.empty()) throw InvalidArgument(why);
+}
+
 void check_length(int64_t prompt, int64_t more, const char* what, const Limits& limits) {
   const int64_t most = limits.architecture.max_positions;
   if (prompt + more > most) {
@@ -164,6 +176,12 @@ void check_task(const Logits& task, int64_t prompt, const Limits& limits) {
   check_length(prompt, 0, "nothing", limits);
 }
 
+void check_task(const Pages& /*task*/, int64_t prompt, const Limits& limits) {
+  require(prompt % kv::kPageTokens == 0, "ids", concat(prompt, " positions"),
+          concat("a multiple of ", kv::kPageTokens));
+  check_length(prompt, 0, "nothing", limits);
+}
+
 int64_t longest(const Score& task) {
   size_t most = 0;
   for (const auto& ids : task.candidates) most = std::max(most, ids.size());
@@ -198,7 +216,7 @@ Room room_of(const Submission& submission, const Limits& limits) {
     const int64_t prompt = static_cast<int64_t>(submission.prompt.ids.size());
     const int64_t count = static_cast<int64_t>(task->candidates.size());
     Room room{longest(*task), std::min(count, limits.max_sequences)};
-    while (room.sequences > 1 && pages_of(prompt, room) > limits.kv_pages) --room.sequences;
+    while (room.sequences > 1 && pages_of(prompt, room) > limits.kv_pages()) --room.sequences;
     return room;
   }
   return {0, 1};
@@ -206,6 +224,7 @@ Room room_of(const Submission& submission, const Limits& limits) {
 
 void check(const Submission& submission, const Limits& limits) {
   check_prompt(submission.prompt, limits.architecture);
+  check_pages(submission, limits);
   const int64_t prompt = static_cast<int64_t>(submission.prompt.ids.size());
   std::visit([&](const auto& task) { check_task(task, prompt, limits); }, submission.task);
   if (submission.deadline_s) {
@@ -213,11 +232,11 @@ void check(const Submission& submission, const Limits& limits) {
   }
   const Room room = room_of(submission, limits);
   const int64_t needed = pages_of(prompt, room);
-  if (needed > limits.kv_pages) {
+  if (needed > limits.kv_pages()) {
     throw CapacityError(
         concat("the request needs room for ", needed * kv::kPageTokens, " positions (", prompt,
                " of the prompt, ", room.new_positions, " new ones, ", room.sequences,
-               " sequences), and kv_tokens is ", limits.kv_pages * kv::kPageTokens,
+               " sequences), and kv_tokens is ", limits.kv_pages() * kv::kPageTokens,
                ": it can never fit; fewer new tokens or sequences, or a larger kv_tokens would"));
   }
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/grammar.h"
+#include "engine/prefix_pages.h"
 #include "kernels/cpu/sampling.h"
 #include "model/architecture.h"
 
@@ -21,6 +22,8 @@ struct Prompt {
   std::vector<float> embeddings;  // [n, C], n = number of -1
   int64_t embedding_rows = 0;     // n
   int64_t embedding_width = 0;    // C; not looked at without rows
+  // Keys and values of its first positions, which are then not computed; or null.
+  std::shared_ptr<const PrefixPages> pages = nullptr;
 };
 
 struct Generate {
@@ -67,9 +70,12 @@ struct Logits {
   int64_t first = 0;
 };
 
+// Keys and values of the prompt, which is of whole pages.
+struct Pages {};
+
 struct Submission {
   Prompt prompt;
-  std::variant<Generate, Beams, Score, Logits> task;
+  std::variant<Generate, Beams, Score, Logits, Pages> task;
   std::optional<double> deadline_s;  // from now
 };
 
@@ -79,9 +85,12 @@ cpu::SamplingParams params_of(const Generate& task);
 // What an engine can take.
 struct Limits {
   model::Architecture architecture;
-  int64_t kv_pages = 0;
+  CacheIdentity cache;
   int64_t max_sequences = 0;
   bool has_token_bytes = false;
+  bool carries_pages = false;  // PageStore::can_carry()
+
+  int64_t kv_pages() const { return cache.shape.pages; }
 };
 
 // Room in the cache and in a step that the submission asks for.
@@ -91,8 +100,8 @@ struct Room {
 };
 Room room_of(const Submission& submission, const Limits& limits);
 
-// Throws InvalidArgument naming the argument, or CapacityError if there is no room even in an empty
-// engine.
+// Throws InvalidArgument naming the argument, CapacityError if there is no room even in an empty
+// engine, Unsupported for pages where they cannot be carried.
 void check(const Submission& submission, const Limits& limits);
 
 }  // namespace tgv::engine

@@ -128,6 +128,12 @@ class KVCache {
              const float* v);
   void read(float* k, float* v, SequenceId id, int64_t layer, int64_t first, int64_t count) const;
 
+  // Page `index` of the sequence whole, as PageStore carries it: read once all of it is committed,
+  // written while all of it is appended and none committed. Throw InvalidArgument, Unsupported,
+  // SystemError.
+  void read_page(void* numbers, uint16_t* scales, SequenceId id, int64_t index) const;
+  void write_page(SequenceId id, int64_t index, const void* numbers, const uint16_t* scales);
+
   // --- for tests -------------------------------------------------------------------------------
   int64_t references(int32_t page) const;  // throws InvalidArgument
   bool is_indexed(int32_t page) const;     // throws InvalidArgument

@@ -83,6 +83,24 @@ void KVCache::read(float* k, float* v, SequenceId id, int64_t layer, int64_t fir
   }
 }
 
+void KVCache::read_page(void* numbers, uint16_t* scales, SequenceId id, int64_t index) const {
+  const Sequence& sequence = at(id);
+  check_index("page", index, sequence.committed / kPageTokens);
+  pages_.read_page(numbers, scales, sequence.pages[static_cast<size_t>(index)]);
+}
+
+void KVCache::write_page(SequenceId id, int64_t index, const void* numbers,
+                         const uint16_t* scales) {
+  const Sequence& sequence = at(id);
+  check_index("page", index, sequence.length() / kPageTokens);
+  if (index * kPageTokens < sequence.committed) {
+    throw InvalidArgument(concat("page ", index, " of sequence ", id, " is committed, expected ",
+                                 (sequence.committed + kPageTokens - 1) / kPageTokens,
+                                 " or later"));
+  }
+  pages_.write_page(sequence.pages[static_cast<size_t>(index)], numbers, scales);
+}
+
 Counts KVCache::counts() const {
   Counts counts;
   counts.pages = shape().pages;

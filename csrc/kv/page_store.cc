@@ -11,6 +11,12 @@ constexpr int64_t kScaleBytes = 2;
 
 int64_t rounded_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
+[[noreturn]] void refuse_to_carry() {
+  throw Unsupported(
+      "keys and values cannot be carried between caches whose pages lie on a GPU; they can with "
+      "device=\"cpu\"");
+}
+
 }  // namespace
 
 void Shape::check() const {
@@ -39,5 +45,19 @@ int64_t Shape::layer_bytes() const { return 2 * (plane_bytes() + scales_bytes())
 int64_t Shape::page_bytes() const { return layers * layer_bytes(); }
 
 int64_t Shape::total_bytes() const { return pages * page_bytes(); }
+
+int64_t Shape::carried_bytes() const { return layers * 2 * plane_bytes(); }
+
+int64_t Shape::carried_scales() const {
+  return has_scales(kind) ? layers * 2 * heads * kPageTokens : 0;
+}
+
+void PageStore::read_page(void* /*numbers*/, uint16_t* /*scales*/, int64_t /*page*/) const {
+  refuse_to_carry();
+}
+
+void PageStore::write_page(int64_t /*page*/, const void* /*numbers*/, const uint16_t* /*scales*/) {
+  refuse_to_carry();
+}
 
 }  // namespace tgv::kv

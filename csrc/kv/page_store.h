@@ -1,5 +1,6 @@
 // The memory that a KV cache keeps its books of: so many pages, somewhere. The cache itself moves
-// contents only to let a sequence go on in a page that others share; all else is the decoder's.
+// contents only to let a sequence go on in a page that others share, and where somebody carries
+// pages from one cache to another; all else is the decoder's.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,10 @@ struct Shape {
   int64_t layer_bytes() const;   // of one page in one layer: K and V, with scales
   int64_t page_bytes() const;    // of one page in all layers
   int64_t total_bytes() const;   // pages * page_bytes()
+
+  // What PageStore::read_page makes of a page: no padding, and one order on every device.
+  int64_t carried_bytes() const;   // of its numbers, [L, 2, H, PS, D]
+  int64_t carried_scales() const;  // halves, [L, 2, H, PS]; 0 unless kind is int8
 };
 
 class PageStore {
@@ -36,6 +41,14 @@ class PageStore {
   // whatever reads them. What the other slots hold afterwards is worth nothing. Throws SystemError
   // (a GPU's memory).
   virtual void copy_rows(int64_t to_page, int64_t from_page, int64_t rows) = 0;
+
+  // Whether pages can be carried to another cache: the two below throw Unsupported if not.
+  virtual bool can_carry() const { return false; }
+
+  // A whole page, in every layer, out of this memory and back, bit for bit: numbers [L, 2, H, PS,
+  // D] of the kind, K before V; scales [L, 2, H, PS] half, null for kinds without.
+  virtual void read_page(void* numbers, uint16_t* scales, int64_t page) const;
+  virtual void write_page(int64_t page, const void* numbers, const uint16_t* scales);
 };
 
 }  // namespace tgv::kv

@@ -95,6 +95,37 @@ void store_row(void* row, uint16_t* scale, const float* values, int64_t count, K
   }
 }
 
+void check_numbers(const void* numbers, int64_t count, Kind kind) {
+  const auto check = [&](const auto* first, const auto& is_good) {
+    const auto* const end = first + count;
+    const auto* const bad = std::find_if_not(first, end, is_good);
+    if (bad == end) return;
+    throw InvalidArgument(concat("element ", bad - first, " of keys and values is none that a ",
+                                 "cache of kind ", kind_name(kind), " holds"));
+  };
+  switch (kind) {
+    case Kind::kF32:
+      return check(static_cast<const float*>(numbers), [](float x) { return std::isfinite(x); });
+    case Kind::kF16:
+      return check(static_cast<const uint16_t*>(numbers),
+                   [](uint16_t code) { return (code & 0x7fff) < kHalfInfinity; });
+    case Kind::kBF16:
+      return check(static_cast<const uint16_t*>(numbers),
+                   [](uint16_t code) { return (code & 0x7fff) < kBFloat16Infinity; });
+    case Kind::kI8:
+      return check(static_cast<const int8_t*>(numbers), [](int8_t q) { return q >= -127; });
+  }
+}
+
+void check_scales(const uint16_t* scales, int64_t count) {
+  const auto* const end = scales + count;
+  const auto* const bad =
+      std::find_if_not(scales, end, [](uint16_t code) { return code < kHalfInfinity; });
+  if (bad == end) return;
+  throw InvalidArgument(concat("scale ", bad - scales, " of keys and values is ",
+                               half_to_float(*bad), ", expected a finite number >= 0"));
+}
+
 void load_row(float* values, const void* row, const uint16_t* scale, int64_t count, Kind kind) {
   const auto* codes = static_cast<const uint16_t*>(row);
   switch (kind) {

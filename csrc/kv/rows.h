@@ -27,6 +27,11 @@ inline bool has_scales(Kind kind) { return kind == Kind::kI8; }
 // the kind.
 void store_row(void* row, uint16_t* scale, const float* values, int64_t count, Kind kind);
 
+// What no row has that store_row wrote: a number that is not finite, -128 in int8, a scale that is
+// not finite or is below 0. Throw InvalidArgument naming the first. For numbers from outside.
+void check_numbers(const void* numbers, int64_t count, Kind kind);
+void check_scales(const uint16_t* scales, int64_t count);
+
 // The reverse; exact. `scale` may be null for kinds without.
 void load_row(float* values, const void* row, const uint16_t* scale, int64_t count, Kind kind);
 

@@ -1,5 +1,6 @@
 #include "kv/storage.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/errors.h"
@@ -66,6 +67,34 @@ void Storage::read(float* k, float* v, int64_t layer_index, int64_t page, int64_
     const Row from = row_at(layer_index, page, head, row);
     load_row(k + head * D, from.k, from.k_scale, D, shape_.kind);
     load_row(v + head * D, from.v, from.v_scale, D, shape_.kind);
+  }
+}
+
+// K and V of a layer lie together; their scales do not.
+void Storage::read_page(void* numbers, uint16_t* scales, int64_t page) const {
+  const auto bytes = static_cast<size_t>(2 * shape_.plane_bytes());
+  const int64_t count = shape_.heads * kPageTokens;
+  auto* to = static_cast<uint8_t*>(numbers);
+  for (int64_t index = 0; index < shape_.layers; ++index, to += bytes) {
+    const Row from = row_at(index, page, 0, 0);
+    std::memcpy(to, from.k, bytes);
+    if (!has_scales(shape_.kind)) continue;
+    scales = std::copy_n(from.k_scale, count, scales);
+    scales = std::copy_n(from.v_scale, count, scales);
+  }
+}
+
+void Storage::write_page(int64_t page, const void* numbers, const uint16_t* scales) {
+  const auto bytes = static_cast<size_t>(2 * shape_.plane_bytes());
+  const int64_t count = shape_.heads * kPageTokens;
+  const auto* from = static_cast<const uint8_t*>(numbers);
+  for (int64_t index = 0; index < shape_.layers; ++index, from += bytes) {
+    const Row to = row_at(index, page, 0, 0);
+    std::memcpy(to.k, from, bytes);
+    if (!has_scales(shape_.kind)) continue;
+    std::copy_n(scales, count, to.k_scale);
+    std::copy_n(scales + count, count, to.v_scale);
+    scales += 2 * count;
   }
 }
 

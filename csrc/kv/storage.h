@@ -33,6 +33,9 @@ class Storage final : public PageStore {
   void read(float* k, float* v, int64_t layer, int64_t page, int64_t row) const;
 
   void copy_rows(int64_t to_page, int64_t from_page, int64_t rows) override;
+  bool can_carry() const override { return true; }
+  void read_page(void* numbers, uint16_t* scales, int64_t page) const override;
+  void write_page(int64_t page, const void* numbers, const uint16_t* scales) override;
 
  private:
   struct Row {  // K and V of one token and head

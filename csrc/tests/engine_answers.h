@@ -39,6 +39,7 @@ struct Answer {
   std::vector<engine::BeamEvent> beams;
   std::map<int, std::vector<float>> scores;
   std::vector<float> logits;
+  engine::PagesEvent pages;
   std::string message;
   engine::Stats stats;
   bool done = false;
@@ -59,6 +60,8 @@ struct Answer {
       scores[score->candidate] = score->logprobs;
     } else if (auto* part = std::get_if<engine::LogitsEvent>(&event)) {
       logits.insert(logits.end(), part->values.begin(), part->values.end());
+    } else if (auto* pages_read = std::get_if<engine::PagesEvent>(&event)) {
+      pages = std::move(*pages_read);
     } else {
       stats = std::get<engine::DoneEvent>(event).stats;
       done = true;

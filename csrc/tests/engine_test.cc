@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -192,6 +193,11 @@ TEST(fingerprint_is_siphash) {
   CHECK(known.row_key(row.data(), 8) != key);
   CHECK(Fingerprint().row_key(row.data(), 8) != Fingerprint().row_key(row.data(), 8));
   CHECK(known.fresh_key(1) < 0 && known.fresh_key(1) != known.fresh_key(2));
+  std::array<uint8_t, 32> digest = {};
+  const int64_t brought = known.brought_key(5, digest);
+  CHECK(brought < 0 && brought != known.brought_key(6, digest));
+  digest[31] = 1;
+  CHECK(known.brought_key(5, digest) != brought);
 }
 
 TEST(turns_come_in_order) {
@@ -338,6 +344,210 @@ TEST(a_second_question_waits_for_the_first_ones_prompt) {
   engine.leave_turn();
   CHECK_EQ(read(engine, first).stats.cached, 0);
   CHECK_EQ(read(engine, second).stats.cached, 144);
+}
+
+// --- keys and values that are carried -----------------------------------------------------------
+// 40 positions, of which 10..35 are rows of embeddings, and a question of 7 to 9 ids after them.
+Submission about_a_picture(int64_t question) {
+  Submission request = asking(ids(40), 12);
+  for (size_t i = 10; i < 36; ++i) request.prompt.ids[i] = -1;
+  for (const int32_t id : ids(7 + question % 3, question + 3)) request.prompt.ids.push_back(id);
+  request.prompt.embedding_rows = 26;
+  request.prompt.embedding_width = kWidth;
+  for (int64_t i = 0; i < 26 * kWidth; ++i) {
+    request.prompt.embeddings.push_back(std::sin(static_cast<float>(i)));
+  }
+  return request;
+}
+
+// The first `positions` of a prompt.
+Prompt beginning(const Prompt& prompt, size_t positions) {
+  Prompt out = prompt;
+  out.ids.resize(positions);
+  out.embedding_rows = std::ranges::count(out.ids, -1);
+  out.embeddings.resize(static_cast<size_t>(out.embedding_rows * kWidth));
+  return out;
+}
+
+PrefixPages read_pages(Engine& engine, const Prompt& prompt) {
+  const Answer answer = ask(engine, {prompt, Pages{}, {}});
+  CHECK(answer.ends.at(0) == Reason::kStop);
+  PrefixPages pages;
+  pages.model_id = engine.limits().cache.model_id;
+  pages.kind = answer.pages.shape.kind;
+  pages.layers = answer.pages.shape.layers;
+  pages.heads = answer.pages.shape.heads;
+  pages.head_dim = answer.pages.shape.head_dim;
+  pages.ids = prompt.ids;
+  pages.embeddings = prompt.embeddings;
+  pages.numbers = answer.pages.numbers;
+  pages.scales = answer.pages.scales;
+  pages.check();
+  return pages;
+}
+
+Submission with(Submission request, const PrefixPages& pages) {
+  request.prompt.pages = std::make_shared<const PrefixPages>(pages);
+  return request;
+}
+
+EngineOptions settings(tgv::kv::Kind kind) {
+  EngineOptions options = settings();
+  options.kv_kind = kind;
+  return options;
+}
+
+constexpr tgv::kv::Kind kKvKinds[] = {tgv::kv::Kind::kF32, tgv::kv::Kind::kF16,
+                                      tgv::kv::Kind::kBF16, tgv::kv::Kind::kI8};
+
+TEST(answers_with_carried_pages_are_those_without) {
+  for (const auto kind : kKvKinds) {
+    Engine reader(weights(), settings(kind));
+    const PrefixPages pages = read_pages(reader, beginning(about_a_picture(0).prompt, 32));
+    EngineOptions other = settings(kind);
+    other.prefill_chunk = 7;
+    other.isa = "portable";
+    Engine small(weights(), other);
+    const PrefixPages again = read_pages(small, beginning(about_a_picture(0).prompt, 32));
+    CHECK(again.numbers == pages.numbers && again.scales == pages.scales);  // whoever computes them
+    Engine plain(weights(), settings(kind)), engine(weights(), settings(kind));
+    for (int64_t i = 0; i < 4; ++i) {
+      const Answer expected = ask(plain, about_a_picture(i));
+      const Answer answer = ask(engine, with(about_a_picture(i), pages));
+      CHECK(same(answer, expected));
+      CHECK_EQ(answer.stats.cached, 32);
+      CHECK_EQ(answer.stats.brought, i == 0 ? 32 : 0);  // the others find them
+    }
+    CHECK_EQ(engine.metrics().brought_tokens, 32);
+    check_nothing_left(engine);
+  }
+}
+
+TEST(carried_pages_serve_every_kind_of_request) {
+  Engine plain(weights(), settings());
+  const PrefixPages pages = read_pages(plain, beginning(about_a_picture(0).prompt, 32));
+  const Submission request = about_a_picture(1);
+  Beams beams;
+  beams.max_new_tokens = 5;
+  beams.returned = 2;
+  for (const auto& task : std::vector<decltype(request.task)>{beams, Score{{{3, 4}, {5}}},
+                                                              Logits{33}, Logits{20}, Logits{0}}) {
+    Engine engine(weights(), settings());
+    const Submission asked{request.prompt, task, {}};
+    const Answer expected = ask(plain, asked), answer = ask(engine, with(asked, pages));
+    CHECK(answer.logits == expected.logits && answer.scores == expected.scores);
+    CHECK_EQ(answer.beams.size(), expected.beams.size());
+    for (size_t i = 0; i < answer.beams.size(); ++i) {
+      CHECK(answer.beams[i].ids == expected.beams[i].ids);
+    }
+    // No further than the first position whose logits are wanted.
+    const auto* logits = std::get_if<Logits>(&task);
+    CHECK_EQ(answer.stats.brought, logits ? logits->first / 16 * 16 : 32);
+    check_nothing_left(engine);
+  }
+}
+
+// Nobody but who brings the same pages ever reads them: false ones spoil their own answers alone.
+TEST(brought_pages_are_found_by_who_brings_the_same) {
+  Engine engine(weights(), settings()), plain(weights(), settings());
+  const PrefixPages pages = read_pages(plain, beginning(about_a_picture(0).prompt, 32));
+  PrefixPages false_ones = pages;
+  std::ranges::fill(false_ones.scales, uint16_t{0x4000});
+  false_ones.digest[0] = 1;
+  const Answer expected = ask(plain, about_a_picture(1));
+  const Answer spoilt = ask(engine, with(about_a_picture(1), false_ones));
+  CHECK(!same(spoilt, expected));
+  CHECK_EQ(spoilt.stats.cached, 32);
+  const Answer without = ask(engine, about_a_picture(1));
+  CHECK(same(without, expected));
+  CHECK_EQ(without.stats.cached, 0);
+  const Answer good = ask(engine, with(about_a_picture(1), pages));
+  CHECK(same(good, expected));
+  CHECK_EQ(good.stats.brought, 32);
+  CHECK(same(ask(engine, with(about_a_picture(1), false_ones)), spoilt));  // still there
+  // Read from the cache of an engine to which they were brought, they are the same.
+  CHECK(read_pages(engine, beginning(about_a_picture(0).prompt, 32)).numbers == pages.numbers);
+  check_nothing_left(engine);
+}
+
+TEST(evicted_pages_are_brought_again) {
+  EngineOptions options = settings();
+  options.kv_tokens = 64;  // what one request needs, and no more
+  Engine engine(weights(), options), plain(weights(), settings());
+  const PrefixPages pages = read_pages(engine, beginning(about_a_picture(0).prompt, 32));
+  const Answer expected = ask(plain, about_a_picture(2));
+  for (int round = 0; round < 3; ++round) {
+    const Answer answer = ask(engine, with(about_a_picture(2), pages));
+    CHECK(same(answer, expected));
+    CHECK_EQ(answer.stats.cached, 32);
+    CHECK_EQ(answer.stats.brought, 32);
+    ask(engine, asking(ids(60, round), 2));  // takes every page
+  }
+  CHECK(engine.counts().evicted >= 6);
+  check_nothing_left(engine);
+}
+
+TEST(requests_with_pages_wait_and_are_cancelled_as_others_are) {
+  EngineOptions options = settings();
+  options.kv_tokens = 64;
+  Engine engine(weights(), options);
+  const PrefixPages pages = read_pages(engine, beginning(about_a_picture(0).prompt, 32));
+  engine.enter_turn();
+  const int64_t first = engine.submit(asking(ids(20), 30));
+  const int64_t waiting = engine.submit(with(about_a_picture(2), pages));
+  const int64_t cancelled = engine.submit(with(about_a_picture(2), pages));
+  const int64_t read_cancelled =
+      engine.submit({beginning(about_a_picture(0).prompt, 32), Pages{}, {}});
+  engine.cancel(cancelled);
+  engine.cancel(read_cancelled);
+  engine.leave_turn();
+  CHECK(read(engine, cancelled).ends.at(0) == Reason::kCancelled);
+  const Answer nothing = read(engine, read_cancelled);
+  CHECK(nothing.ends.at(0) == Reason::kCancelled && nothing.pages.numbers.empty());
+  CHECK_EQ(read(engine, first).ids.at(0).size(), 30u);
+  CHECK_EQ(read(engine, waiting).stats.brought, 32);
+  check_nothing_left(engine);
+}
+
+TEST(pages_of_something_else_are_refused) {
+  Engine engine(weights(), settings());
+  const PrefixPages pages = read_pages(engine, beginning(about_a_picture(0).prompt, 32));
+  const auto refuses = [&](const char* words, const auto& change) {
+    PrefixPages other = pages;
+    Submission request = about_a_picture(1);
+    change(other, request.prompt);
+    CHECK_THROWS(InvalidArgument, engine.submit(with(request, other)), words);
+  };
+  refuses("of model other", [](PrefixPages& p, Prompt&) { p.model_id = "other"; });
+  refuses("pages is f16 [L=2", [](PrefixPages& p, Prompt&) { p.kind = tgv::kv::Kind::kF16; });
+  refuses("[L=3,H=2,D=16]", [](PrefixPages& p, Prompt&) { p.layers = 3; });
+  refuses("[L=2,H=1,D=16]", [](PrefixPages& p, Prompt&) { p.heads = 1; });
+  refuses("[L=2,H=2,D=8]", [](PrefixPages& p, Prompt&) { p.head_dim = 8; });
+  refuses("id 0 at position 0, the prompt has 1", [](PrefixPages&, Prompt& p) { p.ids[0] = 1; });
+  refuses("other embeddings", [](PrefixPages&, Prompt& p) { p.embeddings[9] += 0.5f; });
+  refuses("32 positions, the prompt 20", [](PrefixPages&, Prompt& p) { p = beginning(p, 20); });
+  const auto bad = [&](const char* words, const auto& change) {
+    PrefixPages other = pages;
+    change(other);
+    CHECK_THROWS(InvalidArgument, other.check(), words);
+  };
+  bad("ids has 31", [](PrefixPages& p) { p.ids.pop_back(); });
+  bad("ids has 0", [](PrefixPages& p) { p.ids.clear(); });
+  bad("embeddings has", [](PrefixPages& p) { p.embeddings.pop_back(); });
+  bad("numbers has", [](PrefixPages& p) { p.numbers.pop_back(); });
+  bad("scales has", [](PrefixPages& p) { p.scales.pop_back(); });
+  bad("element 7", [](PrefixPages& p) { p.numbers[7] = 0x80; });
+  bad("scale 3", [](PrefixPages& p) { p.scales[3] = 0x7e00; });
+  bad("layers is 0", [](PrefixPages& p) { p.layers = 0; });
+  CHECK_THROWS(InvalidArgument, engine.submit({{ids(33), {}, 0, 0}, Pages{}, {}}),
+               "33 positions, expected a multiple of 16");
+  Limits gpu = engine.limits();
+  gpu.carries_pages = false;
+  check(about_a_picture(1), gpu);
+  const Submission reading{beginning(about_a_picture(0).prompt, 32), Pages{}, {}};
+  CHECK_THROWS(tgv::Unsupported, check(reading, gpu), "lie on a GPU");
+  CHECK_THROWS(tgv::Unsupported, check(with(about_a_picture(1), pages), gpu), "lie on a GPU");
+  check_nothing_left(engine);
 }
 
 // --- scores, logits, beams ---------------------------------------------------------------------

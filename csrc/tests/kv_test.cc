@@ -136,6 +136,10 @@ TEST(pages_may_lie_elsewhere_and_a_failed_copy_changes_nothing) {
   float row[24] = {};
   CHECK_THROWS(tgv::Unsupported, cache.read(row, row, id, 0, 0, 1), "do not lie");
   CHECK_THROWS(tgv::Unsupported, cache.write(id, 0, 40, 0, row, row), "do not lie");
+  CHECK(!pages.can_carry());
+  CHECK_THROWS(tgv::Unsupported, cache.read_page(row, nullptr, id, 0), "lie on a GPU");
+  cache.append(fork, keys(27, 50));
+  CHECK_THROWS(tgv::Unsupported, cache.write_page(fork, 2, row, nullptr), "lie on a GPU");
 }
 
 TEST(half_conversions_match_the_exhaustively_checked_ones) {
@@ -490,6 +494,86 @@ TEST(only_positions_that_are_not_committed_can_be_written) {
   CHECK_THROWS(InvalidArgument, cache.read(row.data(), row.data(), a, 0, 18, 1), "18 and 1");
   CHECK_THROWS(InvalidArgument, cache.references(4), "page is 4");
   CHECK_THROWS(InvalidArgument, cache.is_indexed(-1), "page is -1");
+}
+
+// What PageStore::read_page makes of a page, in memory of its own.
+struct Carried {
+  std::vector<uint8_t> numbers;
+  std::vector<uint16_t> scales;
+
+  explicit Carried(const Shape& shape)
+      : numbers(static_cast<size_t>(shape.carried_bytes())),
+        scales(static_cast<size_t>(shape.carried_scales())) {}
+};
+
+TEST(pages_are_carried_from_cache_to_cache_in_every_kind) {
+  for (Kind kind : kKinds) {
+    KVCache from(small(5, kind), "m"), to(small(3, kind), "m");
+    const SequenceId a = from.reserve({keys(40), 8});
+    extend(from, a, keys(40));
+    const SequenceId b = to.reserve({keys(33), 0});
+    to.append(b, keys(32));
+    for (int64_t page = 1; page >= 0; --page) {  // in any order
+      Carried carried(from.shape());
+      from.read_page(carried.numbers.data(), carried.scales.data(), a, page);
+      CHECK_THROWS(InvalidArgument,
+                   to.read_page(carried.numbers.data(), carried.scales.data(), b, page), "page is");
+      to.write_page(b, page, carried.numbers.data(), carried.scales.data());
+    }
+    CHECK_EQ(to.find_prefix(keys(33)).size(), size_t{0});
+    to.commit(b);
+    check_contents(to, b, keys(32));
+    to.check();
+    to.release(b);
+    CHECK_EQ(to.find_prefix(keys(33)).size(), size_t{2});  // found and evicted as any other
+    extend(to, to.reserve({keys(48, 100), 0}), keys(48, 100));
+    CHECK_EQ(to.find_prefix(keys(33)).size(), size_t{0});
+    to.check();
+  }
+}
+
+TEST(only_whole_pages_are_carried_and_only_new_ones_written) {
+  KVCache cache(small(4), "m");
+  const SequenceId a = cache.reserve({keys(40), 0});
+  extend(cache, a, keys(20));
+  Carried carried(cache.shape());
+  const auto read = [&](int64_t page) {
+    cache.read_page(carried.numbers.data(), nullptr, a, page);
+  };
+  const auto write = [&](int64_t page) {
+    cache.write_page(a, page, carried.numbers.data(), nullptr);
+  };
+  CHECK_THROWS(InvalidArgument, read(1), "page is 1, expected 0..0");
+  CHECK_THROWS(InvalidArgument, read(-1), "page is -1");
+  CHECK_THROWS(InvalidArgument, write(0), "page 0 of sequence 1 is committed");
+  CHECK_THROWS(InvalidArgument, write(1), "page is 1, expected 0..0");
+  cache.append(a, keys(12, 20));
+  CHECK_THROWS(InvalidArgument, write(1), "page 1 of sequence 1 is committed, expected 2 or later");
+  cache.truncate(a, 20);
+  check_contents(cache, a, keys(20));
+}
+
+TEST(numbers_from_outside_are_those_that_rows_hold) {
+  const auto number = [](auto value, Kind kind) {
+    const decltype(value) two[2] = {0, value};
+    tgv::kv::check_numbers(two, 2, kind);
+  };
+  const auto bits = [](int code) { return static_cast<uint16_t>(code); };
+  for (const float good : {0.0f, -1e38f, 1e-45f}) number(good, Kind::kF32);
+  for (const int good : {0x7bff, 0xfbff, 0x0001}) number(bits(good), Kind::kF16);
+  for (const int good : {0x7f7f, 0xff7f, 0x7c00}) number(bits(good), Kind::kBF16);
+  for (const int good : {-127, 127, 0}) number(static_cast<int8_t>(good), Kind::kI8);
+  CHECK_THROWS(InvalidArgument, number(NAN, Kind::kF32), "element 1");
+  CHECK_THROWS(InvalidArgument, number(-INFINITY, Kind::kF32), "of kind f32");
+  CHECK_THROWS(InvalidArgument, number(bits(0x7c00), Kind::kF16), "of kind f16");
+  CHECK_THROWS(InvalidArgument, number(bits(0xfe00), Kind::kF16), "of kind f16");
+  CHECK_THROWS(InvalidArgument, number(bits(0x7f80), Kind::kBF16), "of kind bf16");
+  CHECK_THROWS(InvalidArgument, number(static_cast<int8_t>(-128), Kind::kI8), "of kind int8");
+  for (const int bad : {0x7c00, 0x7e00, 0x8000, 0xbc00}) {  // infinity, NaN, -0, -1
+    const uint16_t scales[3] = {0x3c00, 0x7bff, bits(bad)};
+    tgv::kv::check_scales(scales, 2);
+    CHECK_THROWS(InvalidArgument, tgv::kv::check_scales(scales, 3), "scale 2");
+  }
 }
 
 TEST(random_operations_keep_every_rule) {

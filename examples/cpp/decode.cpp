@@ -111,9 +111,10 @@ std::vector<float> read_embeddings(const std::string& path, int64_t width) {
   const bool known = header.find("\"tinygptv_image_state\"") != std::string::npos &&
                      header.find("\"embeddings\"") != std::string::npos &&
                      header.find("\"F32\"") != std::string::npos &&
-                     header.find("\"I8\"") == std::string::npos;
+                     header.find("\"I8\"") == std::string::npos &&
+                     header.find("\"keys_values\"") == std::string::npos;
   const int64_t bytes = size - 8 - static_cast<int64_t>(header_bytes);
-  if (!file || !known) refuse(path + " is not a saved image state of float32");
+  if (!file || !known) refuse(path + " is not a saved image state of float32 without pages");
   if (bytes <= 0 || bytes % (4 * width)) {
     refuse(path + " holds " + std::to_string(bytes) + " bytes of numbers, expected rows of " +
            std::to_string(width) + " float32");

@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BandwidthProbe', 'CudaWeights', 'Decoder', 'Engine', 'Grammar', 'GrammarRow', 'Guidance', 'HugeBuffer', 'KVCache', 'LoadedModel', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'box_grammar', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_memory_plan', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
+__all__: list[str] = ['BandwidthProbe', 'CudaWeights', 'Decoder', 'Engine', 'Grammar', 'GrammarRow', 'Guidance', 'HugeBuffer', 'KVCache', 'LoadedModel', 'PrefixPages', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'box_grammar', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_memory_plan', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
 class BandwidthProbe:
     """
     read_bandwidth with a buffer that is kept, to be asked around whatever is measured.
@@ -285,6 +285,38 @@ class GrammarRow:
         """
     def take_back(self, count: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+class PrefixPages:
+    """
+    Keys and values of a prompt's first positions, for requests that begin with them; copies of
+    what they are made from, never changed. numbers [n,L,2,H,PS=16,D] int8, f32 or f16 (codes
+    of bf16 too), scales f16 [n,L,2,H,PS] for int8, ids int32 [n*PS] with -1 for the next row of
+    embeddings f32 [rows,C], digest: 32 bytes that name the content. Raises
+    InvalidArgumentError, for numbers too that no page can hold.
+    """
+    def __init__(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, numbers: typing_extensions.Buffer, scales: typing_extensions.Buffer | None, *, kind: str, model_id: str, digest: bytes) -> None:
+        ...
+    @property
+    def ids(self) -> list[int]:
+        ...
+    @property
+    def kind(self) -> str:
+        ...
+    @property
+    def model_id(self) -> str:
+        ...
+    @property
+    def numbers(self) -> numpy.ndarray:
+        """
+        A copy.
+        """
+    @property
+    def positions(self) -> int:
+        ...
+    @property
+    def scales(self) -> typing.Any:
+        """
+        A copy, or None.
+        """
 class Turn:
     """
     A turn of Engine.turn(), entered with `with`.
@@ -328,30 +360,41 @@ class Engine:
         """
         The events since the last call, [] if none came in time:
         ('token', sample, id, logprob, [(id, logprob), ...]), ('end', sample, reason, message),
-        ('beam', rank, ids, score), ('scores', candidate, logprobs), ('logits', f32 [n, V]) and,
-        last, ('done', times in ms and counts). Then the id is forgotten.
+        ('beam', rank, ids, score), ('scores', candidate, logprobs), ('logits', f32 [n, V]),
+        ('pages', numbers, scales) and, last, ('done', times in ms and counts). Then the id is forgotten.
         """
-    def submit(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], stop: collections.abc.Sequence[bytes] = [], temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, seed: int = 0, samples: typing.SupportsInt | typing.SupportsIndex = 1, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], top_logprobs: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, speculate: bool = False, grammar: Grammar | None = None) -> int:
+    def submit(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], stop: collections.abc.Sequence[bytes] = [], temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, presence_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex = 0.0, logit_bias: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex] = {}, seed: int = 0, samples: typing.SupportsInt | typing.SupportsIndex = 1, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], top_logprobs: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, speculate: bool = False, grammar: Grammar | None = None, pages: PrefixPages | None = None) -> int:
         """
         Generate: samples of one prompt, greedy (temperature 0) or drawn. ids int32 [T], -1 for
-        the next row of embeddings f32 [n, C]. grammar: what every sample is held to. Returns the
-        request's id. Raises InvalidArgumentError, CapacityError.
+        the next row of embeddings f32 [n, C]. grammar: what every sample is held to. pages: keys and
+        values of the prompt's beginning, which is not computed then. Returns the request's id.
+        Raises InvalidArgumentError, CapacityError, UnsupportedError (pages on a GPU).
         """
-    def submit_beams(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, beams: typing.SupportsInt | typing.SupportsIndex, returned: typing.SupportsInt | typing.SupportsIndex, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, length_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], pad_id: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, grammar: Grammar | None = None) -> int:
+    def submit_beams(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, beams: typing.SupportsInt | typing.SupportsIndex, returned: typing.SupportsInt | typing.SupportsIndex, max_new_tokens: typing.SupportsInt | typing.SupportsIndex, min_new_tokens: typing.SupportsInt | typing.SupportsIndex = 0, length_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, history: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], pad_id: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, grammar: Grammar | None = None, pages: PrefixPages | None = None) -> int:
         """
         Beam search, as tinygptv_fast.reference.beam does it.
         """
-    def submit_logits(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, first: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
+    def submit_logits(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, first: typing.SupportsInt | typing.SupportsIndex = 0, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, pages: PrefixPages | None = None) -> int:
         """
         Logits of all positions from `first` on.
         """
-    def submit_score(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, candidates: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
+    def submit_pages(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
+        """
+        Keys and values of a prompt of whole pages, for PrefixPages: a ('pages', numbers, scales)
+        event.
+        """
+    def submit_score(self, ids: typing_extensions.Buffer, embeddings: typing_extensions.Buffer | None, candidates: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None, pages: PrefixPages | None = None) -> int:
         """
         Log-probabilities of each candidate's ids after the prompt.
         """
     def turn(self) -> Turn:
         """
         `with engine.turn():` holds the engine between two of its steps; first come, first served.
+        """
+    @property
+    def carries_pages(self) -> bool:
+        """
+        Whether it reads pages of keys and values and takes them from requests.
         """
 class HugeBuffer:
     """

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from . import _native
+
 Event = tuple[Any, ...]
 VISUAL = -1
 """Stands in a prompt's ids where the next row of its embeddings goes."""
@@ -92,13 +94,22 @@ def _require(ok: bool, name: str, value: object, expected: str) -> None:
 
 @dataclass(frozen=True)
 class Prompt:
-    """ids int32 [T], ``VISUAL`` where the next row of embeddings goes; embeddings float32 [n, C], None without any."""
+    """ids int32 [T], ``VISUAL`` where the next row of embeddings goes; embeddings float32 [n, C], None without any.
+
+    pages: keys and values of its first positions, which are not computed then.
+    """
 
     ids: np.ndarray
     embeddings: np.ndarray | None
+    pages: _native.PrefixPages | None = None
 
     @classmethod
-    def of(cls, segments: Sequence[Sequence[int]], images: Sequence[np.ndarray]) -> Prompt:
+    def of(
+        cls,
+        segments: Sequence[Sequence[int]],
+        images: Sequence[np.ndarray],
+        pages: _native.PrefixPages | None = None,
+    ) -> Prompt:
         """Token segments and pictures [NQ, C] interleaved: segment 0, picture 0, segment 1, ..."""
         ids: list[int] = []
         for index, segment in enumerate(segments):
@@ -106,7 +117,7 @@ class Prompt:
             if index < len(images):
                 ids += [VISUAL] * len(images[index])
         rows = np.concatenate(images).astype(np.float32, copy=False) if images else None
-        return cls(np.array(ids, dtype=np.int32), rows)
+        return cls(np.array(ids, dtype=np.int32), rows, pages)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -161,6 +172,16 @@ class Backend(Protocol):
 
     def logits(self, prompt: Prompt) -> Tensor:
         """float32 [T, V]."""
+        ...
+
+    def read_pages(self, prompt: Prompt, check: Callable[[], None]) -> _native.PrefixPages:
+        """Keys and values of a prompt of whole pages. ``check`` is called now and then and may raise. Raises
+        UnsupportedError where there are none to be had."""
+        ...
+
+    def check_pages(self, pages: _native.PrefixPages) -> None:
+        """Raises InvalidArgumentError unless they are of these weights and this kind of cache, UnsupportedError where
+        none can be used."""
         ...
 
     def describe(self) -> dict[str, Any]:

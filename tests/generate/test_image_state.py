@@ -97,8 +97,8 @@ GOOD = {"width": "5", "height": "5", "model_id": "x"}
 F32 = np.zeros((2, 3), np.float32)
 I8, SCALES = np.zeros((2, 3), np.int8), np.zeros(2, np.float32)
 HOSTILE = {
-    "no metadata": ({"kind": "x"}, {"embeddings": F32}, "not an image state of version 2"),
-    "version 1": ({"version": "1"}, {"embeddings": F32}, "not an image state of version 2"),
+    "no metadata": ({"kind": "x"}, {"embeddings": F32}, "not an image state of version 2 or 3"),
+    "version 1": ({"version": "1"}, {"embeddings": F32}, "not an image state of version 2 or 3"),
     "negative width": ({"width": "-1"}, {"embeddings": F32}, "expected pixels in"),
     "wide": ({"width": "9" * 30}, {"embeddings": F32}, "expected pixels in"),
     "other tensor": ({}, {"other": F32}, "expected embeddings F32"),

@@ -131,6 +131,8 @@ def test_answer_to_dict_is_json(stage4: tgv.TinyGPTV) -> None:
     answer = stage4.generate(IMAGE, "where?", max_new_tokens=3)
     data = json.loads(json.dumps(answer.to_dict()))
     assert data["schema_version"] == 1
+    cached = data["usage"].pop("cached")
+    assert cached == answer.usage.cached and cached % 16 == 0
     assert data["usage"] == {"prompt": answer.usage.prompt, "image": 8, "generated": 3}
     assert set(data["timings"]) == {"preprocess", "vision", "queue", "prefill", "decode", "first_token", "total"}
 

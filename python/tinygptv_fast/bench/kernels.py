@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from ..engine.native_backend import PAGE_TOKENS
+from ..engine.pages import PAGE_TOKENS
 from .blocks import Cost
 from .row import Row, from_blocks
 from .row_kernels import row_kernels

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from ..engine.native_backend import PAGE_TOKENS
+from ..engine.pages import PAGE_TOKENS
 from .row import Row, from_values
 from .session import Session
 

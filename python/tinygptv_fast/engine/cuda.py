@@ -17,7 +17,8 @@ from ..config import TextConfig
 from ..env import read_settings
 from ..errors import CapacityError, InvalidArgumentError, UnsupportedError
 from .forms import Forms, Matrix, choose_forms
-from .native_backend import PAGE_TOKENS, kv_token_bytes
+from .native_backend import kv_token_bytes
+from .pages import PAGE_TOKENS
 from .weights import fill
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from ..errors import ClosedError, InvalidArgumentError, TinyGPTVError, Unsupport
 from ..memory import read_memory
 from ..protocol import Event, GenerationOptions, Picture, Prompt
 from .grammars import Grammars
+from .pages import PAGE_TOKENS, make_pages
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .. import _native
     from .pictures import PictureEncoder
 
-PAGE_TOKENS = 16
 _MOST_STOPS = 16  # of a request of the engine
 _KV_BYTES = {"int8": 1, "f16": 2, "bf16": 2, "f32": 4}
 _KV_SCALE_BYTES = 2  # per token, head and K or V, of int8
@@ -130,6 +130,7 @@ class NativeBackend:
             deadline_s=deadline_s,
             speculate=options.speculate,
             grammar=self._grammars.get(options.grammar),
+            pages=prompt.pages,
         )
         return EngineJob(self, request, options.num_return_sequences)
 
@@ -152,6 +153,7 @@ class NativeBackend:
             pad_id=options.pad_id,
             deadline_s=deadline_s,
             grammar=self._grammars.get(options.grammar),
+            pages=prompt.pages,
         )
         return EngineJob(self, request, 0)
 
@@ -159,7 +161,7 @@ class NativeBackend:
         """One prefill of the prompt, then all candidates on it."""
         self._check_open()
         lists = [list(ids) for ids in candidates]
-        request = self._engine.submit_score(*_buffers(prompt), lists, deadline_s=deadline_s)
+        request = self._engine.submit_score(*_buffers(prompt), lists, deadline_s=deadline_s, pages=prompt.pages)
         return EngineJob(self, request, 0)
 
     def logits(self, prompt: Prompt) -> Tensor:
@@ -167,18 +169,48 @@ class NativeBackend:
         import torch
 
         self._check_open()
-        job = EngineJob(self, self._engine.submit_logits(*_buffers(prompt)), 0)
-        parts: list[Tensor] = []
+        request = self._engine.submit_logits(*_buffers(prompt), pages=prompt.pages)
+        return torch.cat([torch.from_numpy(event[1]) for event in self._results(request, "logits", lambda: None)])
+
+    def read_pages(self, prompt: Prompt, check: Callable[[], None]) -> _native.PrefixPages:
+        """Keys and values of a prompt of whole pages. Raises UnsupportedError where they lie on a GPU."""
+        self._check_open()
+        request = self._engine.submit_pages(*_buffers(prompt))
+        [(_, numbers, scales)] = self._results(request, "pages", check)
+        return make_pages(prompt, numbers, scales, kind=self.kv_kind, weights_id=self.weights.id)
+
+    def check_pages(self, pages: _native.PrefixPages) -> None:
+        """Raises InvalidArgumentError unless they are of these weights and this kind of cache, UnsupportedError where
+        the cache lies on a GPU."""
+        if not self._engine.carries_pages:
+            raise UnsupportedError(
+                "image is a state with pages, which device='cuda' does not take: expected device='cpu', or "
+                "image.without_pages()"
+            )
+        for what, found, expected in (
+            ("keys and values in", pages.kind, self.kv_kind),
+            ("weights in the form", pages.model_id[:12], self.weights.id[:12]),
+        ):
+            if found != expected:
+                raise InvalidArgumentError(
+                    f"image is a state with pages of {what} {found}, expected {expected}: load the model as it was "
+                    "when they were made (dtype, kv_dtype), or ask with image.without_pages()"
+                )
+
+    def _results(self, request: int, name: str, check: Callable[[], None]) -> list[Event]:
+        """The events of this name that a request ends with. Raises what ``check`` raises, TinyGPTVError."""
+        job, found = EngineJob(self, request, 0), []
         try:
             while not job.over:
+                check()
                 for event in job.poll(0.1):
-                    if event[0] == "logits":
-                        parts.append(torch.from_numpy(event[1]))
+                    if event[0] == name:
+                        found.append(event)
                     elif event[0] == "end" and event[2] != "stop" and event[2] != "length":
                         raise TinyGPTVError(f"the request ended as {event[2]}: {event[3]}")
         finally:
             job.drain()
-        return torch.cat(parts)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """isa, threads, sizes in bytes."""

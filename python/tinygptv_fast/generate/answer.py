@@ -14,11 +14,14 @@ FINISH_REASONS = ("stop", "length", "deadline", "cancelled", "error")
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts of tokens: ``prompt`` includes the visual tokens, which ``image`` counts alone."""
+    """Counts of tokens: ``prompt`` includes the visual tokens, which ``image`` counts alone, and ``cached``, those
+    whose keys and values were there: in the KV cache, or in the pages of an image state. What was asked before decides
+    the last, so it takes no part in ``==``."""
 
     prompt: int
     image: int
     generated: int
+    cached: int = field(default=0, compare=False)
 
 
 @dataclass

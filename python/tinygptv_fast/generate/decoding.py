@@ -37,6 +37,7 @@ class Prepared:
     timings: Timings
     control: Control
     calibration: Calibration | None = None
+    cached: int = 0  # positions of the prompt that were not computed, once that is known
 
 
 @dataclass
@@ -145,6 +146,7 @@ class BackendTask(Task):
         timings.queue, timings.prefill, timings.decode = report["queue"], report["prefill"], report["decode"]
         timings.first_token = self._submitted_ms + report["first_token"] if report["first_token"] else 0.0
         timings.total = self._work.control.elapsed_ms()
+        self._work.cached = int(report.get("cached", 0))
 
 
 class DecodingTask(BackendTask):
@@ -312,7 +314,7 @@ def pieces(begin: Callable[[], Task]) -> Generator[Piece, None, None]:
 def empty_answer(reason: str, timings: Timings, control: Control, work: Prepared | None = None) -> Answer:
     """The answer of a request that ended before it produced anything."""
     timings.total = control.elapsed_ms()
-    usage = Usage(0, 0, 0) if work is None else Usage(len(work.prompt), work.image_tokens, 0)
+    usage = Usage(0, 0, 0) if work is None else Usage(len(work.prompt), work.image_tokens, 0, work.cached)
     return Answer("", [], [], Boxes(), 1.0, reason, usage, timings)
 
 
@@ -337,7 +339,7 @@ def _answer(row: _Row, work: Prepared, alternatives: list[Answer] | None = None)
         boxes=boxes,
         probability=math.exp(sum(row.logprobs)),
         finish_reason=row.reason or "length",
-        usage=Usage(prompt=len(work.prompt), image=work.image_tokens, generated=len(row.ids)),
+        usage=Usage(len(work.prompt), work.image_tokens, len(row.ids), work.cached),
         timings=work.timings,
         confidence=_confidence(row, work),
         alternatives=alternatives or [],

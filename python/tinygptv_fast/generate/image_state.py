@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,31 +12,37 @@ import numpy as np
 from ..checkpoint.mapped import TensorInfo
 from ..checkpoint.safetensors_file import SafetensorsFile
 from ..errors import CheckpointError, InvalidArgumentError
+from . import image_pages
 from .names import check_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .. import _native
+
 _KIND = "tinygptv_image_state"
-_VERSION = "2"
+_VERSION, _WITH_PAGES = "2", "3"
 _MAX_SIDE = 1 << 20
 MAX_FILE_BYTES = 1 << 28
 DTYPES = ("float32", "int8")
 _LEVELS = 127
+_FACTS = ("width", "height", "model_id")
 
 
 @dataclass(frozen=True)
 class ImageState:
-    """The visual tokens of one picture.
+    """The visual tokens of one picture, and perhaps what a prompt that begins with it has in the KV cache.
 
     embeddings: float32 [NQ, C]. width, height: pixels of the upright original picture, for boxes. model_id: content
-    id of the model that encoded it; another model refuses it.
+    id of the model that encoded it; another model refuses it. pages: keys and values of a prompt's first positions,
+    made by ``encode_image(..., pages=True)``; opaque. A request whose prompt they are not of refuses the state.
     """
 
     embeddings: Tensor
     width: int
     height: int
     model_id: str
+    pages: _native.PrefixPages | None = None
 
     def __post_init__(self) -> None:
         import torch
@@ -47,22 +53,35 @@ class ImageState:
         if not torch.isfinite(e).all():
             raise InvalidArgumentError("embeddings holds NaN or infinity, expected finite numbers")
 
+    def without_pages(self) -> ImageState:
+        """The same picture by its embeddings alone."""
+        return replace(self, pages=None)
+
     def save(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
-        """Write a safetensors file with metadata (conventionally ``.tgvi``), atomically.
+        """Write a safetensors file with metadata (conventionally ``.tgvi``), atomically; pages go with it.
 
         dtype: "float32" keeps every bit, 4·NQ·C bytes. "int8" takes a quarter: each row as int8 with one float32 scale,
         max|row| / 127, so that no number is off by more than half a scale. Raises InvalidArgumentError for another
-        dtype.
+        dtype, and for "int8" of a state with pages, which are those of the rows as they are.
         """
         from safetensors.numpy import save
 
         path = check_path("path", path)
         if dtype not in DTYPES:
             raise InvalidArgumentError(f"dtype is {dtype!r}, expected one of {', '.join(map(repr, DTYPES))}")
+        if dtype != "float32" and self.pages is not None:
+            raise InvalidArgumentError(
+                f"dtype is {dtype!r} for a state with pages, which are those of its float32 rows; expected 'float32', "
+                "or state.without_pages()"
+            )
         rows = self.embeddings.detach().cpu().contiguous().numpy()
         tensors = {"embeddings": rows} if dtype == "float32" else dict(zip(_NAMES, _quantized(rows), strict=True))
         facts = {"width": str(self.width), "height": str(self.height), "model_id": self.model_id}
-        metadata = {"kind": _KIND, "version": _VERSION, **facts, "sha256": _digest(facts, tensors)}
+        if self.pages is not None:
+            more, about = image_pages.to_file(self.pages)
+            tensors, facts = tensors | more, facts | about
+        version = _VERSION if self.pages is None else _WITH_PAGES
+        metadata = {"kind": _KIND, "version": version, **facts, "sha256": _digest(facts, tensors)}
         data = save(tensors, metadata)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
@@ -74,28 +93,32 @@ class ImageState:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageState:
-        """Read what ``save`` wrote, of either dtype. Raises CheckpointError for anything else: also where the content
-        is not what its hash says, so that no answer is about half a picture, or another one."""
+        """Read what ``save`` wrote. Raises CheckpointError for anything else: also where the content is not what its
+        hash says, so that no answer is about half a picture, or another one."""
         import torch
 
         file = SafetensorsFile(check_path("path", path))
         metadata = file.metadata
-        if metadata.get("kind") != _KIND or metadata.get("version") != _VERSION:
-            raise CheckpointError(f"{path} is not an image state of version {_VERSION}")
+        version = metadata.get("version")
+        if metadata.get("kind") != _KIND or version not in (_VERSION, _WITH_PAGES):
+            raise CheckpointError(f"{path} is not an image state of version {_VERSION} or {_WITH_PAGES}")
         if file.size > MAX_FILE_BYTES:
             raise CheckpointError(f"{path} has {file.size} bytes, expected at most {MAX_FILE_BYTES}")
         width, height = (_side(path, key, metadata.get(key)) for key in ("width", "height"))
-        tensors = _tensors(file)
-        facts = {key: metadata.get(key, "") for key in ("width", "height", "model_id")}
+        has_pages = version == _WITH_PAGES
+        tensors = _tensors(file, metadata.get("kv_kind") if has_pages else None, has_pages)
+        keys = (*_FACTS, *image_pages.FACTS) if has_pages else _FACTS
+        facts = {key: metadata.get(key, "") for key in keys}
         if metadata.get("sha256") != _digest(facts, tensors):
             raise CheckpointError(f"{path} does not have the content that its sha256 was made of: it is damaged")
         rows = tensors["embeddings"]
         if "scales" in tensors:
             rows = _dequantized(path, rows, tensors["scales"])
         try:
-            return cls(torch.from_numpy(rows.copy()), width, height, facts["model_id"])
+            state = cls(torch.from_numpy(rows.copy()), width, height, facts["model_id"])
         except InvalidArgumentError as error:
             raise CheckpointError(f"{path}: {error}") from error
+        return replace(state, pages=image_pages.from_file(path, rows, tensors, facts)) if has_pages else state
 
 
 _NAMES = ("embeddings", "scales")
@@ -115,22 +138,31 @@ def _dequantized(path: object, rows: np.ndarray[Any, Any], scales: np.ndarray[An
         return rows.astype(np.float32) * scales[:, None].astype(np.float32)
 
 
-def _tensors(file: SafetensorsFile) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of a file that has exactly those of one dtype, in their shapes."""
-    if set(file.names()) == {"embeddings"}:
-        info = file.info("embeddings")
-        good = info.code == "F32" and len(info.shape) == 2
-    elif set(file.names()) == set(_NAMES):
-        info = file.info("embeddings")
-        good = info.code == "I8" and len(info.shape) == 2 and file.info("scales") == TensorInfo(info.shape[:1], "F32")
-    else:
-        good = False
-    if not good:
-        held = ", ".join(f"{name} {file.info(name)}" for name in sorted(file.names())[:3])
+def _tensors(file: SafetensorsFile, kv_kind: str | None, has_pages: bool) -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors of a file that has exactly those of one dtype, in their shapes, and of pages if it ``has_pages``."""
+    infos = {name: file.info(name) for name in file.names()}
+    if has_pages:
+        pages = {name: infos.pop(name) for name in image_pages.NAMES if name in infos}
+        image_pages.check_infos(file.path, kv_kind, pages)
+    if not _are_rows(infos, exact=has_pages):
+        held = ", ".join(f"{name} {infos[name]}" for name in sorted(infos)[:3])
         raise CheckpointError(
             f"{file.path} holds {held or 'nothing'}; expected embeddings F32 [NQ,C], or I8 with scales F32 [NQ]"
         )
     return {name: file.array(name) for name in file.names()}
+
+
+def _are_rows(infos: dict[str, TensorInfo], *, exact: bool) -> bool:
+    """Whether these are a picture's rows in float32 or, unless they have to be ``exact``, in int8."""
+    rows = infos.get("embeddings")
+    if rows is None or len(rows.shape) != 2:
+        return False
+    if infos == {"embeddings": TensorInfo(rows.shape, "F32")}:
+        return True
+    return not exact and infos == {
+        "embeddings": TensorInfo(rows.shape, "I8"),
+        "scales": TensorInfo(rows.shape[:1], "F32"),
+    }
 
 
 def _digest(facts: dict[str, str], tensors: dict[str, np.ndarray[Any, Any]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -218,15 +218,26 @@ class TinyGPTV(LoadedModel):
         check_own("identify", settings, self.default_template)
         return self.generate(image, box=box, **settings, task="identify")
 
-    def encode_image(self, image: Any, *, color: str = "rgb") -> ImageState:
-        """Run the vision side once; ask about the result as often as you like."""
-        return self._preparer.encode(self._running(), image, color, lambda: None, Timings())
+    def encode_image(
+        self, image: Any, *, color: str = "rgb", pages: bool = False, template: str | Template | None = None
+    ) -> ImageState:
+        """Run the vision side once; ask about the result as often as you like.
 
-    async def aencode_image(self, image: Any, *, color: str = "rgb") -> ImageState:
+        pages: with the keys and values of the whole pages (16 positions each) that a prompt of ``template`` (default:
+        the model's) begins with when this picture comes first. Such a prompt does not compute them again, in another
+        process either; any other prompt refuses the state, and so does a model with other weights, dtype or kv_dtype
+        (``state.without_pages()`` is for those). An ImageState gets them too, without the vision side. Raises
+        UnsupportedError for pages where there is no cache in memory (device="cuda", backend="reference").
+        """
+        return self._encode(image, color, pages, template, lambda: None)
+
+    async def aencode_image(
+        self, image: Any, *, color: str = "rgb", pages: bool = False, template: str | Template | None = None
+    ) -> ImageState:
         """``encode_image`` for coroutines; cancelling the coroutine ends it between two half blocks."""
         control = Control()
         return await self._bridge.call(
-            lambda: self._preparer.encode(self._running(), image, color, control.check, Timings()), control.cancel
+            lambda: self._encode(image, color, pages, template, control.check), control.cancel
         )
 
     def chat(
@@ -263,6 +274,16 @@ class TinyGPTV(LoadedModel):
         question = question_about(where, task, phrase, settings, self.default_template)
         request = Request.of({**settings, "image": image, "prompt": question})
         return run(self._begin(request, Control(), phrase)).boxes
+
+    def _encode(
+        self, image: Any, color: str, pages: bool, template: str | Template | None, check: Callable[[], None]
+    ) -> ImageState:
+        check_flag("pages", pages)
+        if template is not None and not pages:
+            raise InvalidArgumentError("template is given without pages=True, expected both: it says whose pages")
+        backend = self._running()
+        state = self._preparer.encode(backend, image, color, check, Timings())
+        return self._preparer.add_pages(backend, state, template, check) if pages else state
 
     def _begin(self, request: Request, control: Control, label: str | None = None) -> Task:
         return self._starter.task(self._running(), request, control, label)

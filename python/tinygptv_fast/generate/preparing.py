@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,15 @@ from .confidence import Calibration
 from .constraints import BoxWriting, check_beams, choose_grammar
 from .control import Control
 from .decoding import Prepared
+from .image_pages import check_place, opening_ids, opening_of, whole_pages
 from .image_state import ImageState
 from .request import Request, check_color, eos_ids, resolve_options, stop_strings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+    from .. import _native
 
 
 class Preparer:
@@ -69,7 +72,8 @@ class Preparer:
         segments = encode_prompt(prompt, self._tokenizer)
         if not states and not any(segments):
             raise PromptError("prompt is empty and there is no image, expected at least one token")
-        made = Prompt.of(segments, [state.embeddings.numpy() for state in states])
+        pages = self._pages(states, segments[0])
+        made = Prompt.of(segments, [state.embeddings.numpy() for state in states], pages)
         room = config.text.max_positions - len(made)
         if room < 1:
             raise PromptError(f"the prompt is {len(made)} tokens, expected < {config.text.max_positions}")
@@ -93,7 +97,7 @@ class Preparer:
         """``image`` through the vision side; an ImageState of this model as it is."""
         if isinstance(image, ImageState):
             check_color(color)
-            self._check_state(image)
+            self._check_state(backend, image)
             return image
         if self.images is None:
             raise UnsupportedError("this model is text-only: it takes no image")
@@ -106,7 +110,25 @@ class Preparer:
         timings.vision += 1e3 * (encoded - opened - picture.seconds)
         return ImageState(embeddings, *picture.image.size, model_id=self._model_id)
 
-    def _check_state(self, state: ImageState) -> None:
+    def add_pages(
+        self, backend: Backend, state: ImageState, template: str | Template | None, check: Callable[[], None]
+    ) -> ImageState:
+        """``state`` with the pages of ``template`` (None: the directory's), which are computed unless it has them."""
+        chosen = get_template(self._directory.template if template is None else template)
+        opening = opening_ids(chosen, self._tokenizer)
+        if state.pages is not None and opening_of(state.pages) == opening:
+            return state
+        prompt = whole_pages(opening, state.embeddings.numpy())
+        return replace(state, pages=backend.read_pages(prompt, check))
+
+    def _pages(self, states: Sequence[ImageState], before: Sequence[int]) -> _native.PrefixPages | None:
+        """The pages that a prompt with these pictures, and the ids ``before`` the first, begins with."""
+        for index, state in enumerate(states):
+            if state.pages is not None:
+                check_place(state.pages, index, before, self._tokenizer)
+        return states[0].pages if states else None
+
+    def _check_state(self, backend: Backend, state: ImageState) -> None:
         if state.model_id != self._model_id:
             raise InvalidArgumentError(
                 f"image is a state of model {state.model_id[:12]!r}, expected one of {self._model_id[:12]!r}"
@@ -114,6 +136,8 @@ class Preparer:
         width = self._directory.config.text.width
         if state.embeddings.shape[1] != width:
             raise InvalidArgumentError(f"image is a state of width {state.embeddings.shape[1]}, expected C={width}")
+        if state.pages is not None:
+            backend.check_pages(state.pages)
 
 
 class _Picture:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -95,6 +95,16 @@ class ReferenceBackend:
 
         return ReferenceJob(run(), 0, deadline_s)
 
+    def read_pages(self, prompt: Prompt, check: Callable[[], None]) -> NoReturn:
+        """It has no cache that outlives a request."""
+        del prompt, check
+        raise _no_pages()
+
+    def check_pages(self, pages: object) -> None:
+        """It takes none."""
+        del pages
+        raise _no_pages()
+
     def describe(self) -> dict[str, Any]:
         """What it is."""
         return {"dtype": self._dtype_name, "kv_dtype": self._dtype_name, "threads": torch.get_num_threads()}
@@ -159,6 +169,13 @@ class ReferenceBackend:
             told = text.embed(torch.tensor(ids[:-1], dtype=torch.int64))
             hidden = text(torch.cat([self._embed(prompt), told])[None])[0, len(prompt) - 1 :]
             return text.logits(hidden).log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0].tolist()
+
+
+def _no_pages() -> UnsupportedError:
+    return UnsupportedError(
+        "pages of keys and values are not available with backend 'reference': expected backend='native', or a state "
+        "without_pages()"
+    )
 
 
 class ReferenceJob:
