@@ -18,22 +18,38 @@
 
 namespace tgv::cuda {
 
+#if defined(__CUDACC__)
+// Loads a kernel that was never launched, which may not happen while a graph is captured: CUDA
+// loads lazily, and that can wait for the device.
+template <class Kernel>
+void make_ready(Kernel kernel, int64_t shared_bytes, bool loads) {
+  if (loads) {
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
+  }
+  if (shared_bytes <= 32 * 1024) return;  // 48 KB without asking, static arrays included
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes)),
+        "raising a kernel's shared memory");
+}
+#endif
+
 template <class... Parameters, class... Arguments>
 void start(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
            const Launch& launch, Arguments... arguments) {
   const dim3 grid(static_cast<unsigned>(blocks)), block(static_cast<unsigned>(threads));
+  const bool only_loads = launch.state && launch.state->only_loads;
+  if (launch.state && !only_loads) ++launch.state->launches;
 #if defined(__CUDACC__)
-  if (shared_bytes > 32 * 1024) {  // 48 KB without asking, static arrays included
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "raising a kernel's shared memory");
-  }
+  make_ready(kernel, shared_bytes, only_loads);
+  if (only_loads) return;
   kernel<<<grid, block, static_cast<size_t>(shared_bytes), launch.stream>>>(arguments...);
   check(cudaGetLastError(), "a kernel launch");
 #else
-  (void)launch;
-  simt::launch(kernel, grid, block, static_cast<size_t>(shared_bytes), /*cooperative=*/false,
-               arguments...);
+  if (only_loads) return;
+  simt::Stream at_once;
+  simt::Stream& stream = launch.stream ? *launch.stream : at_once;
+  stream.launch(kernel, grid, block, static_cast<size_t>(shared_bytes), arguments...);
 #endif
 }
 
