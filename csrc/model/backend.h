@@ -15,6 +15,7 @@
 #include "kv/page_store.h"
 #include "model/architecture.h"
 #include "model/draw.h"
+#include "model/graph_cost.h"
 #include "model/segment.h"
 
 namespace tgv::model {
@@ -48,6 +49,7 @@ class Backend {
   virtual Drawn drawn(int64_t index) const = 0;
 
   virtual int64_t arena_bytes() const = 0;  // what steps are computed in
+  virtual GraphCost graph_cost() const { return {}; }
 };
 
 // What a backend is to have room for.
@@ -57,6 +59,7 @@ struct BackendOptions {
   int64_t max_logit_rows = 16;  // in a step
   int64_t max_segments = 8;     // in a step
   Isa isa = best_isa();         // of what the CPU computes
+  bool graphs = true;           // steps that only decode are captured launches, where there are any
 };
 
 // The weights of a backbone where a device reads them. Complete, and never changed again.

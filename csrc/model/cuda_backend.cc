@@ -56,6 +56,7 @@ CudaDecoderOptions decoder_options(const BackendOptions& options) {
   sizes.max_tokens = options.max_tokens;
   sizes.max_logit_rows = options.max_logit_rows;
   sizes.max_sequences = options.max_segments;
+  sizes.graphs = options.graphs;
   return sizes;
 }
 
@@ -122,6 +123,11 @@ class CudaBackend final : public Backend, private kv::PageStore {
   }
 
   int64_t arena_bytes() const override { return table_.arena_bytes(runner_); }
+  GraphCost graph_cost() const override {
+    GraphCost cost;
+    table_.graph_cost(runner_, &cost);
+    return cost;
+  }
 
  private:
   const kv::Shape& shape() const override { return shape_; }

@@ -299,13 +299,51 @@ CudaTable watched_table() {
   return table;
 }
 
+StreamCounts stream_counts(const CudaTable& table) {
+  StreamCounts counts;
+  table.stream_counts(last_runner, &counts);
+  return counts;
+}
+
+int64_t downloaded_bytes(const CudaTable& table) { return stream_counts(table).downloaded_bytes; }
+
+// Two steps read the prompt, whose last one draws; each of the others is an upload, a graph and a
+// download.
+TEST(a_decode_step_is_one_graph) {
+  const CudaTable table = watched_table();
+  Engine engine(make_models(table).cuda, settings());
+  CHECK_EQ(engine.metrics().graphs.graphs, 2 * 4);  // of 1, 2, 4 and 8 rows
+  CHECK(engine.metrics().graphs.seconds > 0 && engine.metrics().graphs.bytes > 0);
+  CHECK(ask(engine, asking(ids(40), 1)).message.empty());
+  const StreamCounts prompt = stream_counts(table);
+  CHECK_EQ(prompt.graphs, 0);
+  CHECK_EQ(prompt.uploads, 2 + 2);  // and cosines and sines, at the start
+  CHECK(ask(engine, asking(ids(40, 1), 6)).message.empty());
+  const StreamCounts all = stream_counts(table);
+  CHECK_EQ(all.graphs, 5);
+  CHECK_EQ(all.launches, 2 * prompt.launches);
+  CHECK_EQ(all.uploads - prompt.uploads, 2 + 5);
+  CHECK_EQ(all.downloads - prompt.downloads, 1 + 5);
+}
+
+TEST(graphs_change_no_bit) {
+  const std::vector<Submission> requests = many_requests();
+  Engine with(models().cuda, settings());
+  EngineOptions options = settings();
+  options.graphs = false;
+  Engine without(models().cuda, options);
+  CHECK_EQ(without.metrics().graphs.graphs, 0);
+  const std::vector<Answer> expected = ask_all(without, requests), got = ask_all(with, requests);
+  for (size_t i = 0; i < requests.size(); ++i) CHECK(same(got[i], expected[i]));
+}
+
 TEST(tokens_come_to_the_host_and_their_logits_stay) {
   const CudaTable table = watched_table();
   Engine engine(make_models(table).cuda, settings());
   const auto downloaded = [&](const Submission& request) {
-    const int64_t before = table.downloaded_bytes(last_runner);
+    const int64_t before = downloaded_bytes(table);
     CHECK(ask(engine, request).message.empty());
-    return table.downloaded_bytes(last_runner) - before;
+    return downloaded_bytes(table) - before;
   };
   CHECK_EQ(downloaded(asking(ids(40), 6)), 6 * 8);  // an id and its log-probability
   Submission samples = asking(ids(20), 6);
@@ -319,9 +357,9 @@ TEST(tokens_come_to_the_host_and_their_logits_stay) {
   CHECK_EQ(downloaded(score), 3 * 4 * kVocab);
   Submission guessed = asking(ids(12), 30);
   generate(guessed).speculate = true;
-  const int64_t before = table.downloaded_bytes(last_runner);
+  const int64_t before = downloaded_bytes(table);
   const Answer answer = ask(engine, guessed);
-  CHECK_EQ(table.downloaded_bytes(last_runner) - before,
+  CHECK_EQ(downloaded_bytes(table) - before,
            8 * (30 + answer.stats.drafted - answer.stats.accepted));
 }
 
@@ -338,9 +376,9 @@ TEST(lists_without_room_are_drawn_from_on_the_host) {
   generate(many_ends).eos_ids.assign(257, 5);
   generate(many_ends).min_new_tokens = 3;
   for (const Submission& request : {many_biases, long_history, many_ends}) {
-    const int64_t before = table.downloaded_bytes(last_runner);
+    const int64_t before = downloaded_bytes(table);
     const Answer got = ask(cuda, request);
-    CHECK_EQ(table.downloaded_bytes(last_runner) - before,
+    CHECK_EQ(downloaded_bytes(table) - before,
              4 * kVocab * static_cast<int64_t>(got.ids.at(0).size()));
     check_ids_and_ends(got, ask(cpu, request));
   }

@@ -59,7 +59,7 @@ INSTRUCTIONS = {
     "sample_rows": (),
 }
 
-DECODER = ("decoder", "draw_inputs", "sampler", "step", "storage", "table", "weights")
+DECODER = ("decoder", "draw_inputs", "runner", "sampler", "step", "storage", "table", "weights")
 
 
 def nvcc(repository: Path, *arguments: str | Path) -> str:
@@ -189,7 +189,9 @@ def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> No
     nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", host, "-o", tmp_path / "host.o")
 
 
-@pytest.mark.parametrize("name", ["tests/cuda_decoder_test", *(f"model/cuda/{name}" for name in DECODER)])
+@pytest.mark.parametrize(
+    "name", ["tests/cuda_decoder_test", "tests/cuda_graphs_test", *(f"model/cuda/{name}" for name in DECODER)]
+)
 def test_the_decoder_compiles(repository: Path, tmp_path: Path, name: str) -> None:
     """Its sources serve the emulation and nvcc, so they are C++17."""
     nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", repository / f"csrc/{name}.cc", "-o", tmp_path / "out.o")

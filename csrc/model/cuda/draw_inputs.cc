@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
-#include <type_traits>
 
 #include "base/errors.h"
 #include "model/cuda/device_memory.h"
@@ -37,6 +36,18 @@ cuda::SamplingSettings settings_of(const Draw& draw, int64_t vocab) {
   return s;
 }
 
+// Parts of a block one after another; of a null one, their offsets.
+struct Places {
+  uint8_t* base;
+  size_t used = 0;
+
+  template <class T>
+  void take(T*& out, int64_t count) {
+    out = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base) + used);
+    used += device_aligned(static_cast<size_t>(count) * sizeof(T));
+  }
+};
+
 // Appends a list to an array of lists, and says where it begins and ends there.
 void append(int32_t* array, int32_t& used, const int32_t* list, int64_t count, int32_t& begin,
             int32_t& end) {
@@ -50,25 +61,28 @@ void append(int32_t* array, int32_t& used, const int32_t* list, int64_t count, i
 
 DrawInputs::DrawInputs(int64_t vocab, const DrawLimits& limits)
     : vocab_(vocab), limits_(checked(limits, vocab)) {
-  bytes_ = reinterpret_cast<size_t>(arrays(nullptr).banned) +
-           device_aligned(static_cast<size_t>(4 * limits_.draws * limits_.banned));
+  head_bytes_ = reinterpret_cast<size_t>(head(nullptr).logit_rows) +
+                device_aligned(static_cast<size_t>(4 * limits_.draws));
+  list_bytes_ = reinterpret_cast<size_t>(lists(nullptr).banned) +
+                device_aligned(static_cast<size_t>(4 * limits_.draws * limits_.banned));
 }
 
-DrawArrays DrawInputs::arrays(uint8_t* base) const {
-  size_t used = 0;
-  const auto take = [&](auto*& out, int64_t count) {
-    using Array = std::remove_reference_t<decltype(out)>;
-    out = reinterpret_cast<Array>(reinterpret_cast<uintptr_t>(base) + used);
-    used += device_aligned(static_cast<size_t>(count) * sizeof *out);
-  };
-  DrawArrays out;
-  take(out.settings, limits_.draws);
-  take(out.positions, limits_.draws);
-  take(out.logit_rows, limits_.draws);
-  take(out.history, limits_.draws * limits_.history);
-  take(out.bias_ids, limits_.draws * limits_.bias);
-  take(out.bias_values, limits_.draws * limits_.bias);
-  take(out.banned, limits_.draws * limits_.banned);
+DrawHead DrawInputs::head(uint8_t* base) const {
+  Places places{base};
+  DrawHead out;
+  places.take(out.settings, limits_.draws);
+  places.take(out.positions, limits_.draws);
+  places.take(out.logit_rows, limits_.draws);
+  return out;
+}
+
+DrawLists DrawInputs::lists(uint8_t* base) const {
+  Places places{base};
+  DrawLists out;
+  places.take(out.history, limits_.draws * limits_.history);
+  places.take(out.bias_ids, limits_.draws * limits_.bias);
+  places.take(out.bias_values, limits_.draws * limits_.bias);
+  places.take(out.banned, limits_.draws * limits_.banned);
   return out;
 }
 
@@ -117,8 +131,9 @@ void DrawInputs::check(const Draw* draws, int64_t count, int64_t logit_rows) con
 }
 
 // --- writing ------------------------------------------------------------------------------------
-void DrawInputs::fill(uint8_t* base, const Draw* draws, int64_t count) {
-  const DrawArrays to = arrays(base);
+void DrawInputs::fill(uint8_t* head_base, uint8_t* list_base, const Draw* draws, int64_t count) {
+  const DrawHead head = this->head(head_base);
+  const DrawLists to = lists(list_base);
   int32_t history = 0, bias = 0, banned = 0;
   for (int64_t i = 0; i < count; ++i) {
     const Draw& draw = draws[i];
@@ -131,18 +146,22 @@ void DrawInputs::fill(uint8_t* base, const Draw* draws, int64_t count) {
       to.bias_values[bias] = draw.bias[j].value;
     }
     s.bias_end = bias;
-    to.settings[i] = s;
-    to.positions[i] = draw.position;
-    to.logit_rows[i] = static_cast<int32_t>(draw.row);
+    head.settings[i] = s;
+    head.positions[i] = draw.position;
+    head.logit_rows[i] = static_cast<int32_t>(draw.row);
   }
   const auto piece = [&](const void* begin, const void* end) {
     const auto* from = static_cast<const uint8_t*>(begin);
-    return Piece{static_cast<size_t>(from - base),
+    return Piece{static_cast<size_t>(from - list_base),
                  static_cast<size_t>(static_cast<const uint8_t*>(end) - from)};
   };
-  written_ = {piece(base, to.logit_rows + count), piece(to.history, to.history + history),
-              piece(to.bias_ids, to.bias_ids + bias), piece(to.bias_values, to.bias_values + bias),
-              piece(to.banned, to.banned + banned)};
+  written_ = {piece(to.history, to.history + history), piece(to.bias_ids, to.bias_ids + bias),
+              piece(to.bias_values, to.bias_values + bias), piece(to.banned, to.banned + banned)};
+}
+
+void DrawInputs::pad(uint8_t* head_base, int64_t count, int64_t rows) const {
+  const DrawHead to = head(head_base);
+  for (int64_t i = count; i < rows; ++i) to.logit_rows[i] = -1;
 }
 
 }  // namespace tgv::model

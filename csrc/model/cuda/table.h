@@ -15,11 +15,12 @@
 #include "model/cuda/sizes.h"
 #include "model/cuda/step.h"
 #include "model/draw.h"
+#include "model/graph_cost.h"
 #include "model/matrix_source.h"
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 4;
+inline constexpr int32_t kCudaTableVersion = 5;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
 
 // Which exception it was. kNone: the call did what it says.
@@ -81,8 +82,9 @@ struct CudaTable {
   int64_t (*arena_bytes)(const CudaRunnerHandle* runner);  // host memory for logits included
   int64_t (*page_bytes)(const CudaRunnerHandle* runner);
   void (*draw_limits)(const CudaRunnerHandle* runner, DrawLimits* out);
-  int64_t (*downloaded_bytes)(const CudaRunnerHandle* runner);  // copied to the host by all steps
-  // CudaDecoder::start, CudaSampler::start, and waits until all of it is done.
+  void (*graph_cost)(const CudaRunnerHandle* runner, GraphCost* out);
+  void (*stream_counts)(const CudaRunnerHandle* runner, StreamCounts* out);
+  // CudaRunner::step.
   CudaStatus (*step)(CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count,
                      const Draw* draws, int64_t draw_count, const std::atomic<bool>* stop,
                      CudaStepResults* out, CudaError* error);
