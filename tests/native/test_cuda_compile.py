@@ -57,6 +57,7 @@ INSTRUCTIONS = {
     "embedding_rows": (),
     "paged_attention_merge": (),
     "sample_rows": (),
+    "advance_rows": (),
 }
 
 DECODER = ("decoder", "draw_inputs", "runner", "sampler", "step", "storage", "table", "weights")
@@ -178,7 +179,7 @@ def test_later_gpus_get_ptx(repository: Path, tmp_path: Path) -> None:
     [
         *("int4_gemv", "paged_attention", "prefill_attention", "int4_gemm", "int8_gemm", "half_gemm", "float_gemm"),
         # the prefix sets these tests apart from those of the CPU's ops
-        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding", "cuda_sampling"),
+        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding", "cuda_sampling", "cuda_advance"),
     ],
 )
 def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 // once per problem.
 #pragma once
 
+#include "kernels/cuda/advance.cuh"
 #include "kernels/cuda/embedding.cuh"
 #include "kernels/cuda/float_gemm.cuh"
 #include "kernels/cuda/half_gemm.cuh"
@@ -245,6 +246,12 @@ inline void launch_sampling(const SamplingParams& p, const Launch& launch) {
   if (!why_not.empty()) throw InvalidArgument(concat("sampling: ", why_not));
   start(p.top > 0 ? sample_rows<true> : sample_rows<false>, p.sequences, kSamplingThreads, 0,
         launch, p);
+}
+
+inline void launch_advance(const AdvanceParams& p, const Launch& launch) {
+  const std::string why_not = advance_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("advance: ", why_not));
+  start(advance_rows<kAdvanceThreads>, 1, kAdvanceThreads, 0, launch, p);
 }
 
 }  // namespace tgv::cuda
