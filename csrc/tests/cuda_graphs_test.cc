@@ -104,23 +104,25 @@ struct Rig {
   }
 
   // `count` new tokens of sequence s.
-  void add(int s, int64_t count, int64_t logit_rows, bool reads_logits) {
+  // id: of a single token, if it is to be another than its position's.
+  void add(int s, int64_t count, int64_t logit_rows, bool reads_logits, int64_t ahead = 0,
+           int32_t given = -1) {
     const auto at = static_cast<size_t>(s);
     tokens.emplace_back();
     for (int64_t i = 0; i < count; ++i) {
       const int64_t id = ((lengths[at] + i) * 7 + s * 31) % architecture().vocab;
-      tokens.back().push_back({static_cast<int32_t>(id), nullptr});
+      tokens.back().push_back({given >= 0 ? given : static_cast<int32_t>(id), nullptr});
     }
     segments.push_back(
-        {tables[at].data(), kPages, lengths[at], nullptr, count, logit_rows, reads_logits});
+        {tables[at].data(), kPages, lengths[at], nullptr, count, logit_rows, reads_logits, ahead});
     lengths[at] += count;
   }
 
-  bool run(const std::vector<Draw>& draws, const std::atomic<bool>* stop = nullptr) {
+  int64_t run(const std::vector<Draw>& draws, const std::atomic<bool>* stop = nullptr) {
     for (size_t i = 0; i < segments.size(); ++i) segments[i].tokens = tokens[i].data();
     before = runner.stream().counts();
-    const bool done = runner.step(segments.data(), static_cast<int64_t>(segments.size()),
-                                  draws.data(), static_cast<int64_t>(draws.size()), stop);
+    const int64_t done = runner.step(segments.data(), static_cast<int64_t>(segments.size()),
+                                     draws.data(), static_cast<int64_t>(draws.size()), stop);
     segments.clear();
     tokens.clear();
     return done;
@@ -340,6 +342,166 @@ TEST(best_ids_are_drawn_behind_the_decoders_graph) {
   both.decode(3, twice);
   both.check_last(1, 1, 1, 1);
   both.check_pages();
+}
+
+// --- several steps without the host -------------------------------------------------------------
+// One row of a run, and the same row fed token by token.
+struct Going {
+  int sequence;
+  int64_t ahead;
+  Draw draw;
+  std::vector<int32_t> ends, history;
+  int32_t next = -1;
+  bool is_over = false;
+
+  Draw draw_of_step(int64_t step, int64_t row) const {
+    Draw out = draw;
+    out.row = row;
+    out.position += step;
+    out.history = history.data(), out.history_count = static_cast<int64_t>(history.size());
+    if (draw.banned_steps <= step) out.banned_count = 0;
+    out.end_ids = ends.data(), out.end_count = static_cast<int64_t>(ends.size());
+    return out;
+  }
+  void take(int32_t id, int64_t step) {
+    next = id;
+    is_over = id < 0 || step == ahead || std::count(ends.begin(), ends.end(), id);
+    if (draw.repetition_penalty != 1) history.push_back(id);
+  }
+};
+
+std::vector<Going> going(const Lists& lists, int rows, int64_t most) {
+  std::vector<Going> out;
+  for (int r = 0; r < rows; ++r) {
+    Going one{r, most - r % 3, draw_of(lists, r, 0, r % 2 == 1), {}, {}};
+    one.draw.history = nullptr, one.draw.history_count = 0;
+    if (r % 4 == 1) one.history = lists.history;
+    one.draw.banned = lists.banned.data(), one.draw.banned_count = 3;
+    one.draw.banned_steps = 1 + r % 3;
+    out.push_back(one);
+  }
+  return out;
+}
+
+// The tokens of a run, step by step, of the host's own making.
+struct Told {
+  std::vector<std::vector<int32_t>> ids;
+  std::vector<std::vector<float>> logprobs;
+};
+
+Told step_by_step(Rig& rig, std::vector<Going> rows) {
+  Told told;
+  const auto alive = [](const Going& one) { return !one.is_over; };
+  for (int64_t step = 0; std::any_of(rows.begin(), rows.end(), alive); ++step) {
+    std::vector<Draw> draws;
+    for (const Going& one : rows) {
+      if (one.is_over) continue;
+      rig.add(one.sequence, 1, 1, false, 0, one.next);
+      draws.push_back(one.draw_of_step(step, static_cast<int64_t>(draws.size())));
+    }
+    CHECK_EQ(rig.run(draws), 1);
+    const CudaSampler::Results drawn = rig.runner.drawn();
+    told.ids.emplace_back(rows.size(), -1);
+    told.logprobs.emplace_back(rows.size(), 0.0f);
+    size_t at = 0;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (rows[r].is_over) continue;
+      told.ids.back()[r] = drawn.ids[at];
+      told.logprobs.back()[r] = drawn.logprobs[at];
+      rows[r].take(drawn.ids[at++], step);
+    }
+  }
+  return told;
+}
+
+Told without_the_host(Rig& rig, const std::vector<Going>& rows, int64_t steps) {
+  std::vector<Draw> draws;
+  for (const Going& one : rows) {
+    rig.add(one.sequence, 1, 1, false, one.ahead);
+    draws.push_back(one.draw_of_step(0, static_cast<int64_t>(draws.size())));
+    draws.back().banned_steps = one.draw.banned_steps;
+  }
+  CHECK_EQ(rig.run(draws), steps);
+  const CudaSampler::Results drawn = rig.runner.drawn();
+  Told told;
+  for (int64_t step = 0; step < steps; ++step) {
+    const int32_t* ids = drawn.ids + step * drawn.stride;
+    const float* logprobs = drawn.logprobs + step * drawn.stride;
+    told.ids.emplace_back(ids, ids + rows.size());
+    told.logprobs.emplace_back(logprobs, logprobs + rows.size());
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (told.ids.back()[r] < 0) told.logprobs.back()[r] = 0;
+    }
+  }
+  return told;
+}
+
+// Ends: some rows end at the token they say second, as a run without ends has found.
+void check_ahead(const std::shared_ptr<const CudaWeights>& weights, KvKind kind, int n,
+                 int64_t most) {
+  const Lists lists;
+  std::vector<Going> rows = going(lists, n, most);
+  for (const bool with_ends : {false, true}) {
+    Both both(weights, kind);
+    both.read_prompts(n);
+    const Told expected = step_by_step(both.direct, rows);
+    const Told got = without_the_host(both.replayed, rows, most + 1);
+    CHECK_EQ(both.last().graphs, most + 1);
+    CHECK_EQ(both.last().launches, 0);
+    CHECK_EQ(both.last().downloads, 1);
+    for (size_t step = 0; step < got.ids.size(); ++step) {
+      const bool is_over = step >= expected.ids.size();  // all of them ended early
+      for (size_t r = 0; r < rows.size(); ++r) {
+        CHECK_EQ(got.ids[step][r], is_over ? -1 : expected.ids[step][r]);
+        CHECK_EQ(got.logprobs[step][r], is_over ? 0.0f : expected.logprobs[step][r]);
+      }
+    }
+    both.check_pages();
+    if (with_ends) CHECK(got.ids[2][0] == -1);
+    for (size_t r = 0; r < rows.size(); r += 2) rows[r].ends = {96, got.ids[1][r]};
+  }
+}
+
+// Nine rows in the exact mode alone: elsewhere those that are left when one has ended are few
+// enough for another kernel, whose rounding is its own.
+TEST(steps_without_the_host_are_the_hosts) {
+  const auto exact = make_weights(CudaForm::kF32), int4 = make_weights(CudaForm::kInt4);
+  check_ahead(exact, KvKind::kF32, 9, 3);
+  for (const int n : {3, 4}) check_ahead(int4, KvKind::kI8, n, 3);
+  check_ahead(int4, KvKind::kF16, 1, 7);
+}
+
+TEST(steps_without_the_host_under_every_schedule) {
+  const auto weights = make_weights(CudaForm::kInt4);
+  for_each_schedule([&] { check_ahead(weights, KvKind::kI8, 3, 3); });
+}
+
+TEST(what_cannot_go_ahead_is_refused_or_goes_one_step) {
+  const auto weights = make_weights(CudaForm::kInt4);
+  Rig rig(weights, KvKind::kI8, true), direct(weights, KvKind::kI8, false);
+  const auto run = [&](int64_t ahead, std::vector<Draw> draws) {
+    rig.lengths.assign(kMost, 0);
+    rig.segments.clear();
+    rig.tokens.clear();
+    rig.add(0, 1, 1, false, ahead);
+    rig.add(1, 1, 1, false, 1);
+    return rig.run(draws);
+  };
+  Draw second;
+  second.row = 1;
+  CHECK_EQ(run(2, {Draw{}, second}), 3);
+  CHECK_THROWS(InvalidArgument, run(2, {Draw{}}), "2 segments with 1 draws go 2 ahead");
+  CHECK_THROWS(InvalidArgument, run(8, {Draw{}, second}), "go 8 ahead");
+  CHECK_THROWS(InvalidArgument, run(2, {second, Draw{}}), "draws[0].row is 1, expected 0..0");
+  CHECK_THROWS(InvalidArgument, run(-1, {Draw{}, second}), "goes -1 ahead");
+  Draw ends = second;
+  ends.end_count = 9;
+  CHECK_THROWS(InvalidArgument, run(2, {Draw{}, ends}), "draws[1].end_count is 9, expected 0..8");
+  Draw best = second;
+  best.top = 1;
+  CHECK_EQ(run(2, {Draw{}, best}), 1);
+  direct.add(0, 1, 1, false, 2);
+  CHECK_EQ(direct.run({Draw{}}), 1);
 }
 
 TEST(a_step_given_up_runs_no_graph) {

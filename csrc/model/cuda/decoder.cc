@@ -590,6 +590,8 @@ StepShape CudaDecoder::padded_shape(int64_t rows) {
 
 uint8_t* CudaDecoder::front_device() const { return buffers_->given.front; }
 
+const StepArrays& CudaDecoder::inputs() const { return buffers_->given; }
+
 void CudaDecoder::upload() const {
   model::upload(buffers_->step, staging_.data(), inputs_.used_bytes(), stream_);
 }

@@ -72,6 +72,7 @@ class CudaDecoder {
   // front_bytes at the start of the inputs: what upload() copies from, and to.
   uint8_t* front_host() const { return inputs_.arrays(staging_.data()).front; }
   uint8_t* front_device() const;
+  const StepArrays& inputs() const;  // of a step, in device memory
   void upload() const;
   // Puts the kernels of a step of this shape on the stream. `stop` (may be null) is looked at
   // before each layer is started. False: it was set and the step was given up, K, V and logits of

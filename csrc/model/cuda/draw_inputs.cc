@@ -11,6 +11,8 @@ namespace tgv::model {
 
 namespace {
 
+static_assert(kMostEndIds == cuda::kAdvanceMostEnds);
+
 constexpr int64_t kMostNumbers = INT32_MAX;  // of all lists of a kind: settings index them
 
 DrawLimits checked(const DrawLimits& limits, int64_t vocab) {
@@ -34,6 +36,22 @@ cuda::SamplingSettings settings_of(const Draw& draw, int64_t vocab) {
   s.sample = draw.sample;
   s.seed = draw.seed;
   return s;
+}
+
+// Whether its tokens are added to the history, if it goes ahead.
+bool keeps_history(const Draw& draw) {
+  return draw.repetition_penalty != 1.0f || draw.presence_penalty != 0.0f ||
+         draw.frequency_penalty != 0.0f;
+}
+
+cuda::AdvanceRow state_of(const Draw& draw, int64_t ahead) {
+  cuda::AdvanceRow row;
+  row.left = static_cast<int32_t>(ahead + 1);
+  row.banned_left = static_cast<int32_t>(std::min<int64_t>(draw.banned_steps, INT32_MAX));
+  if (ahead == 0) return row;  // it gets no more, whatever its token is
+  row.ends = static_cast<int32_t>(draw.end_count);
+  std::copy_n(draw.end_ids, draw.end_count, row.end_ids);
+  return row;
 }
 
 // Parts of a block one after another; of a null one, their offsets.
@@ -61,8 +79,7 @@ void append(int32_t* array, int32_t& used, const int32_t* list, int64_t count, i
 
 DrawInputs::DrawInputs(int64_t vocab, const DrawLimits& limits)
     : vocab_(vocab), limits_(checked(limits, vocab)) {
-  head_bytes_ = reinterpret_cast<size_t>(head(nullptr).logit_rows) +
-                device_aligned(static_cast<size_t>(4 * limits_.draws));
+  head_bytes_ = reinterpret_cast<size_t>(head(nullptr).steps) + device_aligned(4);
   list_bytes_ = reinterpret_cast<size_t>(lists(nullptr).banned) +
                 device_aligned(static_cast<size_t>(4 * limits_.draws * limits_.banned));
 }
@@ -73,6 +90,8 @@ DrawHead DrawInputs::head(uint8_t* base) const {
   places.take(out.settings, limits_.draws);
   places.take(out.positions, limits_.draws);
   places.take(out.logit_rows, limits_.draws);
+  places.take(out.state, limits_.draws);
+  places.take(out.steps, 1);
   return out;
 }
 
@@ -130,15 +149,30 @@ void DrawInputs::check(const Draw* draws, int64_t count, int64_t logit_rows) con
   for (int64_t i = 0; i < count; ++i) check_draw(draws[i], i, logit_rows);
 }
 
+void DrawInputs::check_ahead(const Draw* draws, int64_t count, const int64_t* ahead) const {
+  for (int64_t i = 0; i < count; ++i) {
+    require(i, "row", draws[i].row, i, i);  // its sequence's next input is found by it
+    if (ahead[i] == 0) continue;
+    require(i, "end_count", draws[i].end_count, 0, kMostEndIds);
+    require_list(i, "end_ids", draws[i].end_ids, draws[i].end_count, kMostEndIds);
+    require_list(i, "history", draws[i].history, draws[i].history_count,
+                 limits_.history - ahead[i]);
+  }
+}
+
 // --- writing ------------------------------------------------------------------------------------
-void DrawInputs::fill(uint8_t* head_base, uint8_t* list_base, const Draw* draws, int64_t count) {
+void DrawInputs::fill(uint8_t* head_base, uint8_t* list_base, const Draw* draws, int64_t count,
+                      const int64_t* ahead) {
   const DrawHead head = this->head(head_base);
   const DrawLists to = lists(list_base);
+  *head.steps = 0;
   int32_t history = 0, bias = 0, banned = 0;
   for (int64_t i = 0; i < count; ++i) {
     const Draw& draw = draws[i];
     cuda::SamplingSettings s = settings_of(draw, vocab_);
     append(to.history, history, draw.history, draw.history_count, s.history_begin, s.history_end);
+    if (ahead && keeps_history(draw)) history += static_cast<int32_t>(ahead[i]);
+    head.state[i] = state_of(draw, ahead ? ahead[i] : 0);
     append(to.banned, banned, draw.banned, draw.banned_count, s.banned_begin, s.banned_end);
     s.bias_begin = bias;
     for (int64_t j = 0; j < draw.bias_count; ++j, ++bias) {

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/advance.h"
 #include "kernels/cuda/sampling.h"
 #include "model/draw.h"
 
@@ -23,6 +24,8 @@ struct DrawHead {
   cuda::SamplingSettings* settings;  // [draws]
   int64_t* positions;                // [draws]
   int32_t* logit_rows;               // [draws] -1: no draw
+  cuda::AdvanceRow* state;           // [draws]
+  int32_t* steps;                    // [1] done, 0 at first
 };
 struct DrawLists {
   int32_t* history;  // each [draws * what a draw may have]
@@ -46,9 +49,13 @@ class DrawInputs {
   // that the step does not have. On a GPU a wrong id is the end of the process's CUDA. Allocates
   // nothing.
   void check(const Draw* draws, int64_t count, int64_t logit_rows) const;
+  void check_ahead(const Draw* draws, int64_t count, const int64_t* ahead) const;
 
   // Writes draws that were checked. Allocates nothing.
-  void fill(uint8_t* head, uint8_t* lists, const Draw* draws, int64_t count);
+  // ahead: tokens that each may get besides in steps without the host, for which there is room in
+  // its history; null: none.
+  void fill(uint8_t* head, uint8_t* lists, const Draw* draws, int64_t count,
+            const int64_t* ahead = nullptr);
 
   // Makes draws `count` to `rows` - 1 none.
   void pad(uint8_t* head, int64_t count, int64_t rows) const;

@@ -61,6 +61,7 @@ CudaRunner::CudaRunner(std::shared_ptr<const CudaWeights> weights, const CudaPag
                decoder_.stream()),
       logits_(logits_bytes(weights->architecture(), options), "the logits of a step"),
       graphs_(most_rows(options)) {
+  ahead_.reserve(static_cast<size_t>(options.max_logit_rows));
   graphs_.capture(stream(), [&](int64_t rows, bool draws) { launch_graph(rows, draws); });
 }
 
@@ -80,14 +81,15 @@ CudaRunner::Launches CudaRunner::choose(const StepShape& shape, int64_t segments
 // What a graph is captured of.
 void CudaRunner::launch_graph(int64_t rows, bool draws) const {
   decoder_.launch(CudaDecoder::padded_shape(rows));
-  if (draws) sampler_.launch(rows, 0);
+  if (draws) sampler_.launch_and_advance(rows, decoder_.inputs());
 }
 
 bool CudaRunner::launch(const StepShape& shape, const Launches& how,
                         const std::atomic<bool>* stop) const {
   if (!how.rows) {
     if (!decoder_.launch(shape, stop)) return false;
-  } else {
+  }
+  for (int64_t step = 0; how.rows && step < how.steps; ++step) {
     if (stop && stop->load(std::memory_order_relaxed)) return false;
     graphs_.run(stream(), how.rows, how.draws,
                 [&](int64_t rows, bool draws) { launch_graph(rows, draws); });
@@ -113,23 +115,42 @@ void CudaRunner::start_reading(const DeviceSegment* segments, int64_t count) con
   decoder_.start_reading(to + first * vocab, first, end - first);
 }
 
-bool CudaRunner::step(const DeviceSegment* segments, int64_t count, const Draw* draws,
-                      int64_t draw_count, const std::atomic<bool>* stop) {
+// How far the furthest goes.
+int64_t CudaRunner::read_ahead(const DeviceSegment* segments, int64_t count, const Draw* draws,
+                               int64_t draw_count) {
+  ahead_.clear();
+  int64_t most = 0;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, segments[i].ahead);
+  if (most == 0) return 0;
+  if (draw_count != count || most >= CudaSampler::kMostSteps) {
+    throw InvalidArgument(concat(count, " segments with ", draw_count, " draws go ", most,
+                                 " ahead, expected one draw of each and at most ",
+                                 CudaSampler::kMostSteps - 1));
+  }
+  for (int64_t i = 0; i < count; ++i) ahead_.push_back(segments[i].ahead);
+  sampler_.check_ahead(draws, draw_count, ahead_.data());
+  return most;
+}
+
+int64_t CudaRunner::step(const DeviceSegment* segments, int64_t count, const Draw* draws,
+                         int64_t draw_count, const std::atomic<bool>* stop) {
   sampler_.check(draws, draw_count, rows_of(segments, count));
+  const int64_t ahead = read_ahead(segments, count, draws, draw_count);
   const StepShape& shape = decoder_.prepare(segments, count);
-  sampler_.prepare(draws, draw_count);
-  const Launches how = choose(shape, count);
+  sampler_.prepare(draws, draw_count, ahead > 0 ? ahead_.data() : nullptr);
+  Launches how = choose(shape, count);
+  if (how.draws) how.steps = ahead + 1;
   if (how.rows) decoder_.pad(how.rows);
   if (how.draws) sampler_.pad(how.rows);
   decoder_.upload();
   sampler_.upload_lists();
   const bool done = launch(shape, how, stop);
   if (done) {
-    sampler_.start_download();
+    how.draws ? sampler_.start_download_of_steps(how.steps) : sampler_.start_download();
     start_reading(segments, count);
   }
   stream().wait();  // of a step that was given up or wants no logits, too
-  return done;
+  return done ? how.steps : 0;
 }
 
 }  // namespace tgv::model

@@ -6,6 +6,9 @@
 //          a captured graph in between; with best ids or rows that are read on the host it is the
 //          decoder's graph and the sampler's launches. Every other step is launched kernel by
 //          kernel.
+// Ahead    A graph that draws ends with what makes the next step's inputs of its tokens. Where
+//          segments may go ahead it is launched several times in a row, and the tokens of all
+//          steps come back in one copy. Sequences that end on the way become rows of nobody.
 // Threads  One step at a time.
 //
 // C++17: nvcc compiles it.
@@ -13,6 +16,7 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "model/cuda/decoder.h"
 #include "model/cuda/sampler.h"
@@ -41,10 +45,12 @@ class CudaRunner {
   const GraphCost& graph_cost() const { return graphs_.cost(); }
   size_t arena_bytes() const;  // host memory for logits included
 
-  // One step, and all it copies to the host. False: `stop` (may be null) was set and it was given
-  // up. Throws InvalidArgument, having started nothing, and SystemError.
-  bool step(const DeviceSegment* segments, int64_t count, const Draw* draws, int64_t draw_count,
-            const std::atomic<bool>* stop);
+  // One step, or as many as the segment that goes furthest ahead asks for, and all they copy to the
+  // host. Returns how many; 0: `stop` (may be null) was set and they were given up. One where
+  // segments go ahead and the step is not launched as a graph that draws. Throws InvalidArgument,
+  // having started nothing, and SystemError.
+  int64_t step(const DeviceSegment* segments, int64_t count, const Draw* draws, int64_t draw_count,
+               const std::atomic<bool>* stop);
 
   // Of the last step, if it was not given up.
   const float* logits() const { return reinterpret_cast<const float*>(logits_.data()); }
@@ -55,10 +61,13 @@ class CudaRunner {
   struct Launches {
     int64_t rows = 0;
     bool draws = false;
+    int64_t steps = 1;
   };
   Launches choose(const StepShape& shape, int64_t segments) const;
   void launch_graph(int64_t rows, bool draws) const;
   bool launch(const StepShape& shape, const Launches& how, const std::atomic<bool>* stop) const;
+  int64_t read_ahead(const DeviceSegment* segments, int64_t count, const Draw* draws,
+                     int64_t draw_count);
   void start_reading(const DeviceSegment* segments, int64_t count) const;
 
   CudaStorage storage_;
@@ -66,6 +75,7 @@ class CudaRunner {
   CudaSampler sampler_;
   PinnedMemory logits_;  // [max_logit_rows, V] f32
   StepGraphs graphs_;
+  std::vector<int64_t> ahead_;  // of each draw of the step, if any goes ahead; capacity is final
 };
 
 }  // namespace tgv::model

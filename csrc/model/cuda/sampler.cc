@@ -12,6 +12,12 @@ size_t results_bytes(int64_t draws, int64_t top) {
   return static_cast<size_t>(draws * (8 + 8 * top));
 }
 
+size_t steps_bytes(int64_t draws) { return CudaSampler::kMostSteps * results_bytes(draws, 0); }
+
+size_t answer_bytes(const DrawLimits& limits) {
+  return std::max(results_bytes(limits.draws, limits.top), steps_bytes(limits.draws));
+}
+
 // Of `draws` draws with the `top` best each. Without gaps, so that they are one copy.
 struct Arrays {
   int32_t* ids;         // [draws]
@@ -30,8 +36,7 @@ struct Arrays {
 
 CudaSampler::Memory CudaSampler::memory_for(int64_t vocab, const DrawLimits& limits) {
   const DrawInputs inputs(vocab, limits);
-  return {carve(vocab, inputs, nullptr).bytes,
-          inputs.list_bytes() + results_bytes(limits.draws, limits.top)};
+  return {carve(vocab, inputs, nullptr).bytes, inputs.list_bytes() + answer_bytes(limits)};
 }
 
 size_t CudaSampler::head_bytes(int64_t vocab, const DrawLimits& limits) {
@@ -46,7 +51,7 @@ CudaSampler::CudaSampler(int64_t vocab, const DrawLimits& limits, const float* l
       stream_(stream),
       inputs_(vocab, limits),
       staging_(inputs_.list_bytes(), "the draws of a step"),
-      answers_(results_bytes(limits.draws, limits.top), "the tokens of a step"),
+      answers_(answer_bytes(limits), "the tokens of a step"),
       arena_(carve(vocab, inputs_, nullptr).bytes, "a sampler"),
       buffers_(carve(vocab, inputs_, arena_.data())) {
   const int64_t rows = std::min(kDrawsAtOnce, limits.draws);
@@ -70,6 +75,7 @@ CudaSampler::Buffers CudaSampler::carve(int64_t vocab, const DrawInputs& inputs,
   DeviceCarver carver(base);
   carver.take(b.lists, inputs.list_bytes());
   carver.take(b.results, results_bytes(limits.draws, limits.top));
+  carver.take(b.answers, steps_bytes(limits.draws));
   carver.take(b.rows, row_bytes);
   carver.take(b.counts, row_bytes);
   b.bytes = carver.used();
@@ -102,11 +108,11 @@ cuda::SamplingParams CudaSampler::params(const Draws& all, int64_t first, int64_
   return p;
 }
 
-void CudaSampler::prepare(const Draw* draws, int64_t count) {
+void CudaSampler::prepare(const Draw* draws, int64_t count, const int64_t* ahead) {
   count_ = count;
   top_ = 0;
   for (int64_t i = 0; i < count; ++i) top_ = std::max(top_, draws[i].top);
-  inputs_.fill(head_.host, staging_.data(), draws, count);
+  inputs_.fill(head_.host, staging_.data(), draws, count, ahead);
 }
 
 void CudaSampler::pad(int64_t rows) {
@@ -129,14 +135,44 @@ void CudaSampler::launch(int64_t count, int64_t top) const {
   }
 }
 
-void CudaSampler::start_download() const {
+void CudaSampler::launch_and_advance(int64_t rows, const StepArrays& step) const {
+  launch(rows, 0);
+  const DrawHead head = inputs_.head(head_.device);
+  const Arrays drawn(buffers_.results, rows, 0);
+  cuda::AdvanceParams p;
+  p.rows = static_cast<int32_t>(rows);
+  p.most_steps = static_cast<int32_t>(kMostSteps);
+  p.drawn = drawn.ids;
+  p.logprobs = drawn.logprobs;
+  p.ids = step.ids;
+  p.positions = step.positions;
+  p.lengths = step.lengths;
+  p.settings = head.settings;
+  p.counters = head.positions;
+  p.logit_rows = head.logit_rows;
+  p.history = inputs_.lists(buffers_.lists).history;
+  p.state = head.state;
+  p.answers = buffers_.answers;
+  p.steps = head.steps;
+  run_kernel(p, stream_.launch());
+}
+
+void CudaSampler::start_download_of_steps(int64_t steps) {
+  check_range("steps", steps, 1, kMostSteps);
+  has_advanced_ = true;
+  model::start_download(answers_.data(), buffers_.answers,
+                        static_cast<size_t>(steps) * results_bytes(count_, 0), stream_);
+}
+
+void CudaSampler::start_download() {
+  has_advanced_ = false;
   if (count_ == 0) return;
   model::start_download(answers_.data(), buffers_.results, results_bytes(count_, top_), stream_);
 }
 
 CudaSampler::Results CudaSampler::results() const {
   const Arrays in(answers_.data(), count_, top_);
-  return {in.ids, in.logprobs, in.top_ids, in.top_logprobs, top_};
+  return {in.ids, in.logprobs, in.top_ids, in.top_logprobs, top_, has_advanced_ ? 2 * count_ : 0};
 }
 
 }  // namespace tgv::model

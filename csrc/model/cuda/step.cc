@@ -58,11 +58,15 @@ StepArrays StepInputs::arrays(uint8_t* base) const {
 
 // --- checks -------------------------------------------------------------------------------------
 void StepInputs::check_segment(const DeviceSegment& segment) const {
-  const int64_t last = segment.first_position + segment.count;
+  const int64_t last = segment.first_position + segment.count + segment.ahead;
   const int64_t covered = segment.pages * kPageTokens;
   if (segment.count < 1) throw InvalidArgument("a segment has no tokens, expected at least one");
   if (!segment.tokens || !segment.block_table) {
     throw InvalidArgument("a segment's tokens or block table is null");
+  }
+  if (segment.ahead < 0 || (segment.ahead > 0 && segment.count != 1)) {
+    throw InvalidArgument(concat("a segment of ", segment.count, " tokens goes ", segment.ahead,
+                                 " ahead, expected 0, or more of one token"));
   }
   if (segment.first_position < 0 || last > limits_.max_positions || last > covered) {
     throw InvalidArgument(concat("a segment has positions ", segment.first_position, "..", last - 1,
@@ -132,7 +136,7 @@ void StepInputs::add_singles(const DeviceSegment& segment) {
     const int64_t position = segment.first_position + i;
     const int sequence = shape_.singles++;
     add_token(segment.tokens[i], position, sequence);
-    add_table(segment, position + 1, sequence);
+    add_table(segment, position + 1 + segment.ahead, sequence);
     to_.lengths[sequence] = static_cast<int32_t>(position + 1);
   }
 }

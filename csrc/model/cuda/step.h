@@ -33,6 +33,7 @@ struct DeviceSegment {
   int64_t count = 0;
   int64_t logit_rows = 0;    // logits are wanted for this many of its last tokens
   bool reads_logits = true;  // on the host, too; false: draws alone are made of them
+  int64_t ahead = 0;         // further positions that its block table covers, see Segment::ahead
 };
 
 struct StepLimits {

@@ -149,10 +149,18 @@ void stream_counts(const CudaRunnerHandle* handle, StreamCounts* out) {
   *out = handle->runner.stream().counts();
 }
 
-CudaStepResults results_of(const CudaRunner& runner) {
+CudaStepResults results_of(const CudaRunner& runner, int64_t steps) {
   const CudaSampler::Results drawn = runner.drawn();
-  return {1,        runner.logits(), drawn.ids, drawn.logprobs, drawn.top_ids, drawn.top_logprobs,
-          drawn.top};
+  CudaStepResults out;
+  out.steps = static_cast<int32_t>(steps);
+  out.logits = runner.logits();
+  out.ids = drawn.ids;
+  out.logprobs = drawn.logprobs;
+  out.top_ids = drawn.top_ids;
+  out.top_logprobs = drawn.top_logprobs;
+  out.top = drawn.top;
+  out.stride = drawn.stride;
+  return out;
 }
 
 CudaStatus step(CudaRunnerHandle* handle, const DeviceSegment* segments, int64_t count,
@@ -160,8 +168,8 @@ CudaStatus step(CudaRunnerHandle* handle, const DeviceSegment* segments, int64_t
                 CudaStepResults* out, CudaError* error) {
   return guarded(error, [&] {
     CudaRunner& runner = handle->runner;
-    const bool done = runner.step(segments, count, draws, draw_count, stop);
-    *out = done ? results_of(runner) : CudaStepResults{};
+    const int64_t steps = runner.step(segments, count, draws, draw_count, stop);
+    *out = steps ? results_of(runner, steps) : CudaStepResults{};
   });
 }
 

@@ -20,7 +20,7 @@
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 5;
+inline constexpr int32_t kCudaTableVersion = 6;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
 
 // Which exception it was. kNone: the call did what it says.
@@ -39,14 +39,15 @@ struct CudaError {
 
 // What a step came to, in the host's memory until the next step.
 struct CudaStepResults {
-  int32_t is_whole = 0;  // 0: it was given up, and nothing else here counts
+  int32_t steps = 0;  // 0: it was given up, and nothing else here counts; more: those ahead, too
   const float* logits =
       nullptr;                   // [logit rows, V]; rows of segments that read none are not written
   const int32_t* ids = nullptr;  // [draws], see Drawn
   const float* logprobs = nullptr;
   const int32_t* top_ids = nullptr;  // [draws, top]
   const float* top_logprobs = nullptr;
-  int64_t top = 0;  // the most that any draw wanted
+  int64_t top = 0;     // the most that any draw wanted
+  int64_t stride = 0;  // of ids and logprobs, from one step to the next
 };
 
 struct CudaModelHandle;   // weights, to be filled and then never changed
