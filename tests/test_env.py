@@ -28,6 +28,13 @@ def test_no_emulation_is_found_unless_it_is_named() -> None:
     assert (named.cuda_emulation, named.unknown) == ("/x/lib.so", ())
 
 
+def test_graphs_are_the_default() -> None:
+    assert env.read_settings({}).cuda_graphs
+    assert not env.read_settings({"TINYGPTV_CUDA_GRAPHS": "0"}).cuda_graphs
+    with pytest.raises(ConfigError, match="TINYGPTV_CUDA_GRAPHS is 'no', expected one of 0, 1"):
+        env.read_settings({"TINYGPTV_CUDA_GRAPHS": "no"})
+
+
 @pytest.mark.parametrize(
     ("given", "endpoint"),
     [("", env.HUB), ("https://hf-mirror.com/", "https://hf-mirror.com"), ("http://127.0.0.1:80/hub", None)],

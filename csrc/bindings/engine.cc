@@ -74,7 +74,7 @@ std::unique_ptr<Engine> make_engine(ModelHandle& weights, int threads, const std
                                     const std::string& kv_kind, int64_t kv_tokens,
                                     int64_t max_sequences, int64_t prefill_chunk,
                                     const std::optional<std::vector<py::bytes>>& token_bytes,
-                                    int64_t queue_limit, int64_t event_limit) {
+                                    int64_t queue_limit, int64_t event_limit, bool graphs) {
   engine::EngineOptions options;
   options.threads = threads;
   options.isa = isa;
@@ -85,6 +85,7 @@ std::unique_ptr<Engine> make_engine(ModelHandle& weights, int threads, const std
   if (token_bytes) options.token_bytes = strings_of(*token_bytes);
   options.queue_limit = queue_limit;
   options.event_limit = event_limit;
+  options.graphs = graphs;
   const auto model = weights.loaded();
   py::gil_scoped_release release;
   return std::make_unique<Engine>(model, std::move(options));
@@ -246,6 +247,9 @@ AnyDict metrics_dict(const Engine& self) {
   set("kv_bytes", m.kv.pages * m.kv_page_bytes);
   set("weight_bytes", m.weight_bytes);
   set("arena_bytes", m.arena_bytes);
+  set("graphs", m.graphs.graphs);
+  set("graph_seconds", m.graphs.seconds);
+  set("graph_bytes", m.graphs.bytes);
   return out;
 }
 
@@ -333,9 +337,10 @@ void bind_engine(py::module_& module) {
              py::arg("isa") = "", py::arg("kv_kind"), py::arg("kv_tokens"),
              py::arg("max_sequences") = 8, py::arg("prefill_chunk") = 256,
              py::arg("token_bytes") = py::none(), py::arg("queue_limit") = 1024,
-             py::arg("event_limit") = 256,
+             py::arg("event_limit") = 256, py::arg("graphs") = true,
              "threads: 0 for all physical cores; isa: '' for the widest; kv_kind: 'int8', 'f16',\n"
-             "'bf16' or 'f32'; token_bytes: the text of each id, for stop strings.");
+             "'bf16' or 'f32'; token_bytes: the text of each id, for stop strings; graphs: steps\n"
+             "that only decode are captured graphs on a GPU.");
   bind_requests(engine);
   engine
       .def(

@@ -64,8 +64,8 @@ std::shared_ptr<const model::LoadedModel> present(std::shared_ptr<const model::L
 model::BackendOptions backend_options(const model::Architecture& model,
                                       const EngineOptions& options) {
   const int64_t rows = options.max_sequences * (kMostDrafted + 1);
-  return {cache_shape(model, options), options.prefill_chunk + rows, rows, options.max_sequences,
-          choose_isa(options.isa)};
+  return {cache_shape(model, options), options.prefill_chunk + rows, rows,
+          options.max_sequences,       choose_isa(options.isa),      options.graphs};
 }
 
 class Engine::Impl {
@@ -344,6 +344,7 @@ void Engine::Impl::publish() {
   now.kv_page_bytes = backend_->pages().page_bytes();
   now.weight_bytes = model_->bytes();
   now.arena_bytes = backend_->arena_bytes();
+  now.graphs = backend_->graph_cost();
   std::lock_guard lock(mutex_);
   metrics_ = now;
   queued_ = now.waiting + static_cast<int64_t>(inbox_.size());

@@ -41,6 +41,7 @@ struct EngineOptions {
   std::vector<std::string> token_bytes;  // [V] text of each id, for stop strings; or empty
   int64_t queue_limit = 1024;            // requests that may wait
   int64_t event_limit = 256;             // events of a request that may wait to be read
+  bool graphs = true;                    // a device that can does decode steps as captured graphs
 };
 
 // What an engine of these options asks of its model's device.

@@ -132,10 +132,21 @@ model::Draw GenerateJob::draw(int64_t index, int64_t ahead) const {
   out.bias_count = static_cast<int64_t>(bias_.size());
   out.banned = at.banned.data();
   out.banned_count = static_cast<int64_t>(at.banned.size());
+  out.banned_steps = task_.min_new_tokens - samples_[static_cast<size_t>(index)].generated - ahead;
+  out.end_ids = task_.eos_ids.data();
+  out.end_count = static_cast<int64_t>(task_.eos_ids.size());
   if (!penalizes(task_)) return out;  // nobody looks at the history
   out.history = at.history.data();
   out.history_count = static_cast<int64_t>(at.history.size());
   return out;
+}
+
+// Stop strings are looked for afterwards: tokens behind them are forgotten.
+int64_t GenerateJob::may_go_ahead(size_t lane) const {
+  const bool is_plain = is_drawn_ && has_read_prompt() && !task_.speculate &&
+                        task_.top_logprobs == 0 &&
+                        static_cast<int64_t>(task_.eos_ids.size()) <= model::kMostEndIds;
+  return is_plain ? task_.max_new_tokens - samples_[lane].generated - 1 : -1;
 }
 
 void GenerateJob::take_draws(size_t lane, int64_t token, std::span<const model::Drawn> drawn) {

@@ -23,6 +23,7 @@ class GenerateJob : public Job {
   void compute(size_t lane, int64_t token, const float* logits, Scratch& scratch) override;
   bool is_drawn() const override { return is_drawn_; }
   void add_draws(std::vector<model::Draw>& draws, size_t lane, int64_t token) override;
+  int64_t may_go_ahead(size_t lane) const override;
   void take_draws(size_t lane, int64_t token, std::span<const model::Drawn> drawn) override;
 
  protected:

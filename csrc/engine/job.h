@@ -90,7 +90,7 @@ class Job {
   // Whether others can find what was read of the prompt.
   virtual bool commits_prompt() const { return true; }
   // Whether the reader keeps up: what the next step may say fits its queue.
-  bool has_room() { return request_->has_room(events_of_step()); }
+  bool has_room(int64_t steps = 1) { return request_->has_room(steps * events_of_step()); }
 
   // Logits after tokens[token] of a lane. Called on any thread, for several rows at once.
   virtual void compute(size_t lane, int64_t token, const float* logits, Scratch& scratch) = 0;
@@ -101,6 +101,9 @@ class Job {
   virtual bool is_drawn() const { return false; }
   // Appends what is to be drawn after tokens[token] of a lane; the row is filled in by the caller.
   virtual void add_draws(std::vector<model::Draw>& /*draws*/, size_t /*lane*/, int64_t /*token*/) {}
+  // How many tokens more than the next one of a lane the backend may draw and feed by itself; 0:
+  // the next one is the last. -1: the job must see every one of them first.
+  virtual int64_t may_go_ahead(size_t /*lane*/) const { return -1; }
   // What they came to.
   virtual void take_draws(size_t /*lane*/, int64_t /*token*/,
                           std::span<const model::Drawn> /*drawn*/) {}

@@ -6,6 +6,7 @@
 
 #include "engine/events.h"
 #include "kv/kv_cache.h"
+#include "model/graph_cost.h"
 
 namespace tgv::engine {
 
@@ -31,6 +32,7 @@ struct Metrics {
   int64_t kv_page_bytes = 0;
   int64_t weight_bytes = 0;
   int64_t arena_bytes = 0;
+  model::GraphCost graphs;  // of the backend
 };
 
 }  // namespace tgv::engine

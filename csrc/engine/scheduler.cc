@@ -27,7 +27,7 @@ bool Scheduler::iterate() {
   end_those_over();
   sweep();
   admit();
-  const bool has_run = step_.run(running_, metrics_);
+  const bool has_run = step_.run(running_, /*may_go_ahead=*/waiting_.empty(), metrics_);
   // An end makes room for those that wait.
   return sweep() || has_run;
 }

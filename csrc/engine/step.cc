@@ -39,18 +39,21 @@ Step::Step(model::Backend& backend, kv::KVCache& cache, ThreadPool& pool, const 
   drawn_.reserve(draws_.capacity());
 }
 
-bool Step::run(const Jobs& jobs, Metrics& metrics) {
+bool Step::run(const Jobs& jobs, bool may_go_ahead, Metrics& metrics) {
   const Time began = Clock::now();
   plan(jobs);
+  if (may_go_ahead) look_ahead();
   append();
   if (parts_.empty()) return false;
   const bool is_whole = decode(metrics);
   if (is_whole) {
     compute();
     deliver();
+    go_on(metrics);
   }
-  metrics.last_step_ms = ms_between(began, Clock::now());
-  metrics.busy_seconds += 1e-3 * metrics.last_step_ms;
+  const double ms = ms_between(began, Clock::now());
+  metrics.last_step_ms = step_ms_ = ms / static_cast<double>(is_whole ? backend_.steps() : 1);
+  metrics.busy_seconds += 1e-3 * ms;
   if (is_whole) share_.learn(tokens(false), tokens(true), metrics.last_step_ms);
   metrics.prefill_share = share_.tokens();
   return true;
@@ -103,6 +106,38 @@ void Step::plan_prompts(std::span<Job* const> jobs) {
   }
 }
 
+// So far that no deadline passes unseen meanwhile: as many steps as fit before the first.
+int64_t Step::steps_ahead() const {
+  Time first = kNever;
+  for (const Part& part : parts_) first = std::min(first, part.job->request().over_at());
+  if (first == kNever) return backend_.most_steps() - 1;
+  const Time now = Clock::now();
+  if (first <= now) return 0;
+  const double left_ms = ms_between(now, first);
+  const double fit = step_ms_ > 0 ? left_ms / step_ms_ : 0;
+  const double most = static_cast<double>(backend_.most_steps() - 1);
+  return static_cast<int64_t>(std::clamp(fit - 1, 0.0, most));
+}
+
+void Step::look_ahead() {
+  const int64_t steps = steps_ahead();
+  if (steps <= 0) return;
+  const auto can = [&](const Part& part) {
+    return !part.bulk && part.count == 1 && part.logits == 1 && part.job->is_drawn() &&
+           part.job->has_room(steps + 1);
+  };
+  if (!std::ranges::all_of(parts_, can)) return;
+  int64_t most = 0;
+  for (const Part& part : parts_) {
+    const int64_t ahead = part.job->may_go_ahead(part.lane);
+    if (ahead < 0) return;  // it would have to wait for the others
+    most = std::max(most, ahead);
+  }
+  for (Part& part : parts_) {
+    part.ahead = std::min({steps, most, part.job->may_go_ahead(part.lane)});
+  }
+}
+
 void Step::append() {
   for (Part& part : parts_) {
     guarded(*part.job, [&] {
@@ -111,6 +146,7 @@ void Step::append() {
       part.before = cache_.length(lane.sequence);
       cache_.append(lane.sequence,
                     keys.subspan(static_cast<size_t>(lane.fed), static_cast<size_t>(part.count)));
+      if (part.ahead) cache_.cover(lane.sequence, part.before + part.count + part.ahead);
     });
   }
   std::erase_if(parts_, [](const Part& part) { return part.job->is_finished(); });
@@ -144,7 +180,7 @@ bool Step::decode(Metrics& metrics) {
     segments_.push_back(
         {cache_.block_table(lane.sequence), part.before,
          all.subspan(static_cast<size_t>(lane.fed), static_cast<size_t>(part.count)), part.logits,
-         !part.job->is_drawn()});
+         !part.job->is_drawn(), part.ahead});
     requests_.push_back(&part.job->request());
   }
   bool is_whole = false;
@@ -207,6 +243,36 @@ void Step::compute_row(int64_t index, int worker) {
   } catch (const std::exception& error) {
     row.error = error.what();
     if (row.error.empty()) row.error = "an unknown error";
+  }
+}
+
+// Tokens of further steps, as if each had been a step of its own; a sequence that has ended has no
+// more, whatever was drawn for it.
+void Step::go_on(Metrics& metrics) {
+  for (int64_t step = 1; step < backend_.steps(); ++step) {
+    ++metrics.steps;
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      const Part& part = parts_[i];
+      if (part.ahead < step || part.job->is_finished() || part.at().sequence == 0) continue;
+      ++metrics.decode_tokens;
+      guarded(*part.job, [&] {
+        cache_.append(part.at().sequence, part.at().keys);
+        const model::Drawn drawn = backend_.drawn(static_cast<int64_t>(i), step);
+        part.job->take_draws(part.lane, 0, std::span(&drawn, 1));
+        part.job->fed(part.lane, 1);
+      });
+    }
+  }
+  give_back_pages();
+}
+
+// Of steps ahead that were not done.
+void Step::give_back_pages() noexcept {
+  for (const Part& part : parts_) {
+    if (part.ahead == 0) continue;
+    guarded(*part.job, [&] {
+      if (part.at().sequence) cache_.cover(part.at().sequence, 0);
+    });
   }
 }
 

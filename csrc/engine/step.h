@@ -34,8 +34,10 @@ class Step {
   // Ends the step that runs when nobody wants it; look_again() after a cancellation.
   StepWatch& watch() { return watch_; }
 
-  // Runs one. False: there is nothing to run.
-  bool run(const Jobs& jobs, Metrics& metrics);
+  // Runs one; or, if all that runs are sequences whose tokens the backend draws and feeds again, a
+  // few without the host (may_go_ahead: nobody waits for the next step). False: there is nothing to
+  // run.
+  bool run(const Jobs& jobs, bool may_go_ahead, Metrics& metrics);
 
  private:
   struct Part {
@@ -45,6 +47,7 @@ class Step {
     int64_t logits = 0;  // rows, of its last tokens
     int64_t before = 0;  // length of the sequence
     bool bulk = false;
+    int64_t ahead = 0;  // further tokens that it may be fed without the host
 
     Lane& at() const { return job->lanes()[lane]; }
   };
@@ -58,6 +61,8 @@ class Step {
 
   void plan(const Jobs& jobs);
   void plan_prompts(std::span<Job* const> jobs);
+  void look_ahead();
+  int64_t steps_ahead() const;
   void append();
   void list_rows();
   bool decode(Metrics& metrics);
@@ -65,6 +70,8 @@ class Step {
   void compute();
   void compute_row(int64_t row, int worker);
   void deliver();
+  void go_on(Metrics& metrics);
+  void give_back_pages() noexcept;
   int64_t tokens(bool bulk) const;
 
   model::Backend& backend_;
@@ -73,6 +80,7 @@ class Step {
   const int64_t logit_rows_;
   PrefillShare share_;
   StepWatch watch_;
+  double step_ms_ = 0;            // of the last one
   std::vector<Scratch> scratch_;  // [threads]
 
   // of one step

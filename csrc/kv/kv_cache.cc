@@ -206,6 +206,20 @@ void KVCache::append(SequenceId id, Keys keys) {
   count_tail(sequence, +1);
 }
 
+void KVCache::cover(SequenceId id, int64_t length) {
+  Sequence& sequence = at(id);
+  if (length > sequence.max_length) {
+    throw InvalidArgument(concat("covering ", length, " positions passes the ", sequence.max_length,
+                                 " that were reserved"));
+  }
+  const int64_t pages = pages_for(std::max(length, sequence.length()));
+  while (sequence.held() < pages) sequence.pages.push_back(take_page());
+  while (sequence.held() > pages) {
+    drop_page(sequence.pages.back());
+    sequence.pages.pop_back();
+  }
+}
+
 void KVCache::commit(SequenceId id) {
   Sequence& sequence = at(id);
   const int64_t before = std::exchange(sequence.committed, sequence.length());

@@ -91,6 +91,12 @@ class KVCache {
   // copied first: where the pages are a GPU's, that can throw SystemError.
   void append(SequenceId id, Keys keys);
 
+  // Has the pages of its first `length` positions, those of positions that are still to be appended
+  // among them, and no others: for who writes them before it can say what stands there. append()
+  // finds them. Within what was reserved it cannot fail; beyond that it throws InvalidArgument.
+  // What is appended last must be the sequence's own (append() makes it so).
+  void cover(SequenceId id, int64_t length);
+
   // All positions appended so far are written; new full pages enter the index.
   void commit(SequenceId id);
 

@@ -15,6 +15,7 @@
 #include "kv/page_store.h"
 #include "model/architecture.h"
 #include "model/draw.h"
+#include "model/graph_cost.h"
 #include "model/segment.h"
 
 namespace tgv::model {
@@ -43,11 +44,18 @@ class Backend {
   // next step. Any thread. Throws InvalidArgument, for a row of a segment that reads none as well.
   virtual const float* logits(int64_t row) const = 0;
 
-  // What draw `index` of the last step came to; valid until the next. Any thread. Throws
-  // InvalidArgument.
-  virtual Drawn drawn(int64_t index) const = 0;
+  // How many steps a call of step() may do without the host, where segments go ahead
+  // (Segment::ahead is less): for as long as the backend lives.
+  virtual int64_t most_steps() const { return 1; }
+  // How many the last one did; 1 if nothing went ahead.
+  virtual int64_t steps() const { return 1; }
+
+  // What draw `index` of the last step came to, or, of several, of step `step` of them; valid until
+  // the next. -1 in steps after a sequence's end. Any thread. Throws InvalidArgument.
+  virtual Drawn drawn(int64_t index, int64_t step = 0) const = 0;
 
   virtual int64_t arena_bytes() const = 0;  // what steps are computed in
+  virtual GraphCost graph_cost() const { return {}; }
 };
 
 // What a backend is to have room for.
@@ -57,6 +65,7 @@ struct BackendOptions {
   int64_t max_logit_rows = 16;  // in a step
   int64_t max_segments = 8;     // in a step
   Isa isa = best_isa();         // of what the CPU computes
+  bool graphs = true;           // steps that only decode are captured launches, where there are any
 };
 
 // The weights of a backbone where a device reads them. Complete, and never changed again.

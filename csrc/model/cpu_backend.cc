@@ -24,7 +24,7 @@ class CpuBackend final : public Backend {
     return decoder_.step(segments, stop);
   }
   const float* logits(int64_t row) const override { return decoder_.logits(row); }
-  Drawn drawn(int64_t index) const override {
+  Drawn drawn(int64_t index, int64_t /*step*/) const override {
     throw InvalidArgument(concat("draw is ", index, ", the CPU's steps have none"));
   }
   int64_t arena_bytes() const override { return static_cast<int64_t>(decoder_.arena_bytes()); }

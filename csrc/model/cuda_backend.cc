@@ -56,8 +56,13 @@ CudaDecoderOptions decoder_options(const BackendOptions& options) {
   sizes.max_tokens = options.max_tokens;
   sizes.max_logit_rows = options.max_logit_rows;
   sizes.max_sequences = options.max_segments;
+  sizes.graphs = options.graphs;
   return sizes;
 }
+
+// Without the host. More would make who stops or arrives wait longer, and gains little: the host
+// costs a part of a step's time once in so many.
+constexpr int64_t kMostSteps = 4;
 
 class CudaBackend final : public Backend, private kv::PageStore {
  public:
@@ -88,12 +93,12 @@ class CudaBackend final : public Backend, private kv::PageStore {
     for (const Segment& s : segments) {
       segments_.push_back({s.block_table.data(), static_cast<int64_t>(s.block_table.size()),
                            s.first_position, s.tokens.data(), static_cast<int64_t>(s.tokens.size()),
-                           s.logit_rows, s.reads_logits});
+                           s.logit_rows, s.reads_logits, s.ahead});
     }
     draws_ = static_cast<int64_t>(draws.size());
     call(table_.step, runner_, segments_.data(), static_cast<int64_t>(segments_.size()),
          draws.data(), draws_, stop, &results_);
-    return results_.is_whole != 0;
+    return results_.steps != 0;
   }
 
   const float* logits(int64_t row) const override {
@@ -104,24 +109,32 @@ class CudaBackend final : public Backend, private kv::PageStore {
       }
       rows += s.logit_rows;
     }
-    if (!results_.is_whole) rows = 0;
+    if (!results_.steps) rows = 0;
     if (row < 0 || row >= rows) {
       throw InvalidArgument(concat("logit row is ", row, ", the last step had ", rows));
     }
     return results_.logits + row * vocab_;
   }
 
-  Drawn drawn(int64_t index) const override {
-    const int64_t draws = results_.is_whole ? draws_ : 0;
+  int64_t most_steps() const override { return graph_cost().graphs ? kMostSteps : 1; }
+  int64_t steps() const override { return results_.steps; }
+
+  Drawn drawn(int64_t index, int64_t step) const override {
+    const int64_t draws = step >= 0 && step < results_.steps ? draws_ : 0;
     if (index < 0 || index >= draws) {
       throw InvalidArgument(concat("draw is ", index, ", the last step had ", draws));
     }
-    const int64_t top = index * results_.top;
-    return {results_.ids[index], results_.logprobs[index], results_.top_ids + top,
+    const int64_t top = index * results_.top, at = step * results_.stride + index;
+    return {results_.ids[at], results_.logprobs[at], results_.top_ids + top,
             results_.top_logprobs + top};
   }
 
   int64_t arena_bytes() const override { return table_.arena_bytes(runner_); }
+  GraphCost graph_cost() const override {
+    GraphCost cost;
+    table_.graph_cost(runner_, &cost);
+    return cost;
+  }
 
  private:
   const kv::Shape& shape() const override { return shape_; }

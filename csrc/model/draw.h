@@ -34,7 +34,14 @@ struct Draw {
   int64_t bias_count = 0;
   const int32_t* banned = nullptr;  // [banned_count]
   int64_t banned_count = 0;
+
+  // In several steps without the host (Segment::ahead) the ones above are of the first token.
+  const int32_t* end_ids = nullptr;  // [end_count] after which the sequence gets no more
+  int64_t end_count = 0;             // at most kMostEndIds where the segment goes ahead
+  int64_t banned_steps = 1;          // tokens from the first on for which `banned` holds
 };
+
+inline constexpr int64_t kMostEndIds = 8;
 
 // Log-probabilities are of the logits as given.
 struct Drawn {

@@ -16,6 +16,9 @@ struct Segment {
   std::span<const StepToken> tokens;
   int64_t logit_rows = 0;    // logits are wanted for this many of its last tokens
   bool reads_logits = true;  // on the host, too; false: draws alone are made of them
+  // Of a segment of one token with one draw: so many further tokens may be fed, each the one drawn
+  // before it, in steps without the host. The block table covers their positions.
+  int64_t ahead = 0;
 };
 
 }  // namespace tgv::model

@@ -40,6 +40,8 @@ struct Options {
   // under all orders is not being tested.
   int skip_barrier = -1;
   bool short_copy_waits = false;
+  // Every graph of a step is compared with what would be launched in its place before it runs.
+  bool check_replays = true;
 };
 Options& options();
 

@@ -13,6 +13,7 @@
 #include "simt/collectives.h"
 #include "simt/mma.h"
 #include "simt/numbers.h"
+#include "simt/stream.h"
 #include "simt/types.h"
 
 #define __global__

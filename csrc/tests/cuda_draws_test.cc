@@ -83,7 +83,12 @@ struct Rig {
     for (int32_t i = 0; i < kRows; ++i) tokens.push_back({i * i % 97, nullptr});
   }
 
-  int64_t downloaded() const { return table().downloaded_bytes(last_runner); }
+  int64_t downloaded() const { return counts().downloaded_bytes; }
+  StreamCounts counts() const {
+    StreamCounts out;
+    table().stream_counts(last_runner, &out);
+    return out;
+  }
 
   // `read` of the rows come to the host, the rest stay. Bytes that the step copied.
   int64_t step(const std::vector<Draw>& draws, int64_t read = 0,
@@ -355,20 +360,20 @@ TEST(laying_out_draws_allocates_nothing) {
   const Lists lists;
   const std::vector<Draw> draws = grid(lists);
   DrawInputs inputs(kIds, {kDraws, 100, 10, 10, 64});
-  std::vector<uint8_t> memory(inputs.bytes() + 256);
+  std::vector<uint8_t> memory(inputs.head_bytes() + inputs.list_bytes() + 256);
   uint8_t* const base =
       memory.data() + (256 - reinterpret_cast<uintptr_t>(memory.data()) % 256) % 256;
   const int64_t before = allocations;
   inputs.check(draws.data(), kDraws, kRows);
-  inputs.fill(base, draws.data(), kDraws);
+  inputs.fill(base, base + inputs.head_bytes(), draws.data(), kDraws);
   const int64_t after = allocations;
   CHECK_EQ(after, before);
   size_t written = 0;
   for (const DrawInputs::Piece& piece : inputs.written()) {
-    CHECK(piece.offset + piece.bytes <= inputs.bytes());
+    CHECK(piece.offset + piece.bytes <= inputs.list_bytes());
     written += piece.bytes;
   }
-  CHECK(written < inputs.bytes());
+  CHECK(written < inputs.list_bytes());
 }
 
 // As many draws as there may be, with lists as long as they may be: the arrays take them.

@@ -299,13 +299,172 @@ CudaTable watched_table() {
   return table;
 }
 
+StreamCounts stream_counts(const CudaTable& table) {
+  StreamCounts counts;
+  table.stream_counts(last_runner, &counts);
+  return counts;
+}
+
+int64_t downloaded_bytes(const CudaTable& table) { return stream_counts(table).downloaded_bytes; }
+
+// Two steps read the prompt, whose last one draws. The others are launches of a graph; four of them
+// go ahead of the host, with one upload before and one download behind them.
+TEST(a_decode_step_is_one_graph) {
+  const CudaTable table = watched_table();
+  Engine engine(make_models(table).cuda, settings());
+  CHECK_EQ(engine.metrics().graphs.graphs, 2 * 4);  // of 1, 2, 4 and 8 rows
+  CHECK(engine.metrics().graphs.seconds > 0 && engine.metrics().graphs.bytes > 0);
+  CHECK(ask(engine, asking(ids(40), 1)).message.empty());
+  const StreamCounts prompt = stream_counts(table);
+  CHECK_EQ(prompt.graphs, 0);
+  CHECK_EQ(prompt.uploads, 2 + 2);  // and cosines and sines, at the start
+  CHECK(ask(engine, asking(ids(40, 1), 6)).message.empty());
+  const StreamCounts all = stream_counts(table);
+  CHECK_EQ(all.graphs, 5);
+  CHECK_EQ(all.launches, 2 * prompt.launches);
+  CHECK_EQ(all.uploads - prompt.uploads, 2 + 2);
+  CHECK_EQ(all.downloads - prompt.downloads, 1 + 2);
+  CHECK_EQ(all.downloaded_bytes - prompt.downloaded_bytes, 6 * 8);
+  CHECK_EQ(engine.metrics().steps, 2 + 2 + 5);
+  CHECK_EQ(engine.metrics().decode_tokens, 5);
+}
+
+EngineOptions without_graphs() {
+  EngineOptions options = settings();
+  options.graphs = false;
+  return options;
+}
+
+TEST(graphs_change_no_bit) {
+  const std::vector<Submission> requests = many_requests();
+  Engine with(models().cuda, settings());
+  Engine without(models().cuda, without_graphs());
+  CHECK_EQ(without.metrics().graphs.graphs, 0);
+  const std::vector<Answer> expected = ask_all(without, requests), got = ask_all(with, requests);
+  for (size_t i = 0; i < requests.size(); ++i) CHECK(same(got[i], expected[i]));
+}
+
+// --- steps without the host ---------------------------------------------------------------------
+// All of them go ahead where nobody waits: penalties with a history and without, bans of end ids at
+// the start, end ids and stop strings that come in the middle of several steps, lengths that are no
+// multiple of what is done at once, several samples.
+std::vector<Submission> plain_requests(const std::vector<int32_t>& said) {
+  std::vector<Submission> all;
+  for (const int64_t length : {1, 2, 5, 9, 11})
+    all.push_back(asking(ids(7 + length, length), length));
+  Submission ends = asking(ids(10), 12);
+  generate(ends).eos_ids = {said[5], 96, 95};
+  all.push_back(ends);
+  generate(ends).min_new_tokens = 8;
+  all.push_back(ends);
+  Submission stops = asking(ids(10), 12);
+  const std::vector<std::string> bytes = settings().token_bytes;
+  generate(stops).stop = {bytes[static_cast<size_t>(said[5])] +
+                          bytes[static_cast<size_t>(said[6])]};
+  all.push_back(stops);
+  Submission drawn = asking(ids(13, 3), 10);
+  generate(drawn).temperature = 1.1;
+  generate(drawn).seed = 12;
+  generate(drawn).samples = 3;
+  all.push_back(drawn);
+  generate(drawn).samples = 1;
+  generate(drawn).repetition_penalty = 1.4;
+  generate(drawn).frequency_penalty = 0.3;
+  all.push_back(drawn);
+  generate(drawn).history = ids(6, 9);
+  generate(drawn).logit_bias = {{3, 2.5f}, {40, -1.0f}};
+  generate(drawn).top_p = 0.9;
+  all.push_back(drawn);
+  return all;
+}
+
+TEST(steps_without_the_host_change_no_bit) {
+  const CudaTable table = watched_table();
+  const Models made = make_models(table);
+  Engine stepping(made.cuda, without_graphs());
+  const std::vector<int32_t> said = ask(stepping, asking(ids(10), 12)).ids.at(0);
+  const std::vector<Submission> requests = plain_requests(said);
+  const std::vector<Answer> expected = ask_all(stepping, requests);
+  Engine engine(made.cuda, settings());
+  int64_t tokens = 0;
+  const int64_t before = stream_counts(table).downloads;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Answer alone = ask(engine, requests[i]);
+    CHECK(same(alone, expected[i]));
+    CHECK(alone.ends == expected[i].ends);
+    CHECK(alone.message.empty());
+    for (const auto& [sample, all] : alone.ids) tokens += static_cast<int64_t>(all.size());
+  }
+  CHECK(stream_counts(table).downloads - before < tokens / 2);
+  const std::vector<Answer> together = ask_all(engine, requests);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    CHECK(same(together[i], expected[i]));
+    CHECK(together[i].ends == expected[i].ends);
+  }
+  check_nothing_left(engine);
+}
+
+// int4 over int8 pages, over several pages' edges.
+TEST(steps_without_the_host_change_no_bit_of_int4) {
+  EngineOptions options = settings(), direct = without_graphs();
+  options.kv_kind = direct.kv_kind = kv::Kind::kI8;
+  Engine engine(int4_model(*tgv_cuda_model_table()), options);
+  Engine stepping(int4_model(*tgv_cuda_model_table()), direct);
+  Submission request = asking(ids(14, 2), 40);
+  generate(request).samples = 2;
+  generate(request).temperature = 0.8;
+  CHECK(same(ask(engine, request), ask(stepping, request)));
+  check_nothing_left(engine);
+}
+
+// Requests that must see every token go step by step, and so does their company.
+TEST(best_ids_and_long_lists_of_ends_go_step_by_step) {
+  const CudaTable table = watched_table();
+  Engine engine(make_models(table).cuda, settings());
+  Submission best = asking(ids(9), 6);
+  generate(best).top_logprobs = 2;
+  Submission many_ends = asking(ids(9), 6);
+  generate(many_ends).eos_ids = {90, 91, 92, 93, 94, 95, 96, 89, 88};
+  for (const Submission& request : {best, many_ends}) {
+    const int64_t before = stream_counts(table).downloads;
+    const Answer answer = ask(engine, request);
+    CHECK_EQ(stream_counts(table).downloads - before,
+             static_cast<int64_t>(answer.ids.at(0).size()));
+  }
+}
+
+TEST(ends_in_the_middle_leave_it_usable) {
+  Engine engine(models().cuda, settings());
+  const Answer expected = ask(engine, asking(ids(9), 50));
+  const int64_t running = engine.submit(asking(ids(9), 50));
+  Answer some;
+  while (some.ids[0].size() < 6) {
+    for (Event& event : engine.next(running, 60)) some.take(event);
+  }
+  engine.cancel(running);
+  while (!some.done) {
+    for (Event& event : engine.next(running, 60)) some.take(event);
+  }
+  CHECK(some.ends.at(0) == Reason::kCancelled || some.ids.at(0).size() == 50);
+  CHECK(std::equal(some.ids.at(0).begin(), some.ids.at(0).end(), expected.ids.at(0).begin()));
+  Submission late = asking(ids(9), 50);
+  late.deadline_s = 0.1;
+  const Answer cut = ask(engine, late);
+  CHECK(cut.ends.at(0) == Reason::kDeadline || cut.ids.at(0).size() == 50);
+  if (cut.ids.count(0)) {
+    CHECK(std::equal(cut.ids.at(0).begin(), cut.ids.at(0).end(), expected.ids.at(0).begin()));
+  }
+  CHECK(same(ask(engine, asking(ids(9), 50)), expected));
+  check_nothing_left(engine);
+}
+
 TEST(tokens_come_to_the_host_and_their_logits_stay) {
   const CudaTable table = watched_table();
   Engine engine(make_models(table).cuda, settings());
   const auto downloaded = [&](const Submission& request) {
-    const int64_t before = table.downloaded_bytes(last_runner);
+    const int64_t before = downloaded_bytes(table);
     CHECK(ask(engine, request).message.empty());
-    return table.downloaded_bytes(last_runner) - before;
+    return downloaded_bytes(table) - before;
   };
   CHECK_EQ(downloaded(asking(ids(40), 6)), 6 * 8);  // an id and its log-probability
   Submission samples = asking(ids(20), 6);
@@ -319,9 +478,9 @@ TEST(tokens_come_to_the_host_and_their_logits_stay) {
   CHECK_EQ(downloaded(score), 3 * 4 * kVocab);
   Submission guessed = asking(ids(12), 30);
   generate(guessed).speculate = true;
-  const int64_t before = table.downloaded_bytes(last_runner);
+  const int64_t before = downloaded_bytes(table);
   const Answer answer = ask(engine, guessed);
-  CHECK_EQ(table.downloaded_bytes(last_runner) - before,
+  CHECK_EQ(downloaded_bytes(table) - before,
            8 * (30 + answer.stats.drafted - answer.stats.accepted));
 }
 
@@ -338,9 +497,9 @@ TEST(lists_without_room_are_drawn_from_on_the_host) {
   generate(many_ends).eos_ids.assign(257, 5);
   generate(many_ends).min_new_tokens = 3;
   for (const Submission& request : {many_biases, long_history, many_ends}) {
-    const int64_t before = table.downloaded_bytes(last_runner);
+    const int64_t before = downloaded_bytes(table);
     const Answer got = ask(cuda, request);
-    CHECK_EQ(table.downloaded_bytes(last_runner) - before,
+    CHECK_EQ(downloaded_bytes(table) - before,
              4 * kVocab * static_cast<int64_t>(got.ids.at(0).size()));
     check_ids_and_ends(got, ask(cpu, request));
   }

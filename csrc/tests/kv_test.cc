@@ -1,5 +1,6 @@
 // The KV cache without Python: float conversions, rows, pages, prefixes, copy-on-write, admission,
 // and a long random run under check(). tests/kv/ compares with a plain model.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -361,6 +362,32 @@ TEST(truncate_forgets_positions_and_never_writes_what_others_read) {
   CHECK_THROWS(InvalidArgument, cache.truncate(a, 1), "length is 1");
   CHECK_THROWS(InvalidArgument, cache.truncate(b, -1), "length is -1");
   cache.check();
+}
+
+TEST(pages_are_there_before_their_positions) {
+  KVCache cache(small(8), "m");
+  const SequenceId a = cache.reserve({keys(10), 50});
+  extend(cache, a, keys(10));
+  cache.append(a, keys(1, 10));
+  cache.cover(a, 35);
+  const std::vector<int32_t> table(cache.block_table(a).begin(), cache.block_table(a).end());
+  CHECK_EQ(table.size(), size_t{3});
+  cache.append(a, keys(23, 11));  // finds them
+  cache.append(a, keys(1, 34));
+  CHECK(std::ranges::equal(cache.block_table(a), table));
+  cache.check();
+  cache.cover(a, 60);
+  cache.cover(a, 0);  // gives back what has no positions
+  CHECK(std::ranges::equal(cache.block_table(a), table));
+  cache.check();
+  cache.cover(a, 60);
+  cache.truncate(a, 34);
+  cache.check();
+  CHECK_THROWS(InvalidArgument, cache.cover(a, 61), "passes the 60 that were reserved");
+  cache.cover(a, 60);
+  cache.release(a);
+  cache.check();
+  CHECK_EQ(cache.counts().referenced, 0);
 }
 
 TEST(a_sequence_is_extended_by_room_that_is_there) {

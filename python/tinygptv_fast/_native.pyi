@@ -330,10 +330,11 @@ class Engine:
     Requests over one backbone, batched step by step by a native thread; internal, it may change
     without notice. See docs/engine.md. Every method may be called from any thread.
     """
-    def __init__(self, weights: LoadedModel, *, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, prefill_chunk: typing.SupportsInt | typing.SupportsIndex = 256, token_bytes: collections.abc.Sequence[bytes] | None = None, queue_limit: typing.SupportsInt | typing.SupportsIndex = 1024, event_limit: typing.SupportsInt | typing.SupportsIndex = 256) -> None:
+    def __init__(self, weights: LoadedModel, *, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, prefill_chunk: typing.SupportsInt | typing.SupportsIndex = 256, token_bytes: collections.abc.Sequence[bytes] | None = None, queue_limit: typing.SupportsInt | typing.SupportsIndex = 1024, event_limit: typing.SupportsInt | typing.SupportsIndex = 256, graphs: bool = True) -> None:
         """
         threads: 0 for all physical cores; isa: '' for the widest; kv_kind: 'int8', 'f16',
-        'bf16' or 'f32'; token_bytes: the text of each id, for stop strings.
+        'bf16' or 'f32'; token_bytes: the text of each id, for stop strings; graphs: steps
+        that only decode are captured graphs on a GPU.
         """
     def cancel(self, request: typing.SupportsInt | typing.SupportsIndex) -> None:
         """

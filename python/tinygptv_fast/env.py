@@ -10,6 +10,7 @@
 | ``TINYGPTV_LOG`` | log level of the command line: debug, info, warning (the default), error |
 | ``TINYGPTV_TRACEBACK`` | 1 shows the traceback of an unexpected error in the command line; 0 (the default) one line |
 | ``TINYGPTV_CUDA_EMULATION`` | for tests: path of the CUDA library compiled for the CPU, which device="cuda" runs on |
+| ``TINYGPTV_CUDA_GRAPHS`` | 0 launches a GPU's decode steps kernel by kernel; 1 (the default) as captured graphs |
 | ``HF_ENDPOINT`` | the hub that 'tinygptv fetch' asks: https://huggingface.co, or a mirror of it |
 | ``HF_HUB_OFFLINE`` | 1, on, yes or true: 'tinygptv fetch' asks no server |
 | ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
@@ -40,6 +41,7 @@ _KNOWN = (
     "TINYGPTV_LOG",
     "TINYGPTV_TRACEBACK",
     "TINYGPTV_CUDA_EMULATION",
+    "TINYGPTV_CUDA_GRAPHS",
 )
 HUB = "https://huggingface.co"
 _HUB_TRUE, _HUB_FALSE = ("1", "ON", "YES", "TRUE"), ("", "0", "OFF", "NO", "FALSE")  # as the hub's own library reads it
@@ -59,6 +61,7 @@ class Settings:
     traceback: bool = False
     color: bool = True
     cuda_emulation: str = ""  # empty: none
+    cuda_graphs: bool = True
     hub_endpoint: str = HUB  # no slash at the end
     hub_offline: bool = False
     unknown: tuple[str, ...] = ()
@@ -77,6 +80,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         traceback=_one_of("TINYGPTV_TRACEBACK", given.get("TINYGPTV_TRACEBACK", ""), ("0", "1"), "0") == "1",
         color=not given.get("NO_COLOR", ""),
         cuda_emulation=given.get("TINYGPTV_CUDA_EMULATION", ""),
+        cuda_graphs=_one_of("TINYGPTV_CUDA_GRAPHS", given.get("TINYGPTV_CUDA_GRAPHS", ""), ("0", "1"), "1") == "1",
         hub_endpoint=_hub_endpoint(given.get("HF_ENDPOINT", "")),
         hub_offline=_hub_offline(given.get("HF_HUB_OFFLINE", "")),
         unknown=tuple(sorted(n for n in given if n.startswith(PREFIX) and n not in _KNOWN + _BUILD_ONLY)),

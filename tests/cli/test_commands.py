@@ -12,7 +12,7 @@ from PIL import Image
 
 from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.directory import open_directory
-from tinygptv_fast.cli.doctor import _cuda_state, _gpu_line
+from tinygptv_fast.cli.doctor import _cuda_state, _gpu_line, _graphs_line
 from tinygptv_fast.diagnosis.machine import inspect_machine
 from tinygptv_fast.generate import TinyGPTV
 
@@ -198,6 +198,12 @@ def test_doctor_tells_an_emulation_from_a_gpu(monkeypatch: pytest.MonkeyPatch) -
     assert _cuda_state(replace(machine, gpus=[])) == "not available"
     monkeypatch.setenv("TINYGPTV_CUDA_EMULATION", "/x/lib.so")
     assert _cuda_state(machine) == "an emulation on the CPU, for tests: /x/lib.so"
+
+
+def test_doctor_says_what_capturing_took() -> None:
+    said = _graphs_line({"count": 8, "seconds": 0.126, "bytes": 3_260_000, "gpu": "Test 9000"})
+    assert said.startswith("decode steps on Test 9000: 8 captured graphs, made in 0.13 s, 3.3 MB of its memory")
+    assert _graphs_line({"why_not": "no room"}) == "decode steps on the GPU: not captured, no room"
 
 
 # --- draw -------------------------------------------------------------------------------------------------------------

@@ -57,9 +57,10 @@ INSTRUCTIONS = {
     "embedding_rows": (),
     "paged_attention_merge": (),
     "sample_rows": (),
+    "advance_rows": (),
 }
 
-DECODER = ("decoder", "draw_inputs", "sampler", "step", "storage", "table", "weights")
+DECODER = ("decoder", "draw_inputs", "runner", "sampler", "step", "storage", "table", "weights")
 
 
 def nvcc(repository: Path, *arguments: str | Path) -> str:
@@ -178,7 +179,7 @@ def test_later_gpus_get_ptx(repository: Path, tmp_path: Path) -> None:
     [
         *("int4_gemv", "paged_attention", "prefill_attention", "int4_gemm", "int8_gemm", "half_gemm", "float_gemm"),
         # the prefix sets these tests apart from those of the CPU's ops
-        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding", "cuda_sampling"),
+        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding", "cuda_sampling", "cuda_advance"),
     ],
 )
 def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:
@@ -189,7 +190,9 @@ def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> No
     nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", host, "-o", tmp_path / "host.o")
 
 
-@pytest.mark.parametrize("name", ["tests/cuda_decoder_test", *(f"model/cuda/{name}" for name in DECODER)])
+@pytest.mark.parametrize(
+    "name", ["tests/cuda_decoder_test", "tests/cuda_graphs_test", *(f"model/cuda/{name}" for name in DECODER)]
+)
 def test_the_decoder_compiles(repository: Path, tmp_path: Path, name: str) -> None:
     """Its sources serve the emulation and nvcc, so they are C++17."""
     nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", repository / f"csrc/{name}.cc", "-o", tmp_path / "out.o")

@@ -230,6 +230,8 @@ def test_info_says_what_it_runs_on(exact: tuple[tgv.TinyGPTV, tgv.TinyGPTV]) -> 
     assert "emulation" in cuda.info["gpu"] and cuda.info["weights_mapped"] is False
     assert cuda.stats()["weight_bytes"] == cuda.info["weights_bytes"]
     assert cuda.info["arena_bytes"] > 0
+    assert cuda.info["graphs"] == 4 and cuda.info["graph_seconds"] > 0  # of 1 row and 2, with draws and without
+    assert "graphs" not in cpu.info
 
 
 def test_the_demo_as_it_is_stored(emulated: str) -> None:

@@ -2,6 +2,7 @@
 // once per problem.
 #pragma once
 
+#include "kernels/cuda/advance.cuh"
 #include "kernels/cuda/embedding.cuh"
 #include "kernels/cuda/float_gemm.cuh"
 #include "kernels/cuda/half_gemm.cuh"
@@ -18,22 +19,38 @@
 
 namespace tgv::cuda {
 
+#if defined(__CUDACC__)
+// Loads a kernel that was never launched, which may not happen while a graph is captured: CUDA
+// loads lazily, and that can wait for the device.
+template <class Kernel>
+void make_ready(Kernel kernel, int64_t shared_bytes, bool loads) {
+  if (loads) {
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
+  }
+  if (shared_bytes <= 32 * 1024) return;  // 48 KB without asking, static arrays included
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes)),
+        "raising a kernel's shared memory");
+}
+#endif
+
 template <class... Parameters, class... Arguments>
 void start(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
            const Launch& launch, Arguments... arguments) {
   const dim3 grid(static_cast<unsigned>(blocks)), block(static_cast<unsigned>(threads));
+  const bool only_loads = launch.state && launch.state->only_loads;
+  if (launch.state && !only_loads) ++launch.state->launches;
 #if defined(__CUDACC__)
-  if (shared_bytes > 32 * 1024) {  // 48 KB without asking, static arrays included
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "raising a kernel's shared memory");
-  }
+  make_ready(kernel, shared_bytes, only_loads);
+  if (only_loads) return;
   kernel<<<grid, block, static_cast<size_t>(shared_bytes), launch.stream>>>(arguments...);
   check(cudaGetLastError(), "a kernel launch");
 #else
-  (void)launch;
-  simt::launch(kernel, grid, block, static_cast<size_t>(shared_bytes), /*cooperative=*/false,
-               arguments...);
+  if (only_loads) return;
+  simt::Stream at_once;
+  simt::Stream& stream = launch.stream ? *launch.stream : at_once;
+  stream.launch(kernel, grid, block, static_cast<size_t>(shared_bytes), arguments...);
 #endif
 }
 
@@ -229,6 +246,12 @@ inline void launch_sampling(const SamplingParams& p, const Launch& launch) {
   if (!why_not.empty()) throw InvalidArgument(concat("sampling: ", why_not));
   start(p.top > 0 ? sample_rows<true> : sample_rows<false>, p.sequences, kSamplingThreads, 0,
         launch, p);
+}
+
+inline void launch_advance(const AdvanceParams& p, const Launch& launch) {
+  const std::string why_not = advance_why_not(p);
+  if (!why_not.empty()) throw InvalidArgument(concat("advance: ", why_not));
+  start(advance_rows<kAdvanceThreads>, 1, kAdvanceThreads, 0, launch, p);
 }
 
 }  // namespace tgv::cuda

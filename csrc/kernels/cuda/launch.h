@@ -9,12 +9,23 @@
 
 namespace tgv::cuda {
 
+#if defined(__CUDACC__)
+using Stream = cudaStream_t;  // null: the default stream
+#else
+using Stream = simt::Stream*;  // null: every launch runs at once
+#endif
+
+// What launches do to a stream, beside what they put on it.
+struct LaunchState {
+  int64_t launches = 0;     // so far, those that were captured included
+  bool only_loads = false;  // a kernel is loaded and allowed its shared memory, and not launched
+};
+
 struct Launch {
   int blocks = 1;  // at most; a kernel never needs more than it has work items
   int64_t shared_bytes_per_block = 49152;  // what the device lets a block have
-#if defined(__CUDACC__)
-  cudaStream_t stream = nullptr;
-#endif
+  Stream stream = nullptr;
+  LaunchState* state = nullptr;  // may be null
 };
 
 #if defined(__CUDACC__)

@@ -104,6 +104,7 @@ __global__ void __launch_bounds__(kSamplingThreads, 1) sample_rows(const Samplin
   TGV_SHARED(float, values, [kSamplingListed]);
   TGV_SHARED(int32_t, words, [2]);
   const int sequence = static_cast<int>(blockIdx.x);
+  if (p.logit_rows && p.logit_rows[sequence] < 0) return write_none(p, sequence);
   const SamplingSettings s = p.settings[sequence];
   const Span span(p.vocab);
   BlockReduction block{slots};

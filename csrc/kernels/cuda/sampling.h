@@ -34,7 +34,8 @@ struct SamplingParams {
   const float* logits = nullptr;  // [S, logits_stride] f32, not modified
   int64_t logits_stride = 0;      // numbers, at least V
   const int32_t* logit_rows = nullptr;  // [S] row of each; null: its own number. Then logits is
-                                        // [any, logits_stride], and several may share a row
+                                        // [any, logits_stride], several may share a row, and a
+                                        // negative one has no token: padding of a batch
   const SamplingSettings* settings = nullptr;  // [S]
   const int64_t* positions = nullptr;          // [S]: of the token to come, the random counter
 

@@ -10,7 +10,7 @@ namespace tgv::model {
 
 namespace {
 
-constexpr int64_t kGemvRows = 8;        // of x, at most
+constexpr int64_t kGemvRows = 8;        // of x, at most; a number of rows that graphs have
 constexpr int kGemvBlocks = 4;          // a multiprocessor, see int4_gemv.cuh
 constexpr int64_t kSinglesAtOnce = 64;  // of attention: bounds its scratch
 constexpr int kEmulatedProcessors = 4;
@@ -43,8 +43,9 @@ CudaDecoderOptions with_device(CudaDecoderOptions options) {
 }
 
 StepLimits limits_of(const Architecture& a, const CudaDecoderOptions& options,
-                     const CudaPageShape& pages) {
+                     const CudaPageShape& pages, size_t front_bytes) {
   StepLimits limits;
+  limits.front_bytes = static_cast<int64_t>(front_bytes);
   limits.max_tokens = options.max_tokens;
   limits.max_logit_rows = options.max_logit_rows;
   limits.max_sequences = std::min(options.max_sequences, options.max_tokens);
@@ -129,14 +130,14 @@ struct CudaDecoder::Buffers {
 };
 
 CudaDecoder::CudaDecoder(std::shared_ptr<const CudaWeights> weights, const CudaStorage& storage,
-                         const CudaDecoderOptions& options)
+                         const CudaDecoderOptions& options, size_t front_bytes)
     : weights_(std::move(weights)),
       architecture_(weights_->architecture()),
       options_(with_device(options)),
       page_shape_(checked(storage.shape(), architecture_)),
       body_form_(weights_->forms().body.form),
       head_form_(weights_->forms().head.form),
-      inputs_(limits_of(architecture_, options_, page_shape_)),
+      inputs_(limits_of(architecture_, options_, page_shape_, front_bytes)),
       staging_(inputs_.bytes(), "the inputs of a step"),
       arena_(carve(sizes(), nullptr).bytes, "a decoder"),
       buffers_(std::make_unique<const Buffers>(carve(sizes(), arena_.data()))) {
@@ -160,10 +161,11 @@ CudaDecoder::Sizes CudaDecoder::sizes() const {
 
 CudaDecoder::Memory CudaDecoder::memory_for(const Architecture& architecture,
                                             const CudaForms& forms, const CudaPageShape& pages,
-                                            const CudaDecoderOptions& options) {
+                                            const CudaDecoderOptions& options, size_t front_bytes) {
   architecture.check();
   const CudaDecoderOptions chosen = with_device(options);
-  const StepInputs inputs(limits_of(architecture, chosen, checked(pages, architecture)));
+  const StepInputs inputs(
+      limits_of(architecture, chosen, checked(pages, architecture), front_bytes));
   return {carve({architecture, forms, chosen, pages.kind, inputs}, nullptr).bytes, inputs.bytes()};
 }
 
@@ -249,8 +251,8 @@ void CudaDecoder::upload_rotary() {
   if (architecture_.rotary_dims == 0) return;
   std::vector<float> cosines, sines;
   make_rotary(cosines, sines, architecture_);
-  upload(buffers_->cosines, cosines.data(), 4 * cosines.size(), stream_);
-  upload(buffers_->sines, sines.data(), 4 * sines.size(), stream_);
+  model::upload(buffers_->cosines, cosines.data(), 4 * cosines.size(), stream_);
+  model::upload(buffers_->sines, sines.data(), 4 * sines.size(), stream_);
   stream_.wait();
 }
 
@@ -503,27 +505,28 @@ void CudaDecoder::give_workspace(cuda::GemmProblem& p, const cuda::GemmWork& wor
 }
 
 // --- a step -------------------------------------------------------------------------------------
-cuda::Launch CudaDecoder::launch(int blocks) const {
-  cuda::Launch out;
+cuda::Launch CudaDecoder::on_stream(int blocks) const {
+  cuda::Launch out = stream_.launch();
   out.blocks = blocks;
   out.shared_bytes_per_block = options_.shared_bytes_per_block;
-#if defined(__CUDACC__)
-  out.stream = stream_.get();
-#endif
   return out;
 }
 
-bool CudaDecoder::takes_gemv(const cuda::Int4GemvParams& p) const {
-  return p.batch <= kGemvRows &&
-         cuda::int4_gemv_why_not(p, options_.shared_bytes_per_block).empty();
+// Chosen for the rows that a graph of such a step would have.
+bool CudaDecoder::takes_gemv(cuda::Int4GemvParams p) const {
+  if (p.batch > kGemvRows) return false;
+  int rows = 1;
+  while (rows < p.batch) rows *= 2;
+  p.batch = rows;
+  return cuda::int4_gemv_why_not(p, options_.shared_bytes_per_block).empty();
 }
 
 void CudaDecoder::multiply(const CudaMatrix& matrix, const Product& product) const {
-  const cuda::Launch gemm = launch(options_.multiprocessors);
+  const cuda::Launch gemm = on_stream(options_.multiprocessors);
   switch (matrix.form.form) {
     case CudaForm::kInt4: {
       const cuda::Int4GemvParams gemv = gemv_params(matrix, product);
-      if (takes_gemv(gemv)) return run_kernel(gemv, launch(kGemvBlocks * gemm.blocks));
+      if (takes_gemv(gemv)) return run_kernel(gemv, on_stream(kGemvBlocks * gemm.blocks));
       return run_kernel(gemm_params<cuda::Int4GemmParams>(matrix, product), gemm);
     }
     case CudaForm::kInt8:
@@ -539,31 +542,32 @@ void CudaDecoder::multiply(const CudaMatrix& matrix, const Product& product) con
 void CudaDecoder::attend(const Layer& layer, const StepShape& shape) const {
   const int at_once = static_cast<int>(kSinglesAtOnce);
   for (int first = 0; first < shape.singles; first += at_once) {
-    run_kernel(singles_params(layer, first, std::min(at_once, shape.singles - first)), launch(1));
+    run_kernel(singles_params(layer, first, std::min(at_once, shape.singles - first)),
+               on_stream(1));
   }
-  if (shape.prompts) run_kernel(prompts_params(layer, shape), launch(1));
+  if (shape.prompts) run_kernel(prompts_params(layer, shape), on_stream(1));
 }
 
 void CudaDecoder::run_layer(int64_t index, const StepShape& shape) const {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const Buffers& b = *buffers_;
   const bool half = body_form_ != CudaForm::kF32;
-  run_kernel(norm_params(index, shape), launch(1));
+  run_kernel(norm_params(index, shape), on_stream(1));
   multiply(layer.qkv, {b.qkv, false, false, b.h, shape.tokens});
   multiply(layer.fc1, {b.gelu, half, true, b.h, shape.tokens});
-  run_kernel(append_params(layer, shape), launch(1));
+  run_kernel(append_params(layer, shape), on_stream(1));
   attend(layer, shape);
   multiply(layer.out, {b.attention, false, false, b.mixed, shape.tokens});
   multiply(layer.fc2, {b.mlp, false, false, b.gelu, shape.tokens});
 }
 
 void CudaDecoder::run_head(const StepShape& shape) const {
-  run_kernel(final_norm_params(shape), launch(1));
+  run_kernel(final_norm_params(shape), on_stream(1));
   multiply(head_, {buffers_->logits, false, false, buffers_->last, shape.logit_rows});
 }
 
-bool CudaDecoder::run(const StepShape& shape, const std::atomic<bool>* stop) const {
-  run_kernel(embedding_params(shape), launch(1));
+bool CudaDecoder::launch(const StepShape& shape, const std::atomic<bool>* stop) const {
+  run_kernel(embedding_params(shape), on_stream(1));
   for (int64_t l = 0; l < architecture_.layers; ++l) {
     if (stop && stop->load(std::memory_order_relaxed)) return false;
     run_layer(l, shape);
@@ -572,12 +576,31 @@ bool CudaDecoder::run(const StepShape& shape, const std::atomic<bool>* stop) con
   return true;
 }
 
-bool CudaDecoder::start(const DeviceSegment* segments, int64_t count,
-                        const std::atomic<bool>* stop) {
+const StepShape& CudaDecoder::prepare(const DeviceSegment* segments, int64_t count) {
   stream_.wait();
   shape_ = inputs_.fill(staging_.data(), segments, count);
-  upload(buffers_->step, staging_.data(), inputs_.used_bytes(), stream_);
-  return run(shape_, stop);
+  return shape_;
+}
+
+StepShape CudaDecoder::padded_shape(int64_t rows) {
+  StepShape out;
+  out.tokens = out.singles = out.logit_rows = static_cast<int>(rows);
+  return out;
+}
+
+uint8_t* CudaDecoder::front_device() const { return buffers_->given.front; }
+
+const StepArrays& CudaDecoder::inputs() const { return buffers_->given; }
+
+void CudaDecoder::upload() const {
+  model::upload(buffers_->step, staging_.data(), inputs_.used_bytes(), stream_);
+}
+
+bool CudaDecoder::start(const DeviceSegment* segments, int64_t count,
+                        const std::atomic<bool>* stop) {
+  prepare(segments, count);
+  upload();
+  return launch(shape_, stop);
 }
 
 bool CudaDecoder::step(const DeviceSegment* segments, int64_t count,

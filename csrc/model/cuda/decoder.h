@@ -3,10 +3,10 @@
 // What     New positions of any number of sequences in, K and V into their pages, logits of the
 //          rows that want them out; the mathematics is model/decoder.h's.
 // Launches Embedding; for each layer: norm, qkv, fc1, append to the cache, attention (of prompts
-// and
-//          of single tokens), out, fc2; norm and head. One stream, no host in between. Products of
-//          up to 8 rows with int4 weights go through int4_gemv, where x fits a block's shared
-//          memory, others through the matrix products.
+//          and of single tokens), out, fc2; norm and head. One stream, no host in between. Products
+//          of up to 8 rows with int4 weights go through int4_gemv, where x of as many rows as a
+//          graph of such a step has (1, 2, 4 or 8) fits a block's shared memory, others through the
+//          matrix products: a step is the same bits with padding and without.
 // Memory   One block of device memory, sized at construction. A step allocates nothing. What the
 //          kernels must know of a step is one struct of fixed addresses (step.h), uploaded in one
 //          copy; what launches are told by value follows from its StepShape, so that a captured
@@ -44,12 +44,14 @@ class CudaDecoder {
     size_t arena_bytes = 0, pinned_bytes = 0;
   };
   static Memory memory_for(const Architecture& architecture, const CudaForms& forms,
-                           const CudaPageShape& pages, const CudaDecoderOptions& options);
+                           const CudaPageShape& pages, const CudaDecoderOptions& options,
+                           size_t front_bytes = 0);
 
-  // The pages' shape must be the model's. Weights and pages outlive the decoder. Throws
-  // InvalidArgument (quoting the kernel that cannot take the model), CapacityError, SystemError.
+  // The pages' shape must be the model's. Weights and pages outlive the decoder. front_bytes: of
+  // the step's inputs, for others (step.h). Throws InvalidArgument (quoting the kernel that cannot
+  // take the model), CapacityError, SystemError.
   CudaDecoder(std::shared_ptr<const CudaWeights> weights, const CudaStorage& storage,
-              const CudaDecoderOptions& options);
+              const CudaDecoderOptions& options, size_t front_bytes = 0);
   ~CudaDecoder();
 
   const Architecture& architecture() const { return architecture_; }
@@ -57,16 +59,31 @@ class CudaDecoder {
   size_t arena_bytes() const { return arena_.bytes(); }
   const DeviceStream& stream() const { return stream_; }
 
-  // Starts a step; what is put on stream() next finds its logits. Waits for the step before, whose
-  // struct it overwrites. `stop` (may be null) is looked at before each layer is started. False: it
-  // was set and the step was given up, K, V and logits of its tokens are worthless. Throws
-  // InvalidArgument if the step does not fit the options or the model, having started nothing.
+  // Starts a step; what is put on stream() next finds its logits: prepare(), upload(), launch().
   bool start(const DeviceSegment* segments, int64_t count, const std::atomic<bool>* stop = nullptr);
+
+  // Waits for the step before, whose inputs are overwritten, and writes those of this one. Throws
+  // InvalidArgument if the step does not fit the options or the model, having written nothing.
+  const StepShape& prepare(const DeviceSegment* segments, int64_t count);
+  // Adds rows of nobody to the step that was prepared, which must be one of single tokens with a
+  // row of logits each: padded_shape(rows) is what is to be launched.
+  void pad(int64_t rows) { inputs_.pad(rows); }
+  static StepShape padded_shape(int64_t rows);
+  // front_bytes at the start of the inputs: what upload() copies from, and to.
+  uint8_t* front_host() const { return inputs_.arrays(staging_.data()).front; }
+  uint8_t* front_device() const;
+  const StepArrays& inputs() const;  // of a step, in device memory
+  void upload() const;
+  // Puts the kernels of a step of this shape on the stream. `stop` (may be null) is looked at
+  // before each layer is started. False: it was set and the step was given up, K, V and logits of
+  // its tokens are worthless.
+  bool launch(const StepShape& shape, const std::atomic<bool>* stop = nullptr) const;
 
   // start(), and waits until all of it is done.
   bool step(const DeviceSegment* segments, int64_t count, const std::atomic<bool>* stop = nullptr);
 
-  // [V] of logit row `row` of the last step, in device memory and in the order of the segments.
+  // [V] of logit row `row` of the last step, in device memory and in the order of the segments;
+  // padding is none of them.
   const float* logits(int64_t row) const;
   void read_logits(float* out, int64_t row) const;  // [V] in host memory; waits
   // Rows [first, first + count) to host memory [count, V], there when stream() has been waited for.
@@ -116,14 +133,13 @@ class CudaDecoder {
   void add_branches(cuda::NormParams& p, const Layer& layer) const;
   void set_output(cuda::NormParams& p, void* y, CudaForm form) const;
 
-  bool run(const StepShape& shape, const std::atomic<bool>* stop) const;
   void run_layer(int64_t index, const StepShape& shape) const;
   void attend(const Layer& layer, const StepShape& shape) const;
   void run_head(const StepShape& shape) const;
   void multiply(const CudaMatrix& matrix, const Product& product) const;
-  bool takes_gemv(const cuda::Int4GemvParams& p) const;
+  bool takes_gemv(cuda::Int4GemvParams p) const;
   void give_workspace(cuda::GemmProblem& p, const cuda::GemmWork& work) const;
-  cuda::Launch launch(int blocks) const;
+  cuda::Launch on_stream(int blocks) const;
 
   const std::shared_ptr<const CudaWeights> weights_;
   const Architecture architecture_;

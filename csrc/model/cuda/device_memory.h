@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/cuda/launch.h"
+#include "model/cuda/sizes.h"
 
 namespace tgv::model {
 
@@ -29,28 +30,52 @@ class DeviceStream {
     cuda::check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   }
   ~DeviceStream() { (void)cudaStreamDestroy(stream_); }
-  cudaStream_t get() const { return stream_; }
+  cuda::Stream get() const { return stream_; }
 #else
   DeviceStream() = default;
+  cuda::Stream get() const { return &stream_; }
 #endif
   DeviceStream(const DeviceStream&) = delete;
   DeviceStream& operator=(const DeviceStream&) = delete;
 
-  // What downloads have copied to the host. Read by the thread that runs steps.
-  int64_t downloaded_bytes() const { return downloaded_bytes_; }
-  void count_download(size_t bytes) const { downloaded_bytes_ += static_cast<int64_t>(bytes); }
+  // For kernels on this stream.
+  cuda::Launch launch() const {
+    cuda::Launch out;
+    out.stream = get();
+    out.state = &state_;
+    return out;
+  }
+  cuda::LaunchState& state() const { return state_; }
+
+  // Read by the thread that runs steps.
+  StreamCounts counts() const {
+    StreamCounts out = counts_;
+    out.launches = state_.launches;
+    return out;
+  }
+  void count_upload() const { ++counts_.uploads; }
+  void count_graph() const { ++counts_.graphs; }
+  void count_download(size_t bytes) const {
+    ++counts_.downloads;
+    counts_.downloaded_bytes += static_cast<int64_t>(bytes);
+  }
 
   // Until everything asked for has been done; throws SystemError if any of it failed.
   void wait() const {
 #if defined(__CUDACC__)
     cuda::check(cudaStreamSynchronize(stream_), "a kernel or a copy");
+#else
+    stream_.refuse_if_capturing("a wait");
 #endif
   }
 
  private:
-  mutable int64_t downloaded_bytes_ = 0;
+  mutable StreamCounts counts_;
+  mutable cuda::LaunchState state_;
 #if defined(__CUDACC__)
   cudaStream_t stream_ = nullptr;
+#else
+  mutable simt::Stream stream_;
 #endif
 };
 
@@ -126,10 +151,11 @@ using PinnedMemory = MemoryBlock<MemoryPlace::kPinned>;
 // --- copies, in the order of the stream ---------------------------------------------------------
 // From host memory that nobody changes before the stream has come past; `to` in device memory.
 inline void upload(void* to, const void* from, size_t bytes, const DeviceStream& stream) {
+  stream.count_upload();
 #if defined(__CUDACC__)
   cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream.get()), "an upload");
 #else
-  (void)stream;
+  stream.get()->refuse_if_capturing("an upload");
   std::memcpy(to, from, bytes);
 #endif
 }
@@ -141,6 +167,7 @@ inline void start_download(void* to, const void* from, size_t bytes, const Devic
 #if defined(__CUDACC__)
   cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream.get()), "a download");
 #else
+  stream.get()->refuse_if_capturing("a download");
   std::memcpy(to, from, bytes);
 #endif
 }
@@ -155,7 +182,7 @@ inline void zero(void* data, size_t bytes, const DeviceStream& stream) {
 #if defined(__CUDACC__)
   cuda::check(cudaMemsetAsync(data, 0, bytes, stream.get()), "clearing memory");
 #else
-  (void)stream;
+  stream.get()->refuse_if_capturing("clearing memory");
   std::memset(data, 0, bytes);
 #endif
 }

@@ -52,4 +52,8 @@ void run_kernel(const cuda::SamplingParams& p, const cuda::Launch& launch) {
   cuda::launch_sampling(p, launch);
 }
 
+void run_kernel(const cuda::AdvanceParams& p, const cuda::Launch& launch) {
+  cuda::launch_advance(p, launch);
+}
+
 }  // namespace tgv::model

@@ -4,6 +4,7 @@
 // Each throws InvalidArgument with the kernel's why_not, SystemError if the launch fails.
 #pragma once
 
+#include "kernels/cuda/advance.h"
 #include "kernels/cuda/embedding.h"
 #include "kernels/cuda/float_gemm.h"
 #include "kernels/cuda/half_gemm.h"
@@ -32,5 +33,6 @@ void run_kernel(const cuda::PagedAttentionParams& p, const cuda::Launch& launch)
 void run_kernel(const cuda::PrefillAttentionParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::PageCopyParams& p, const cuda::Launch& launch);
 void run_kernel(const cuda::SamplingParams& p, const cuda::Launch& launch);
+void run_kernel(const cuda::AdvanceParams& p, const cuda::Launch& launch);
 
 }  // namespace tgv::model

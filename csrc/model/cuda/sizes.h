@@ -57,6 +57,16 @@ struct CudaDecoderOptions {
   int64_t max_sequences = 64;          // in a step; not read over f32 pages
   int multiprocessors = 0;             // blocks of a matrix product; 0: the device's
   int64_t shared_bytes_per_block = 0;  // 0: what the device lets a block have
+  bool graphs = true;                  // steps that only decode are launched as captured graphs
+};
+
+// What was put on a stream so far.
+struct StreamCounts {
+  int64_t uploads = 0;
+  int64_t launches = 0;  // of kernels one by one; those that were captured are not among them
+  int64_t graphs = 0;    // launches of whole graphs
+  int64_t downloads = 0;
+  int64_t downloaded_bytes = 0;
 };
 
 }  // namespace tgv::model

@@ -19,6 +19,7 @@ StepLimits checked(StepLimits limits) {
   check_range("max_tokens", limits.max_tokens, 1, 65536);
   check_range("max_logit_rows", limits.max_logit_rows, 1, limits.max_tokens);
   check_range("max_sequences", limits.max_sequences, 1, limits.max_tokens);
+  check_range("front_bytes", limits.front_bytes, 0, int64_t{1} << 32);
   if (limits.tokens_are_sequences) limits.max_sequences = limits.max_tokens;
   return limits;
 }
@@ -41,6 +42,7 @@ StepArrays StepInputs::arrays(uint8_t* base) const {
     return part;
   };
   StepArrays out;
+  out.front = reinterpret_cast<uint8_t*>(take((limits_.front_bytes + 3) / 4));
   out.ids = take(limits_.max_tokens);
   out.positions = take(limits_.max_tokens);
   out.sequence_of = take(limits_.max_tokens);
@@ -56,11 +58,15 @@ StepArrays StepInputs::arrays(uint8_t* base) const {
 
 // --- checks -------------------------------------------------------------------------------------
 void StepInputs::check_segment(const DeviceSegment& segment) const {
-  const int64_t last = segment.first_position + segment.count;
+  const int64_t last = segment.first_position + segment.count + segment.ahead;
   const int64_t covered = segment.pages * kPageTokens;
   if (segment.count < 1) throw InvalidArgument("a segment has no tokens, expected at least one");
   if (!segment.tokens || !segment.block_table) {
     throw InvalidArgument("a segment's tokens or block table is null");
+  }
+  if (segment.ahead < 0 || (segment.ahead > 0 && segment.count != 1)) {
+    throw InvalidArgument(concat("a segment of ", segment.count, " tokens goes ", segment.ahead,
+                                 " ahead, expected 0, or more of one token"));
   }
   if (segment.first_position < 0 || last > limits_.max_positions || last > covered) {
     throw InvalidArgument(concat("a segment has positions ", segment.first_position, "..", last - 1,
@@ -130,7 +136,7 @@ void StepInputs::add_singles(const DeviceSegment& segment) {
     const int64_t position = segment.first_position + i;
     const int sequence = shape_.singles++;
     add_token(segment.tokens[i], position, sequence);
-    add_table(segment, position + 1, sequence);
+    add_table(segment, position + 1 + segment.ahead, sequence);
     to_.lengths[sequence] = static_cast<int32_t>(position + 1);
   }
 }
@@ -146,6 +152,26 @@ void StepInputs::add_prompt(const DeviceSegment& segment) {
   for (int64_t i = 0; i < segment.count; ++i) {
     add_token(segment.tokens[i], segment.first_position + i, sequence);
   }
+}
+
+void StepInputs::add_nobody() {
+  const int row = shape_.tokens++;
+  to_.ids[row] = 0;  // any that there is
+  to_.positions[row] = -1;
+  to_.sequence_of[row] = shape_.singles;
+  to_.lengths[shape_.singles++] = 0;
+  to_.logit_sources[shape_.logit_rows++] = row;
+}
+
+StepShape StepInputs::pad(int64_t rows) {
+  if (shape_.prompts || shape_.logit_rows != shape_.tokens || rows < shape_.tokens ||
+      rows > std::min(limits_.max_sequences, limits_.max_logit_rows)) {
+    throw InvalidArgument(concat("a step of ", shape_.tokens, " tokens, ", shape_.prompts,
+                                 " prompts and ", shape_.logit_rows, " rows of logits cannot have ",
+                                 rows, " rows"));
+  }
+  while (shape_.tokens < rows) add_nobody();
+  return shape_;
 }
 
 StepShape StepInputs::fill(uint8_t* base, const DeviceSegment* segments, int64_t count) {
@@ -167,12 +193,15 @@ StepShape StepInputs::fill(uint8_t* base, const DeviceSegment* segments, int64_t
       to_.logit_sources[shape_.logit_rows++] = static_cast<int32_t>(row);
     }
   }
-  const auto* end = given_
-                        ? reinterpret_cast<const uint8_t*>(to_.given + given_ * limits_.width)
-                        : reinterpret_cast<const uint8_t*>(
-                              to_.tables + (shape_.singles + shape_.prompts) * limits_.max_pages());
-  used_bytes_ = static_cast<size_t>(end - base);
+  count_used(base);
   return shape_;
+}
+
+void StepInputs::count_used(const uint8_t* base) {
+  const int64_t tables = (shape_.singles + shape_.prompts) * limits_.max_pages();
+  const auto* end = given_ ? reinterpret_cast<const uint8_t*>(to_.given + given_ * limits_.width)
+                           : reinterpret_cast<const uint8_t*>(to_.tables + tables);
+  used_bytes_ = static_cast<size_t>(end - base);
 }
 
 }  // namespace tgv::model

@@ -6,8 +6,12 @@
 //           logits stay in the order of the segments. Where pages are f32 every token counts as a
 //           sequence of its own: attention of prompts cannot take them.
 // Struct    Offsets follow from StepLimits alone, so that a captured graph can be replayed: all
-//           that a launch is told by value is its StepShape. Tables and given embeddings come last;
-//           what is not used of them is not uploaded.
+//           that a launch is told by value is its StepShape. It begins with room for what somebody
+//           else wants uploaded in the same copy. Tables and given embeddings come last; what is
+//           not used of them is not uploaded.
+// Padding   A captured graph is for some number of decoding rows. Rows beyond those of the step are
+//           nobody's: they have no position, so that nothing is written to any page for them, no
+//           context, so that none is read, and their logits are nobody's business.
 //
 // Host code. C++17: nvcc compiles it.
 #pragma once
@@ -29,6 +33,7 @@ struct DeviceSegment {
   int64_t count = 0;
   int64_t logit_rows = 0;    // logits are wanted for this many of its last tokens
   bool reads_logits = true;  // on the host, too; false: draws alone are made of them
+  int64_t ahead = 0;         // further positions that its block table covers, see Segment::ahead
 };
 
 struct StepLimits {
@@ -38,6 +43,7 @@ struct StepLimits {
   int64_t max_positions = 0;   // of the model
   int64_t vocab = 0, width = 0;
   int64_t pages = 0;                  // NP of the cache
+  int64_t front_bytes = 0;            // of others, at the start of the struct
   bool tokens_are_sequences = false;  // f32 pages
 
   int64_t max_pages() const;  // of a sequence: row length of the block tables
@@ -54,6 +60,7 @@ struct StepShape {
 
 // The struct: in pinned memory on the host, and at the same offsets on the device.
 struct StepArrays {
+  uint8_t* front;                               // [front_bytes]
   int32_t *ids, *positions, *sequence_of;       // [T]; ids: -1 - g is row g of `given`
   int32_t* lengths;                             // [singles]
   int32_t *first_rows, *new_tokens, *contexts;  // [prompts]
@@ -73,7 +80,13 @@ class StepInputs {
   // Writes the struct. Throws InvalidArgument if the segments do not fit limits or model, in the
   // words of model::Decoder, having written nothing. Allocates nothing.
   StepShape fill(uint8_t* base, const DeviceSegment* segments, int64_t count);
-  size_t used_bytes() const { return used_bytes_; }  // from the start, of the last fill
+  size_t used_bytes() const {
+    return used_bytes_;
+  }  // from the start, of the last fill; padding has no more
+
+  // Adds rows to the step that was filled, until it has `rows` of them; it must be one of single
+  // tokens, each with a row of logits, and `rows` within the limits.
+  StepShape pad(int64_t rows);
 
  private:
   void check(const DeviceSegment* segments, int64_t count) const;
@@ -83,6 +96,8 @@ class StepInputs {
   void add_table(const DeviceSegment& segment, int64_t positions, int sequence);
   void add_singles(const DeviceSegment& segment);
   void add_prompt(const DeviceSegment& segment);
+  void add_nobody();
+  void count_used(const uint8_t* base);
 
   const StepLimits limits_;
   size_t bytes_ = 0;

@@ -99,10 +99,7 @@ cuda::PageCopyParams CudaStorage::copy_params() const {
 void CudaStorage::copy_pages(const int32_t* pairs, int64_t count, const DeviceStream& stream) {
   for (int64_t i = 0; i < 2 * count; ++i) check_range("a page", pairs[i], 0, shape_.pages - 1);
   cuda::PageCopyParams p = copy_params();
-  cuda::Launch launch;
-#if defined(__CUDACC__)
-  launch.stream = stream.get();
-#endif
+  const cuda::Launch launch = stream.launch();
   for (int64_t first = 0; first < count; first += kMostPairs) {
     p.pairs = static_cast<int>(std::min(kMostPairs, count - first));
     upload(pairs_, pairs + 2 * first, static_cast<size_t>(p.pairs) * 8, stream);

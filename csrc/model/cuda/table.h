@@ -15,11 +15,12 @@
 #include "model/cuda/sizes.h"
 #include "model/cuda/step.h"
 #include "model/draw.h"
+#include "model/graph_cost.h"
 #include "model/matrix_source.h"
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 4;
+inline constexpr int32_t kCudaTableVersion = 6;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
 
 // Which exception it was. kNone: the call did what it says.
@@ -38,14 +39,15 @@ struct CudaError {
 
 // What a step came to, in the host's memory until the next step.
 struct CudaStepResults {
-  int32_t is_whole = 0;  // 0: it was given up, and nothing else here counts
+  int32_t steps = 0;  // 0: it was given up, and nothing else here counts; more: those ahead, too
   const float* logits =
       nullptr;                   // [logit rows, V]; rows of segments that read none are not written
   const int32_t* ids = nullptr;  // [draws], see Drawn
   const float* logprobs = nullptr;
   const int32_t* top_ids = nullptr;  // [draws, top]
   const float* top_logprobs = nullptr;
-  int64_t top = 0;  // the most that any draw wanted
+  int64_t top = 0;     // the most that any draw wanted
+  int64_t stride = 0;  // of ids and logprobs, from one step to the next
 };
 
 struct CudaModelHandle;   // weights, to be filled and then never changed
@@ -81,8 +83,9 @@ struct CudaTable {
   int64_t (*arena_bytes)(const CudaRunnerHandle* runner);  // host memory for logits included
   int64_t (*page_bytes)(const CudaRunnerHandle* runner);
   void (*draw_limits)(const CudaRunnerHandle* runner, DrawLimits* out);
-  int64_t (*downloaded_bytes)(const CudaRunnerHandle* runner);  // copied to the host by all steps
-  // CudaDecoder::start, CudaSampler::start, and waits until all of it is done.
+  void (*graph_cost)(const CudaRunnerHandle* runner, GraphCost* out);
+  void (*stream_counts)(const CudaRunnerHandle* runner, StreamCounts* out);
+  // CudaRunner::step.
   CudaStatus (*step)(CudaRunnerHandle* runner, const DeviceSegment* segments, int64_t count,
                      const Draw* draws, int64_t draw_count, const std::atomic<bool>* stop,
                      CudaStepResults* out, CudaError* error);

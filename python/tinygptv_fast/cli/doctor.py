@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .. import env
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, TinyGPTVError
 from . import options
 from .cache import cache_facts, cache_line
 from .fit import show_fit
@@ -44,7 +44,8 @@ def doctor(
     then the most that may be used.
 
     The read bandwidth is measured (a second, half a gigabyte). Memory and speed limits of settings are predictions
-    from sizes: no model is loaded and nothing is timed.
+    from sizes: no model is loaded and nothing is timed. But on a machine with a GPU, --model loads that model there
+    and says what capturing its decode steps took.
     """
     if memory is not None or ttft is not None:
         show_fit(model, memory, ttft, image_size, threads, json_output, quiet)
@@ -81,6 +82,9 @@ def doctor(
     }
     if config is not None:
         data["model"] = _model_data(str(model), config, usable, bandwidth)
+        if machine.gpus or env.read_settings().cuda_emulation:
+            with progress("loading the model on the GPU", quiet=quiet):
+                data["model"]["graphs"] = _graphs(str(model))
     if json_output:
         print_json("doctor", data)
     else:
@@ -107,6 +111,29 @@ def _model_data(model: str, config: ModelConfig, usable: int, bandwidth: float |
         "reference_backend_bytes": needed,
         "reference_backend_fits": needed <= usable,
     }
+
+
+def _graphs(model: str) -> dict[str, Any]:
+    """What captured graphs of this model's decode steps took on the GPU, or under ``why_not`` why it does not run."""
+    from ..generate.model import TinyGPTV
+
+    try:
+        with TinyGPTV.from_pretrained(local_directory(model), device="cuda", vision=False) as opened:
+            info = opened.info
+    except TinyGPTVError as error:
+        return {"why_not": str(error)}
+    if "graphs" not in info:
+        return {"why_not": "TINYGPTV_CUDA_GRAPHS is 0"}
+    return {"count": info["graphs"], "seconds": info["graph_seconds"], "bytes": info["graph_bytes"], "gpu": info["gpu"]}
+
+
+def _graphs_line(graphs: dict[str, Any]) -> str:
+    if "why_not" in graphs:
+        return f"decode steps on the GPU: not captured, {graphs['why_not']}"
+    return (
+        f"decode steps on {graphs['gpu']}: {graphs['count']} captured graphs, made in {graphs['seconds']:.2f} s, "
+        f"{graphs['bytes'] / 1e6:.1f} MB of its memory (measured)"
+    )
 
 
 def _show_machine(machine: Machine, data: dict[str, Any]) -> None:
@@ -180,3 +207,5 @@ def _show_model(data: dict[str, Any]) -> None:
         f"reference backend {gigabytes(data['reference_backend_bytes'])}, which {fits}",
         soft_wrap=True,
     )
+    if "graphs" in data:
+        console().print(_graphs_line(data["graphs"]), soft_wrap=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config import TextConfig
+from ..env import read_settings
 from ..errors import ClosedError, InvalidArgumentError, TinyGPTVError, UnsupportedError
 from ..memory import read_memory
 from ..protocol import Event, GenerationOptions, Picture, Prompt
@@ -86,7 +87,9 @@ class NativeBackend:
             kv_tokens=kv_tokens,
             max_sequences=max_sequences,
             token_bytes=token_bytes,
+            graphs=read_settings().cuda_graphs,
         )
+        self._facts |= _graph_facts(self._engine.metrics())
         self._weights: _native.Weights | _native.CudaWeights | None = weights
         self.kv_kind = kv_kind
         self._pictures = pictures
@@ -213,7 +216,7 @@ class NativeBackend:
         return found
 
     def describe(self) -> dict[str, Any]:
-        """isa, threads, sizes in bytes."""
+        """isa, threads, sizes in bytes; what captured graphs took, where there are any."""
         return dict(self._facts)
 
     def stats(self) -> dict[str, Any]:
@@ -297,6 +300,12 @@ class EngineJob:
 def _buffers(prompt: Prompt) -> tuple[Any, Any]:
     """ids and embeddings as the engine takes them; older stubs of numpy do not say that its arrays are buffers."""
     return prompt.ids, prompt.embeddings
+
+
+def _graph_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a GPU's captured decode steps: how many, the seconds it took and the bytes its driver says it took."""
+    names = ("graphs", "graph_seconds", "graph_bytes")
+    return {name: metrics[name] for name in names} if metrics["graphs"] else {}
 
 
 def _min_new_tokens(options: GenerationOptions) -> int:
