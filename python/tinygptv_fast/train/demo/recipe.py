@@ -87,8 +87,8 @@ class DemoRecipe:
     s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
     s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
     s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
-    s4: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1e-3)
-    finish: Phase = Phase(steps=600, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
+    s4: StagePlan = StagePlan(steps=800, pictures=10, questions=6, lr=1e-3)
+    finish: Phase = Phase(steps=400, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
     warm_up: int = 4000
     pretrain: int = 36000
     part_named: int = 30000
