@@ -59,8 +59,8 @@ def test_tensors_come_as_they_were_made() -> None:
 
 
 def test_all_that_steps_learn_from_can_be_pickled() -> None:
-    asking = Asking(TINY, "s4", "part_named", 50, 3, 2)
-    looked = Looked(TINY, (("part_named", "multitask", 40), ("pretrain", "instruct", 30)))
+    asking = Asking(TINY, "s4", "multitask", 50, 3, 2)
+    looked = Looked(TINY, (("multitask", "multitask", 40), ("pretrain", "instruct", 30)))
     for made in (asking, looked, Told(TINY)):
         again = pickle.loads(pickle.dumps(made))
         assert again(5) == made(5) and again(6) != made(5)

@@ -100,7 +100,7 @@ def test_recipe_round_trip_and_sizes() -> None:
 
 def test_a_phase_depends_on_no_later_one() -> None:
     plain = DemoRecipe()
-    other = dataclasses.replace(plain, look=dataclasses.replace(plain.look, steps=7), part_named=5, row_noise=0.5)
+    other = dataclasses.replace(plain, look=dataclasses.replace(plain.look, steps=7), multitask=5, row_noise=0.5)
     changed = [phase for phase in PHASES if plain.digest_of(phase) != other.digest_of(phase)]
     assert changed == [phase for phase in PHASES[PHASES.index("cache128") :] if phase != "text"]
     assert {first_use(name) for name in plain.to_dict()} <= set(PHASES)
@@ -239,7 +239,7 @@ def test_a_picture_is_the_one_that_is_asked_about() -> None:
 def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> None:
     recipe = dataclasses.replace(SMALLEST, looking=0.5, row_noise=0.0)
     caches = []
-    for seed, (name, shown) in enumerate({"pretrain": "instruct", "part_named": "multitask"}.items()):
+    for seed, (name, shown) in enumerate({"pretrain": "instruct", "multitask": "multitask"}.items()):
         rows = np.random.default_rng(seed).normal(size=(40, 16, recipe.vision_width)).astype(np.float16)
         np.save(tmp_path / f"{name}.npy", rows)
         caches.append((Cache(tmp_path / f"{name}.npy", name), shown))
@@ -268,7 +268,7 @@ def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> N
 
 
 def test_a_cache_that_is_looked_at_more_often_shows_every_picture_in_turn(tmp_path: Path) -> None:
-    sizes = {"part_named": 30, "pretrain": 10}
+    sizes = {"multitask": 30, "pretrain": 10}
     for name, size in sizes.items():
         np.save(tmp_path / f"{name}.npy", np.zeros((size, 16, SMALLEST.vision_width), dtype=np.float16))
     large, small = ((Cache(tmp_path / f"{name}.npy", name), name) for name in sizes)

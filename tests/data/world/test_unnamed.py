@@ -1,8 +1,7 @@
-"""What has no name: seen, never said; nothing is learnt of the name it lacks."""
+"""What has no name: seen while the vision side learns, never asked about; nothing is learnt of the name it lacks."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,16 +10,14 @@ import torch
 
 from tinygptv_fast.data.colours import COLOURS
 from tinygptv_fast.data.outlines import OUTLINES, UNNAMED_OUTLINES
-from tinygptv_fast.data.question import Question
 from tinygptv_fast.data.randomness import generator
-from tinygptv_fast.data.world.candidate import Candidate
 from tinygptv_fast.data.world.labels import IGNORE, NO_NAME, SHAPE_CLASSES, cell_labels, set_targets
-from tinygptv_fast.data.world.lexicon import HELD_OUT_PAIRS, SHAPES, plural
+from tinygptv_fast.data.world.lexicon import HELD_OUT_PAIRS, SHAPES
 from tinygptv_fast.data.world.made_up import KNOWN
-from tinygptv_fast.data.world.sampler import STAGES, Example, training, training_scene
+from tinygptv_fast.data.world.sampler import STAGES, training_scene
 from tinygptv_fast.data.world.sampling import FULL, scene_from_seed
 from tinygptv_fast.data.world.scene import Scene
-from tinygptv_fast.data.world.unnamed import UNNAMED, can_be_said, is_all_named, unknown_word, unnamed_colour
+from tinygptv_fast.data.world.unnamed import UNNAMED, unknown_word, unnamed_colour
 from tinygptv_fast.train.demo.pictures import PLACING, labels_of
 from tinygptv_fast.train.heads import TeachingHeads, seeing_loss
 
@@ -47,55 +44,8 @@ def test_a_third_has_no_name_and_no_pair_is_held_out(scenes: list[Scene]) -> Non
 def test_nothing_else_in_the_world_has_changed() -> None:
     for seed in range(30):
         assert scene_from_seed(seed, FULL) == scene_from_seed(seed, replace(FULL, unnamed=0.0))
-    asking = [stage for name, stage in STAGES.items() if stage.kinds and name != "part_named"]
+    asking = [stage for stage in STAGES.values() if stage.kinds]
     assert all(spec.unnamed == 0 for stage in asking for _, spec in stage.scenes)
-
-
-# --- questions about what has a name ----------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def partly() -> list[Example]:
-    found = [training(0, "part_named", 0, index) for index in range(500)]
-    return [one for one in found if not is_all_named(one.scene)]
-
-
-def _said(question: Question) -> str:
-    turns = [*question.history, question]
-    return " ".join(f"{turn.prompt} {turn.answer}" for turn in turns)
-
-
-def test_what_has_no_name_is_never_said(partly: list[Example]) -> None:
-    assert 150 < len(partly) < 300
-    strange = {UNNAMED, *UNNAMED_OUTLINES, *map(plural, UNNAMED_OUTLINES)}
-    said = [_said(question) for example in partly for question in example.questions]
-    assert len(said) > 5 * len(partly)
-    assert not any(strange & set(re.findall(r"\w+", text)) for text in said)
-
-
-def test_what_has_half_a_name_is_asked_about_by_that_half(partly: list[Example]) -> None:
-    found = {"of a colour without a name": 0, "of an outline without a name": 0}
-    for scene in (example.scene for example in partly):
-        for thing in scene.shapes:
-            part = None if thing.colour in COLOURS and thing.shape in SHAPES else thing
-            if part is None:
-                continue
-            name = thing.shape if thing.colour == UNNAMED else thing.colour
-            sort = "of a colour without a name" if thing.colour == UNNAMED else "of an outline without a name"
-            asked = [q for e in partly if e.scene is scene for q in e.questions]
-            found[sort] += any(q.kind in ("position", "refer", "size", "texture") and name in q.prompt for q in asked)
-    assert min(found.values()) > 30
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        Candidate("count", {"things": "ells"}, "2"),
-        Candidate("colour", {"thing": "star"}, UNNAMED),
-        Candidate("then_size", {}, "large", history=(Candidate("exist", {"a_thing": "an unnamed star"}, "yes"),)),
-    ],
-)
-def test_a_question_that_says_it_in_any_turn_is_noticed(said: Candidate) -> None:
-    assert not can_be_said(said)
-    assert can_be_said(Candidate("count", {"things": "stars"}, "2", history=(Candidate("exist", {}, "yes"),)))
 
 
 @pytest.mark.parametrize("dark", [False, True])

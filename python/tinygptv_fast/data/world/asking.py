@@ -15,7 +15,6 @@ from . import attributes, counting, dialogue, outside, places, reading, statemen
 from .candidate import Candidate
 from .lexicon import HELD_OUT_PAIRS, HELD_OUT_UNKNOWN, HELD_OUT_WORDS, MAX_THINGS, SHAPES, SIZES, TEXTURES
 from .scene import Scene
-from .unnamed import can_be_said, is_all_named
 from .wordings import HELD_OUT, TASKS, TRAIN
 
 _HELD_OUT_NAMES = frozenset((*HELD_OUT_WORDS, *HELD_OUT_UNKNOWN))
@@ -124,8 +123,6 @@ def ask(
     and no (and every other set of answers, as far as scenes have them) come up equally often.
     """
     found = [c for c in check_kind(kind).candidates(scene) if split.admits(c)]
-    if not is_all_named(scene):
-        found = [c for c in found if can_be_said(c)]
     if group is None:
         group = _choose_group(rng, kind, found)
     chosen = [c for c in found if group is None or c.group == group]

@@ -48,8 +48,6 @@ def _only(*kinds: str) -> tuple[tuple[str, float], ...]:
 
 
 _MIXED = ((0.48, FULL), (0.20, CROWDED), (0.28, TEXT), (0.04, EMPTY))
-#: (share of the pictures, how likely each thing of theirs has no name)
-_PARTLY = ((0.5, 0.0), (0.5, 0.45))
 _SEEN = ((0.30, FULL), (0.23, CROWDED), (0.45, TEXT), (0.02, EMPTY))
 #: easy, full, words, reading, unnamed: pictures with labels for the vision side. The others add questions, as the
 #: paper's four stages do: captions, then captions and boxes, then instructions, then every task.
@@ -73,12 +71,6 @@ STAGES: dict[str, Stage] = {
     "aimed": Stage(_MIXED, tuple((kind, float(weight)) for kind, weight in _AIMED.items()), 6),
     # Everything there is to see, and a third of it of no name, for the last of the vision side's phases.
     "unnamed": Stage(tuple((share, replace(spec, unnamed=0.35)) for share, spec in _SEEN)),
-    # The pictures of "multitask", some of their things without a name: asked about by what has one.
-    "part_named": Stage(
-        tuple((part * share, replace(spec, unnamed=often)) for part, often in _PARTLY for share, spec in _MIXED),
-        _only(*KINDS),
-        6,
-    ),
 }
 
 

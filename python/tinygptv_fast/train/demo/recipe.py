@@ -32,7 +32,7 @@ SHOWN = {
     "v4": "unnamed",
 }
 #: Which cached pictures each phase learns from. S3 asks new kinds of questions about the pictures of S2.
-CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "part_named", "finish": "part_named"}
+CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "multitask", "finish": "multitask"}
 
 #: Whose cached pictures and questions phase "look" takes in turn: mostly those of the size that is shipped.
 LOOKED_AT = ("s4", "s4", "s3", "s4")
@@ -42,7 +42,7 @@ SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision=
 _PHASE_FIELDS = (*SEEING, "text", "look", "finish")
 #: The first phase that depends on a setting which is not called like its phase. All others matter from the start.
 _FIRST_USE = {
-    "small_every": "v2", "warm_up": "cache64", "pretrain": "cache64", "part_named": "cache128", "made_up": "text",
+    "small_every": "v2", "warm_up": "cache64", "pretrain": "cache64", "multitask": "cache128", "made_up": "text",
     "looking": "look", "row_noise": "look", "lora_rank": "s2", "report_questions": "report",
 }  # fmt: skip
 
@@ -69,7 +69,7 @@ class DemoRecipe:
     """Everything a run depends on besides the code: two runs with equal recipes are equal.
 
     Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
-    ``pretrain``, ``part_named``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
+    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
     "look" that are about a picture, the others about a scene in words; ``made_up`` of those in words have names made up
     for them. ``row_noise``: how much noise a picture's rows get when "look" begins, as a share of their own spread; it
     falls with the rate.
@@ -80,18 +80,18 @@ class DemoRecipe:
     v1b: Phase = Phase(steps=5000, pictures=32, questions=0, muon_lr=0.008, adam_lr=1e-3, decay=0.6)
     v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
     v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    v4: Phase = Phase(steps=3400, pictures=16, questions=0, muon_lr=0.003, adam_lr=5e-4, decay=0.85)
+    v4: Phase = Phase(steps=2400, pictures=16, questions=0, muon_lr=0.003, adam_lr=5e-4, decay=0.85)
     small_every: int = 4  # of the steps from v2 on, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
     look: Phase = Phase(steps=4400, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
     s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
     s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
     s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
-    s4: StagePlan = StagePlan(steps=800, pictures=10, questions=6, lr=1e-3)
-    finish: Phase = Phase(steps=400, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
+    s4: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1e-3)
+    finish: Phase = Phase(steps=600, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
     warm_up: int = 4000
     pretrain: int = 36000
-    part_named: int = 30000
+    multitask: int = 30000
     looking: float = 0.8
     row_noise: float = 0.1
     made_up: float = 0.35
@@ -141,11 +141,7 @@ class DemoRecipe:
             raise InvalidArgumentError(f"phase is {phase!r}, expected one of {list(CACHES)}")
         if phase == "cache64":
             return {"warm_up": self.warm_up, "pretrain": self.pretrain}
-        return {"part_named": self.part_named}
-
-    def cache_of(self, shown: str) -> str:
-        """Which of the two phases writes the rows of the pictures of stage ``shown``."""
-        return next(phase for phase in CACHES if shown in self.cached(phase))
+        return {"multitask": self.multitask}
 
     def scaled(self, factor: float) -> DemoRecipe:
         """The same phases with steps, cached pictures and exams multiplied by ``factor``: for trying the machinery."""
@@ -159,7 +155,7 @@ class DemoRecipe:
         for name in (*_PHASE_FIELDS, *STAGES):
             settings = getattr(self, name)
             changed[name] = dataclasses.replace(settings, steps=less(settings.steps, 3))
-        for name in ("warm_up", "pretrain", "part_named"):
+        for name in ("warm_up", "pretrain", "multitask"):
             changed[name] = less(getattr(self, name), 32)
         changed |= {"exam": less(self.exam, 1), "report_questions": less(self.report_questions, 40)}
         return dataclasses.replace(self, **changed)

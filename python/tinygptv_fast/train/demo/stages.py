@@ -159,7 +159,7 @@ def batches_of(session: Session, phase: str) -> CachedQuestions:
     recipe = session.recipe
     plan = recipe.finish if phase == "finish" else recipe.plan(phase)
     cache = open_cache(session, CACHED[phase])
-    source = recipe.cache_of(CACHED[phase])
+    source = "cache128" if CACHED[phase] == "multitask" else "cache64"
     digest = hashlib.sha256(f"{phase} {session.digest(phase, source)}".encode()).hexdigest()
     asking = Asking(recipe, phase, cache.shown, len(cache), plan.pictures, plan.questions)
     return CachedQuestions(phase, cache, digest, asking)
