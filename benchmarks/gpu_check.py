@@ -28,8 +28,8 @@ BUILD = REPOSITORY / "build" / "gpu"
 DEVICE_TESTS = (
     *("int4_gemv_device", "paged_attention_device", "prefill_attention_device"),
     *("int4_gemm_device", "int8_gemm_device", "half_gemm_device", "float_gemm_device"),
-    *("cuda_advance_device", "cuda_norm_device", "cuda_qkv_append_device", "cuda_page_copy_device", "cuda_embedding_device"),
-    *("cuda_sampling_device", "cuda_decoder_device", "cuda_graphs_device"),
+    *("cuda_advance_device", "cuda_norm_device", "cuda_qkv_append_device", "cuda_page_copy_device"),
+    *("cuda_embedding_device", "cuda_sampling_device", "cuda_decoder_device", "cuda_graphs_device"),
     *("cuda_draws_device", "cuda_engine_device"),
 )
 TOTAL_S = 570.0
