@@ -118,7 +118,7 @@ sanitize: $(VENV)/.installed
 docs: build
 	$(BIN)/python tools/check_docs.py
 
-train-demo: runnable
+train-demo: build
 	$(BIN)/python -m tinygptv_fast.train.demo $(DEMO_ARGS)
 
 

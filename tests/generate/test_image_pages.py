@@ -184,7 +184,7 @@ def test_a_full_cache_and_eviction(int4: Path, model: tgv.TinyGPTV, state: tgv.I
         assert small.stats()["kv_pages_evicted"] > 0
         requests = [{"image": state, "prompt": text, "max_new_tokens": 12} for text in QUESTIONS]
         whole = [said(model.generate(state, text, max_new_tokens=12)) for text in QUESTIONS]
-        assert [said(answer) for answer in small.generate_batch(requests)] == whole  # type: ignore[arg-type]
+        assert [said(answer) for answer in small.generate_batch(requests)] == whole
         idle(small)
 
 
@@ -270,7 +270,7 @@ def test_another_model(state: tgv.ImageState, directories: dict[str, Path]) -> N
 
 def test_arguments(model: tgv.TinyGPTV, state: tgv.ImageState, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="pages is 'yes', expected True or False"):
-        model.encode_image(IMAGES[0], pages="yes")  # type: ignore[arg-type]
+        model.encode_image(IMAGES[0], pages="yes")
     with pytest.raises(InvalidArgumentError, match="template is given without pages=True"):
         model.encode_image(IMAGES[0], template="vicuna")
     with pytest.raises(InvalidArgumentError, match="template is 'raw', which puts nothing before a picture"):

@@ -1,6 +1,6 @@
 """What the steps learn from, made ahead in a process of its own.
 
-Drawing and asking is a tenth of a step or more, and Python: a thread for it would take the interpreter's lock from the
+Drawing and asking is a tenth of a step of *look*, and Python: a thread for it would take the interpreter's lock from the
 one that trains. The process has a low priority, so that it gets what the training leaves of the cores: torch's two
 threads wait for each other, and one that is held up holds up both.
 """
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from ...errors import TrainingError
 
 T = TypeVar("T")
-WORTH = 100  # steps: for fewer, starting a process takes longer than it saves
+WORTH = 100  # steps: for a few it is not worth to start a process, which imports torch anew
 _AHEAD = 2
 _MEEK = 10  # added to the niceness of the one that trains
 
