@@ -1,7 +1,7 @@
 """What the steps learn from, made ahead in a process of its own.
 
-Drawing and asking is a tenth of a step of *look*, and Python: a thread for it would take the interpreter's lock from the
-one that trains. The process has a low priority, so that it gets what the training leaves of the cores: torch's two
+Drawing and asking is a tenth of a step of *look*, and Python: a thread for it would take the interpreter's lock from
+the one that trains. The process has a low priority, so that it gets what the training leaves of the cores: torch's two
 threads wait for each other, and one that is held up holds up both.
 """
 
