@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .. import _native
 from ..checkpoint.directory import ModelDirectory
 from ..heap import trim_heap
 from ..protocol import Picture
-from ..vision import Claim, ImageCache, Wait, choose_arithmetic, image_key
+from ..vision import Claim, ImageCache, Wait, choose_arithmetic, choose_on_gpu, image_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +30,21 @@ Check = Callable[[], None]
 class PictureEncoder:
     """Encodes pictures of one model directory. Any thread may call it; one picture's steps stay in their thread.
 
-    threads: torch's, from the first picture on; 0 leaves them. Raises UnsupportedError for a ``dtype`` that this CPU
-    cannot compute in.
+    threads: torch's, from the first picture on; 0 leaves them. gpu: the tower is on the device that torch calls its
+    first GPU. Raises UnsupportedError for a ``dtype`` that this CPU cannot compute in.
     """
 
-    def __init__(self, directory: ModelDirectory, dtype: str, cache_bytes: int, threads: int = 0) -> None:
+    def __init__(
+        self, directory: ModelDirectory, dtype: str, cache_bytes: int, threads: int = 0, *, gpu: bool = False
+    ) -> None:
         self._directory = directory
         self._threads = threads
-        choose_arithmetic(dtype, directory.config.quantization.vision, _native.cpu_features())  # or raises
+        self._gpu = gpu
+        stored = directory.config.quantization.vision
+        if gpu:
+            choose_on_gpu(dtype, stored)  # or raises
+        else:
+            choose_arithmetic(dtype, stored, _native.cpu_features())
         self._dtype = dtype
         self._model_id = directory.content_hash
         self._cache = ImageCache(cache_bytes)
@@ -53,12 +60,21 @@ class PictureEncoder:
             if self._tower is None:
                 import torch
 
-                from ..vision import VisionTower
+                from ..vision import VisionTower, gpu_device
 
                 if self._threads:
                     torch.set_num_threads(self._threads)
-                self._tower = VisionTower(self._directory, self._dtype)
+                self._tower = VisionTower(self._directory, self._dtype, gpu=gpu_device() if self._gpu else None)
             return self._tower
+
+    def warm_up(self) -> None:
+        """Make the tower and encode a picture of nothing: on a GPU, all that pictures will take is taken then. Raises
+        CapacityError, UnsupportedError if torch has no GPU."""
+        import torch
+
+        config = self._directory.config.vision
+        assert config is not None
+        self.tower.encode(torch.zeros(3, config.image_size, config.image_size))
 
     def encode(self, picture: Picture, turn: Turn, check: Check) -> Tensor:
         """Visual tokens f32 [NQ, C]. ``check`` may raise between two half blocks: then nothing is kept."""
@@ -69,7 +85,7 @@ class PictureEncoder:
             found = self._cache.claim(key)
             if isinstance(found, Claim):
                 with self._on_its_way():
-                    return _encode(found, tower, picture, turn, check)
+                    return _encode(found, tower, picture, nullcontext if self._gpu else turn, check)
             if not isinstance(found, Wait):
                 return found
             embeddings = found.wait(_WAIT_S)
@@ -97,7 +113,8 @@ class PictureEncoder:
 
 
 def _encode(claim: Claim, tower: VisionTower, picture: Picture, turn: Turn, check: Check) -> Tensor:
-    """Step by step, each in a turn of its own: between two, decoding goes on."""
+    """Step by step, each in a turn of its own: between two, decoding goes on. (A GPU's steps only queue work; they need
+    no turn of the CPU.)"""
     try:
         encoder, over = tower.begin(picture.pixels()), False
         while not over:

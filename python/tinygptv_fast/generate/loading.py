@@ -37,6 +37,7 @@ class Settings:
     kv_tokens: int | None
     backend: str
     device: str  # "cpu" or "cuda"
+    vision_device: str  # where pictures are encoded, "cpu" or "cuda"
 
     def check_directory(self, config: ModelConfig) -> None:
         """Raises InvalidArgumentError where a setting contradicts the directory."""
@@ -64,6 +65,7 @@ class Settings:
             "group_size": config.quantization.group_size,
             "vision": vision,
             "vision_dtype": config.quantization.vision if vision else None,
+            "vision_device": self.vision_device if vision else None,
             "image_size": config.vision.image_size if config.vision is not None else None,
             "template": directory.template.name,
             "max_positions": config.text.max_positions,
@@ -79,6 +81,7 @@ def check_settings(
     kv_dtype: Any,
     vision: Any,
     vision_dtype: Any,
+    vision_device: Any,
     load: Any,
     threads: Any,
     max_sequences: Any,
@@ -91,6 +94,7 @@ def check_settings(
     _one_of("device", device, ("auto", "cpu", "cuda"))
     _one_of("quantization", quantization, ("auto", "int4", "int8", "none"))
     _one_of("vision_dtype", vision_dtype, ("auto", "float32", "bfloat16", "int8"))
+    _one_of("vision_device", vision_device, ("auto", "cpu", "cuda"))
     _one_of("load", load, ("auto", "mmap"))
     name = _dtype_name("dtype", dtype, DTYPES)
     kv_name = _dtype_name("kv_dtype", kv_dtype, KV_DTYPES)
@@ -118,7 +122,21 @@ def check_settings(
         check_cuda()
     count = threads or read_settings().threads or 0
     where = "cuda" if device == "cuda" else "cpu"  # "auto" is the CPU until a GPU has shown that it is right
-    return Settings(name, quantization, kv_name, vision_dtype, load, count, max_sequences, kv_tokens, backend, where)
+    if vision_device == "cuda" and where != "cuda":
+        raise UnsupportedError(f"vision_device is 'cuda' with device {device!r}, expected device='cuda' with it")
+    return Settings(
+        name,
+        quantization,
+        kv_name,
+        vision_dtype,
+        load,
+        count,
+        max_sequences,
+        kv_tokens,
+        backend,
+        where,
+        where if vision_device == "auto" else vision_device,
+    )
 
 
 def _unavailable(where: str, asked: dict[str, bool]) -> None:

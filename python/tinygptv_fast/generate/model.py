@@ -49,6 +49,7 @@ class TinyGPTV(LoadedModel):
         kv_dtype: str = "auto",
         vision: bool = True,
         vision_dtype: str = "auto",
+        vision_device: str = "auto",
         load: str = "auto",
         threads: int | None = None,
         max_sequences: int = 8,
@@ -67,7 +68,8 @@ class TinyGPTV(LoadedModel):
         what the engine is tested against.
 
         device: "auto" and "cpu" are this machine's CPU; "cuda" is its first GPU (no GPU has run it yet:
-        docs/gpu_status.md), where int4 and float weights compute; pictures are encoded on the CPU either way.
+        docs/gpu_status.md). vision_device: "auto" encodes pictures where the text is computed; "cpu" keeps the GPU's
+        memory for text.
         dtype: "auto" computes with the weights as they are stored; "float32" dequantises them, which is the exact mode
         of the native engine; "bfloat16" holds them in that type. quantization: other than "auto" it must agree with
         the directory. kv_dtype: "auto" is int8 for quantised weights and the weights' own type for float ones; else
@@ -89,6 +91,7 @@ class TinyGPTV(LoadedModel):
             kv_dtype=kv_dtype,
             vision=vision,
             vision_dtype=vision_dtype,
+            vision_device=vision_device,
             load=load,
             threads=threads,
             max_sequences=max_sequences,

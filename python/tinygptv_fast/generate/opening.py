@@ -30,6 +30,9 @@ def open_backend(directory: ModelDirectory, settings: Settings, vision: bool) ->
             words = tokenizer.result()
             token_bytes = words.token_bytes(directory.config.text.vocab_size)
             return words, ReferenceBackend(directory, dtype, token_bytes, vision=vision)
+        pictures = _pictures(directory, settings) if vision else None
+        if pictures is not None and settings.vision_device == "cuda":
+            pictures.warm_up()  # before what is left of the GPU's memory is planned
         ready = _on_gpu(directory, settings) if settings.device == "cuda" else _on_cpu(directory, settings)
         words = tokenizer.result()
     text = directory.config.text
@@ -43,7 +46,7 @@ def open_backend(directory: ModelDirectory, settings: Settings, vision: bool) ->
             threads=settings.threads,
             isa=read_settings().cpu_isa,
             token_bytes=words.token_bytes(text.vocab_size),
-            pictures=_pictures(directory, settings) if vision else None,
+            pictures=pictures,
             facts={"dtype": ready.forms.dtype, "kv_dtype": ready.kv_dtype, **ready.facts},
         )
     return words, backend
@@ -96,4 +99,5 @@ def _pictures(directory: ModelDirectory, settings: Settings) -> PictureEncoder:
 
     exact = settings.dtype == "float32" and settings.vision_dtype == "auto"
     dtype = "float32" if exact else settings.vision_dtype
-    return PictureEncoder(directory, dtype, read_settings().image_cache_bytes, settings.threads)
+    on_gpu = settings.vision_device == "cuda"
+    return PictureEncoder(directory, dtype, read_settings().image_cache_bytes, settings.threads, gpu=on_gpu)

@@ -7,14 +7,15 @@ tower, not before.
 
 from typing import TYPE_CHECKING, Any
 
-from .arithmetic import Arithmetic, choose_arithmetic
+from .arithmetic import Arithmetic, choose_arithmetic, choose_on_gpu
 from .cache import CacheStats, Claim, ImageCache, Wait, image_key
 
 if TYPE_CHECKING:
+    from .gpu import gpu_device
     from .source import WeightSource
     from .tower import Encoder, VisionTower
 
-_WITH_TORCH = {"Encoder": "tower", "VisionTower": "tower", "WeightSource": "source"}
+_WITH_TORCH = {"Encoder": "tower", "VisionTower": "tower", "WeightSource": "source", "gpu_device": "gpu"}
 
 
 def __getattr__(name: str) -> Any:
@@ -35,5 +36,7 @@ __all__ = [
     "Wait",
     "WeightSource",
     "choose_arithmetic",
+    "choose_on_gpu",
+    "gpu_device",
     "image_key",
 ]

@@ -1,4 +1,4 @@
-"""Which numbers the vision side computes in: asked for by the caller, allowed by the CPU, given by what is stored.
+"""Which numbers the vision side computes in: asked for by the caller, allowed by the device, given by what is stored.
 
 Pure functions of their arguments; the table and the figures behind it are in docs/vision.md. Knows CPU feature names,
 knows nothing of models.
@@ -18,14 +18,21 @@ KINDS = ("float32", "bfloat16", "int8")
 class Arithmetic:
     """``matrices``: what products with weights are computed in; ``attention``: what q, k and v are rounded to.
 
-    The residual stream, norms, softmax, biases and scales are float32 in all of them.
+    The residual stream, norms, softmax, biases and scales are float32 in all of them. ``on_gpu``: through torch's
+    kernels for a GPU, where "int8" is how matrices are held; their products are bfloat16.
     """
 
     matrices: str
     attention: str
+    on_gpu: bool = False
 
     def __str__(self) -> str:
-        return self.matrices if self.matrices == self.attention else f"{self.matrices}/{self.attention}"
+        kinds = self.matrices if self.matrices == self.attention else f"{self.matrices}/{self.attention}"
+        return f"{kinds} on a GPU" if self.on_gpu else kinds
+
+
+EXACT = Arithmetic("float32", "float32")
+"""Of what rounds nothing, on any device."""
 
 
 def has_fast_int8(features: Mapping[str, bool]) -> bool:
@@ -55,15 +62,28 @@ def choose_arithmetic(requested: str, stored: str, features: Mapping[str, bool])
     runs, emulated, on AVX-512 without them. features: ``_native.cpu_features()``.
     Raises InvalidArgumentError for an unknown name, UnsupportedError for one that this CPU cannot.
     """
-    if requested not in ("auto", *KINDS):
-        raise InvalidArgumentError(f"vision dtype is {requested!r}, expected one of {['auto', *KINDS]}")
-    if stored not in KINDS:
-        raise InvalidArgumentError(f"stored is {stored!r}, expected one of {list(KINDS)}")
+    _check_names(requested, stored)
     if requested == "auto":
         return Arithmetic(_fastest(stored, features), _attention(_fastest(stored, features), features))
     if (reason := why_not(requested, features)) is not None:
         raise UnsupportedError(f"vision dtype is {requested!r}: {reason}; 'auto' chooses what this CPU can")
     return Arithmetic(requested, _attention(requested, features))
+
+
+def choose_on_gpu(requested: str, stored: str) -> Arithmetic:
+    """As ``choose_arithmetic``, for a GPU: 'auto' is float32 for float32 weights and bfloat16 for all others, which
+    rounds int8 weights once more (by 2^-9 of each) and is the fastest; 'int8' rounds nothing and holds half the bytes.
+    float16 is not among them: trained towers have activations that it cannot hold."""
+    _check_names(requested, stored)
+    kind = ("float32" if stored == "float32" else "bfloat16") if requested == "auto" else requested
+    return Arithmetic(kind, "float32" if kind == "float32" else "bfloat16", on_gpu=True)
+
+
+def _check_names(requested: str, stored: str) -> None:
+    if requested not in ("auto", *KINDS):
+        raise InvalidArgumentError(f"vision dtype is {requested!r}, expected one of {['auto', *KINDS]}")
+    if stored not in KINDS:
+        raise InvalidArgumentError(f"stored is {stored!r}, expected one of {list(KINDS)}")
 
 
 def _fastest(stored: str, features: Mapping[str, bool]) -> str:

@@ -14,12 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import QFormerConfig, VisionConfig
-from .arithmetic import Arithmetic
+from .arithmetic import EXACT, Arithmetic
 from .attention import attend
 from .linear import load_linear
 from .source import WeightSource, vector
-
-_TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -66,13 +64,13 @@ class VisionAttention:
     def __init__(self, source: WeightSource, index: int, config: VisionConfig, arithmetic: Arithmetic) -> None:
         stem = f"vision.layers.{index}"
         self._norm = Norm(source, f"{stem}.norm1", config.norm_eps)
-        self._qkv = load_linear(source, arithmetic.matrices, f"{stem}.attn.qkv", gain=self._norm.gain)
-        self._out = load_linear(source, arithmetic.matrices, f"{stem}.attn.out")
-        self._heads, self._dtype = config.heads, _TORCH[arithmetic.attention]
+        self._qkv = load_linear(source, arithmetic, f"{stem}.attn.qkv", gain=self._norm.gain)
+        self._out = load_linear(source, arithmetic, f"{stem}.attn.out")
+        self._heads, self._how = config.heads, arithmetic
 
     def __call__(self, rows: Rows) -> None:
         q, k, v = self._qkv(self._norm(rows.x), own=True).chunk(3, dim=1)
-        rows.x = rows.x + self._out(attend(q, k, v, self._heads, self._dtype), own=True)
+        rows.x = rows.x + self._out(attend(q, k, v, self._heads, self._how), own=True)
 
 
 class VisionMLP:
@@ -81,8 +79,8 @@ class VisionMLP:
     def __init__(self, source: WeightSource, index: int, config: VisionConfig, arithmetic: Arithmetic) -> None:
         stem = f"vision.layers.{index}"
         self._norm = Norm(source, f"{stem}.norm2", config.norm_eps)
-        self._fc1 = load_linear(source, arithmetic.matrices, f"{stem}.mlp.fc1", gain=self._norm.gain)
-        self._fc2 = load_linear(source, arithmetic.matrices, f"{stem}.mlp.fc2")
+        self._fc1 = load_linear(source, arithmetic, f"{stem}.mlp.fc1", gain=self._norm.gain)
+        self._fc2 = load_linear(source, arithmetic, f"{stem}.mlp.fc2")
 
     def __call__(self, rows: Rows) -> None:
         inner = torch.ops.aten.gelu_(self._fc1(self._norm(rows.x), own=True))
@@ -106,14 +104,14 @@ class SelfAttention:
     def __init__(self, source: WeightSource, index: int, config: QFormerConfig, arithmetic: Arithmetic) -> None:
         stem = f"qformer.layers.{index}.self_attn"
         parts = [f"{stem}.{part}" for part in ("query", "key", "value")]
-        self._qkv = load_linear(source, arithmetic.matrices, *parts)
-        self._out = load_linear(source, arithmetic.matrices, f"{stem}.out")
+        self._qkv = load_linear(source, arithmetic, *parts)
+        self._out = load_linear(source, arithmetic, f"{stem}.out")
         self._norm = Norm(source, f"{stem}.norm", config.norm_eps)
-        self._heads, self._dtype = config.heads, _TORCH[arithmetic.attention]
+        self._heads, self._how = config.heads, arithmetic
 
     def __call__(self, rows: Rows) -> None:
         q, k, v = self._qkv(rows.x).chunk(3, dim=1)
-        rows.x = self._norm(rows.x + self._out(attend(q, k, v, self._heads, self._dtype)))
+        rows.x = self._norm(rows.x + self._out(attend(q, k, v, self._heads, self._how)))
 
 
 class CrossAttention:
@@ -121,16 +119,16 @@ class CrossAttention:
 
     def __init__(self, source: WeightSource, index: int, config: QFormerConfig, arithmetic: Arithmetic) -> None:
         stem = f"qformer.layers.{index}.cross_attn"
-        self._query = load_linear(source, arithmetic.matrices, f"{stem}.query")
-        self._key_value = load_linear(source, arithmetic.matrices, f"{stem}.key", f"{stem}.value")
-        self._out = load_linear(source, arithmetic.matrices, f"{stem}.out")
+        self._query = load_linear(source, arithmetic, f"{stem}.query")
+        self._key_value = load_linear(source, arithmetic, f"{stem}.key", f"{stem}.value")
+        self._out = load_linear(source, arithmetic, f"{stem}.out")
         self._norm = Norm(source, f"{stem}.norm", config.norm_eps)
-        self._heads, self._dtype = config.heads, _TORCH[arithmetic.attention]
+        self._heads, self._how = config.heads, arithmetic
 
     def __call__(self, rows: Rows) -> None:
         assert rows.image is not None  # Queries came before
         k, v = self._key_value(rows.image).chunk(2, dim=1)
-        rows.x = self._norm(rows.x + self._out(attend(self._query(rows.x), k, v, self._heads, self._dtype)))
+        rows.x = self._norm(rows.x + self._out(attend(self._query(rows.x), k, v, self._heads, self._how)))
 
 
 class QFormerMLP:
@@ -138,8 +136,8 @@ class QFormerMLP:
 
     def __init__(self, source: WeightSource, index: int, config: QFormerConfig, arithmetic: Arithmetic) -> None:
         stem = f"qformer.layers.{index}.mlp"
-        self._fc1 = load_linear(source, arithmetic.matrices, f"{stem}.fc1")
-        self._fc2 = load_linear(source, arithmetic.matrices, f"{stem}.fc2")
+        self._fc1 = load_linear(source, arithmetic, f"{stem}.fc1")
+        self._fc2 = load_linear(source, arithmetic, f"{stem}.fc2")
         self._norm = Norm(source, f"{stem}.norm", config.norm_eps)
 
     def __call__(self, rows: Rows) -> None:
@@ -151,7 +149,7 @@ class Projection:
     weights cost nothing, and a rounding here would reach the text model undiluted."""
 
     def __init__(self, source: WeightSource) -> None:
-        self._linear = load_linear(source, "float32", "projector")
+        self._linear = load_linear(source, EXACT, "projector")
 
     def __call__(self, rows: Rows) -> None:
         rows.x, rows.image = self._linear(rows.x), None

@@ -1,4 +1,4 @@
-"""One linear layer, three ways to compute it. Weights are held once: as stored, or reordered for the kernel.
+"""One linear layer, four ways to compute it. Weights are held once: as stored, or reordered for the kernel.
 
 What      y [M, N] = x [M, K] W^T + b, x float32 or bfloat16.
 float32   F.linear on the stored matrix; bfloat16 and int8 matrices are widened for the call and dropped after it.
@@ -8,6 +8,8 @@ int8      x is rounded per token, q = round(x / s), s = max|x| / 127 (the rule o
           an exact int32; y = (float(sum) · s_w) · s + b in float32. oneDNN wants unsigned activations: q + 128 with
           128 as zero point, which it takes out of the int32 sum exactly. (Signed ones have no kernel on a CPU without
           AMX and run in oneDNN's plain reference loop, 15,000 times slower.)
+GPU       bfloat16 products on bfloat16 weights; on int8 ones (exact in bfloat16, widened for the call) the scales of
+          the rows come behind the product, in float32.
 Oracle    ``quantize.int8.quantized_linear_int8`` for int8; ``F.linear`` in float64 for the others.
 """
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..quantize.bfloat16 import to_bfloat16
 from ..quantize.int8 import Int8Tensor, dequantize_int8, quantize_int8
+from .arithmetic import Arithmetic
 from .source import Matrix, WeightSource, matrix, vector
 
 _TINY = 1e-30  # tokens whose largest entry is below this are rounded to zero; so is a token of zeros
@@ -96,6 +99,28 @@ class Int8Linear:
         return torch.addcmul(self._bias, total, s, out=total)
 
 
+class GpuLinear:
+    """bfloat16 products with weights of any stored kind, held as int8 or bfloat16, in torch's own kernels."""
+
+    def __init__(self, weight: Matrix, bias: Tensor, kind: str) -> None:
+        self._scales: Tensor | None = None
+        if kind == "int8":
+            levels = weight if isinstance(weight, Int8Tensor) else quantize_int8(weight.float())
+            self._weight, self._scales = levels.qweight.clone(), levels.scales.clone()
+        else:
+            wide = dequantize_int8(weight) if isinstance(weight, Int8Tensor) else weight
+            self._weight = wide.clone() if wide.dtype == torch.bfloat16 else to_bfloat16(wide, name="weight")
+        self._bias = bias if kind == "int8" else bias.to(torch.bfloat16)
+
+    def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
+        """x [M, K] → bfloat16 [M, N], float32 of int8 weights."""
+        narrow = x.to(torch.bfloat16)
+        if self._scales is None:
+            return F.linear(narrow, self._weight, self._bias)
+        total = F.linear(narrow, self._weight.to(torch.bfloat16))
+        return torch.addcmul(self._bias, total.float(), self._scales)
+
+
 def column_shares(gain: Tensor) -> Tensor | None:
     """Over how many equal columns each input channel is divided, int64 [K]; None if all stay whole.
 
@@ -124,16 +149,21 @@ def round_tokens(x: Tensor, *, own: bool = False) -> tuple[Tensor, Tensor]:
     return levels.round_().to(torch.int8).view(torch.uint8).bitwise_xor_(128), s
 
 
-_FORMS: dict[str, type[WidenedLinear] | type[Bfloat16Linear]] = {"float32": WidenedLinear, "bfloat16": Bfloat16Linear}
-
-
-def load_linear(source: WeightSource, kind: str, *stems: str, gain: Tensor | None = None) -> Linear:
+def load_linear(source: WeightSource, how: Arithmetic, *stems: str, gain: Tensor | None = None) -> Linear:
     """The layers ``stem.weight``, ``stem.bias`` of ``stems``, which read the same input, as one in arithmetic
-    ``kind``. ``gain``: of the norm that makes the input, if one does directly."""
+    ``how``. ``gain``: of the norm that makes the input, if one does directly."""
     names = [f"{stem}.weight" for stem in stems]
     weight, bias = matrix(source, names), torch.cat([vector(source, f"{stem}.bias") for stem in stems])
-    out = Int8Linear(weight, bias, gain) if kind == "int8" else _FORMS[kind](weight, bias)
-    if kind != "float32" or len(names) > 1:  # a single float32 matrix stays a view of the file
+    out = _make_linear(weight, bias, how, gain)
+    if how.matrices != "float32" or len(names) > 1:  # a single float32 matrix stays a view of the file
         for name in names:
             source.release(name)
     return out
+
+
+def _make_linear(weight: Matrix, bias: Tensor, how: Arithmetic, gain: Tensor | None) -> Linear:
+    if how.matrices == "float32":
+        return WidenedLinear(weight, bias)
+    if how.on_gpu:
+        return GpuLinear(weight, bias, how.matrices)
+    return Int8Linear(weight, bias, gain) if how.matrices == "int8" else Bfloat16Linear(weight, bias)

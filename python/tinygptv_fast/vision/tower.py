@@ -1,12 +1,13 @@
 """The production vision side: pixels to the rows the text model reads, whole or half a block at a time.
 
-Standard torch ops on the CPU. Weights come from a ``WeightSource`` (a model directory is one) and are held once.
-Knows nothing of pictures, requests or caches.
+Standard torch ops, on the CPU or a GPU. Weights come from a ``WeightSource`` (a model directory is one) and are held
+once. Knows nothing of pictures, requests or caches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from .. import _native
 from ..config import ModelConfig, QFormerConfig, VisionConfig
-from ..errors import CancelledError, InvalidArgumentError, UnsupportedError
-from .arithmetic import Arithmetic, choose_arithmetic
+from ..errors import CancelledError, CapacityError, InvalidArgumentError, UnsupportedError
+from .arithmetic import Arithmetic, choose_arithmetic, choose_on_gpu
 from .blocks import (
     CrossAttention,
     PatchEmbedding,
@@ -27,6 +28,7 @@ from .blocks import (
     VisionAttention,
     VisionMLP,
 )
+from .gpu import OnDevice
 from .source import WeightSource
 
 Step = Callable[[Rows], None]
@@ -37,26 +39,38 @@ class VisionTower:
     """EVA ViT → ln_vision → Q-Former → projector. Immutable: any number of threads may encode at once.
 
     source: a ``ModelDirectory``, or anything with its four methods. dtype: 'auto', 'float32', 'bfloat16' or 'int8'
-    (``arithmetic.choose_arithmetic`` says what 'auto' is). features: what the CPU has, by default this one's.
+    (``arithmetic.choose_arithmetic`` says what 'auto' is). features: what the CPU has, by default this one's. gpu:
+    compute there, in its arithmetic (``arithmetic.choose_on_gpu``); pixels come from the CPU and visual tokens go back.
     Raises UnsupportedError for a text-only model and for int8 on a CPU that cannot, InvalidArgumentError for another
-    dtype, CheckpointError for weights that cannot be used.
+    dtype, CheckpointError for weights that cannot be used, CapacityError without room on the GPU.
 
     The same pixels give the same embeddings, bit for bit, on one machine with one number of torch threads
     (``torch.set_num_threads``; the library under the products may cut sums differently for another number).
     """
 
     def __init__(
-        self, source: WeightSource, dtype: str = "auto", *, features: Mapping[str, bool] | None = None
+        self,
+        source: WeightSource,
+        dtype: str = "auto",
+        *,
+        features: Mapping[str, bool] | None = None,
+        gpu: torch.device | None = None,
     ) -> None:
         config = source.config
         if config.vision is None or config.qformer is None:
             raise UnsupportedError("this model has no vision tower: it is text-only")
         available = _native.cpu_features() if features is None else features
+        stored = config.quantization.vision
         self.config: ModelConfig = config
-        self.arithmetic: Arithmetic = choose_arithmetic(dtype, config.quantization.vision, available)
+        self.arithmetic: Arithmetic = (
+            choose_arithmetic(dtype, stored, available) if gpu is None else choose_on_gpu(dtype, stored)
+        )
         self._size = config.vision.image_size
-        makers = step_makers(config.vision, config.qformer)
-        self._steps: Sequence[Step] = [make(source, self.arithmetic) for make in makers]
+        self._device = torch.device("cpu") if gpu is None else gpu
+        weights = source if gpu is None else OnDevice(source, gpu)
+        with _explaining():
+            makers = step_makers(config.vision, config.qformer)
+            self._steps: Sequence[Step] = [make(weights, self.arithmetic) for make in makers]
 
     @property
     def steps(self) -> int:
@@ -69,7 +83,7 @@ class VisionTower:
         Raises InvalidArgumentError for another shape or dtype, NaN and infinity.
         """
         self._check(pixels)
-        return Encoder(self._steps, pixels)
+        return Encoder(self._steps, pixels, self._device)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """``pixels`` float32 [3, S, S] → visual tokens float32 [NQ, C]. Raises what ``begin`` raises."""
@@ -92,9 +106,10 @@ class VisionTower:
 class Encoder:
     """One picture on its way through the tower. One thread steps it; any thread may ``cancel``."""
 
-    def __init__(self, steps: Sequence[Step], pixels: Tensor) -> None:
+    def __init__(self, steps: Sequence[Step], pixels: Tensor, device: torch.device) -> None:
         self._steps = steps
-        self._rows: Rows | None = Rows(pixels.detach().contiguous())
+        with _explaining():
+            self._rows: Rows | None = Rows(pixels.detach().contiguous().to(device))
         self._next = 0
         self._cancelled = False
 
@@ -105,24 +120,27 @@ class Encoder:
 
     @torch.no_grad()
     def step(self) -> bool:
-        """Compute half a block: an attention or an MLP. True once all is done (more calls do nothing).
+        """Compute half a block: an attention or an MLP. True once all is done (more calls do nothing). A GPU may still
+        be at it then; ``result`` waits.
 
-        Raises CancelledError after ``cancel``. A step that raises anything else has changed nothing.
+        Raises CancelledError after ``cancel``, CapacityError without room on the GPU. A step that raises anything else
+        has changed nothing.
         """
         rows = self._open()
         if self._next < len(self._steps):
-            self._steps[self._next](rows)
+            with _explaining():
+                self._steps[self._next](rows)
             self._next += 1
         return self._next == len(self._steps)
 
     def result(self) -> Tensor:
-        """Visual tokens float32 [NQ, C]. Raises CancelledError after ``cancel``, and InvalidArgumentError early."""
+        """Visual tokens float32 [NQ, C] on the CPU. Raises CancelledError after ``cancel``, InvalidArgumentError early."""
         rows = self._open()
         if self.remaining:
             raise InvalidArgumentError(
                 f"result of an unfinished encoder: {self.remaining} of {len(self._steps)} steps left"
             )
-        return rows.x
+        return rows.x.cpu()
 
     def cancel(self) -> None:
         """Give the picture up. A step that runs in another thread ends first. Twice is once."""
@@ -134,6 +152,18 @@ class Encoder:
         if self._cancelled or rows is None:
             raise CancelledError(f"the encoding of this picture was cancelled with {self.remaining} steps left")
         return rows
+
+
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    """Around what takes memory of a GPU."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CapacityError(
+            "no room on the GPU for the vision side: free some, or give a smaller kv_tokens, vision_dtype='int8' or "
+            "vision_device='cpu'"
+        ) from error
 
 
 def step_makers(vision: VisionConfig, qformer: QFormerConfig) -> list[StepMaker]:
