@@ -1,5 +1,5 @@
 """The shipped demo model on the GPU beside the CPU, text alone: the same ids in the exact mode, then int4's rate, with
-captured graphs and without.
+captured graphs and without, and with kernels that wait for the one before to end before they start.
 
 python benchmarks/gpu_generate.py FOLDER-OF-THE-INSTALLED-PACKAGE
 
@@ -22,8 +22,11 @@ def main(folder: str) -> int:
     sys.path.insert(0, folder)
     import tinygptv_fast as tgv
 
-    def answers(graphs: bool = True, **settings: Any) -> tuple[list[list[int]], float, dict[str, Any]]:
+    def answers(
+        graphs: bool = True, early_starts: bool = True, **settings: Any
+    ) -> tuple[list[list[int]], float, dict[str, Any]]:
         os.environ["TINYGPTV_CUDA_GRAPHS"] = str(int(graphs))
+        os.environ["TINYGPTV_CUDA_EARLY_STARTS"] = str(int(early_starts))
         with tgv.TinyGPTV.from_pretrained("demo", vision=False, kv_tokens=2048, **settings) as model:
             asked: list[Any] = [
                 {"prompt": prompt, "max_new_tokens": TOKENS, "min_length": TOKENS} for prompt in PROMPTS
@@ -39,6 +42,7 @@ def main(folder: str) -> int:
     runs: tuple[tuple[str, dict[str, Any]], ...] = (
         ("exact", {"dtype": "float32"}),
         ("int4", {}),
+        ("int4_without_early_starts", {"early_starts": False}),
         ("int4_without_graphs", {"graphs": False}),
     )
     for name, settings in runs:

@@ -28,11 +28,13 @@ def test_no_emulation_is_found_unless_it_is_named() -> None:
     assert (named.cuda_emulation, named.unknown) == ("/x/lib.so", ())
 
 
-def test_graphs_are_the_default() -> None:
-    assert env.read_settings({}).cuda_graphs
-    assert not env.read_settings({"TINYGPTV_CUDA_GRAPHS": "0"}).cuda_graphs
-    with pytest.raises(ConfigError, match="TINYGPTV_CUDA_GRAPHS is 'no', expected one of 0, 1"):
-        env.read_settings({"TINYGPTV_CUDA_GRAPHS": "no"})
+@pytest.mark.parametrize("name", ["cuda_graphs", "cuda_early_starts"])
+def test_what_a_gpu_does_unless_it_is_told_not_to(name: str) -> None:
+    variable = f"TINYGPTV_{name.upper()}"
+    assert getattr(env.read_settings({}), name) and getattr(env.read_settings({variable: "1"}), name)
+    assert not getattr(env.read_settings({variable: "0"}), name)
+    with pytest.raises(ConfigError, match=f"{variable} is 'no', expected one of 0, 1"):
+        env.read_settings({variable: "no"})
 
 
 @pytest.mark.parametrize(

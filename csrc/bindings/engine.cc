@@ -74,7 +74,8 @@ std::unique_ptr<Engine> make_engine(ModelHandle& weights, int threads, const std
                                     const std::string& kv_kind, int64_t kv_tokens,
                                     int64_t max_sequences, int64_t prefill_chunk,
                                     const std::optional<std::vector<py::bytes>>& token_bytes,
-                                    int64_t queue_limit, int64_t event_limit, bool graphs) {
+                                    int64_t queue_limit, int64_t event_limit, bool graphs,
+                                    bool early_starts) {
   engine::EngineOptions options;
   options.threads = threads;
   options.isa = isa;
@@ -86,6 +87,7 @@ std::unique_ptr<Engine> make_engine(ModelHandle& weights, int threads, const std
   options.queue_limit = queue_limit;
   options.event_limit = event_limit;
   options.graphs = graphs;
+  options.early_starts = early_starts;
   const auto model = weights.loaded();
   py::gil_scoped_release release;
   return std::make_unique<Engine>(model, std::move(options));
@@ -333,14 +335,16 @@ void bind_engine(py::module_& module) {
       "Requests over one backbone, batched step by step by a native thread; internal, it may "
       "change\n"
       "without notice. See docs/engine.md. Every method may be called from any thread.");
-  engine.def(py::init(&make_engine), py::arg("weights"), py::kw_only(), py::arg("threads") = 0,
-             py::arg("isa") = "", py::arg("kv_kind"), py::arg("kv_tokens"),
-             py::arg("max_sequences") = 8, py::arg("prefill_chunk") = 256,
-             py::arg("token_bytes") = py::none(), py::arg("queue_limit") = 1024,
-             py::arg("event_limit") = 256, py::arg("graphs") = true,
-             "threads: 0 for all physical cores; isa: '' for the widest; kv_kind: 'int8', 'f16',\n"
-             "'bf16' or 'f32'; token_bytes: the text of each id, for stop strings; graphs: steps\n"
-             "that only decode are captured graphs on a GPU.");
+  engine.def(
+      py::init(&make_engine), py::arg("weights"), py::kw_only(), py::arg("threads") = 0,
+      py::arg("isa") = "", py::arg("kv_kind"), py::arg("kv_tokens"), py::arg("max_sequences") = 8,
+      py::arg("prefill_chunk") = 256, py::arg("token_bytes") = py::none(),
+      py::arg("queue_limit") = 1024, py::arg("event_limit") = 256, py::arg("graphs") = true,
+      py::arg("early_starts") = true,
+      "threads: 0 for all physical cores; isa: '' for the widest; kv_kind: 'int8', 'f16',\n"
+      "'bf16' or 'f32'; token_bytes: the text of each id, for stop strings; graphs: steps\n"
+      "that only decode are captured graphs on a GPU; early_starts: there a kernel may start\n"
+      "before the one before it is over.");
   bind_requests(engine);
   engine
       .def(

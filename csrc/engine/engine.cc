@@ -65,7 +65,8 @@ model::BackendOptions backend_options(const model::Architecture& model,
                                       const EngineOptions& options) {
   const int64_t rows = options.max_sequences * (kMostDrafted + 1);
   return {cache_shape(model, options), options.prefill_chunk + rows, rows,
-          options.max_sequences,       choose_isa(options.isa),      options.graphs};
+          options.max_sequences,       choose_isa(options.isa),      options.graphs,
+          options.early_starts};
 }
 
 class Engine::Impl {

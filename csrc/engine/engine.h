@@ -42,6 +42,7 @@ struct EngineOptions {
   int64_t queue_limit = 1024;            // requests that may wait
   int64_t event_limit = 256;             // events of a request that may wait to be read
   bool graphs = true;                    // a device that can does decode steps as captured graphs
+  bool early_starts = true;              // and overlaps the starts of kernels
 };
 
 // What an engine of these options asks of its model's device.

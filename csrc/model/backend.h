@@ -66,6 +66,7 @@ struct BackendOptions {
   int64_t max_segments = 8;     // in a step
   Isa isa = best_isa();         // of what the CPU computes
   bool graphs = true;           // steps that only decode are captured launches, where there are any
+  bool early_starts = true;     // a kernel may start before the one before it is over, where it can
 };
 
 // The weights of a backbone where a device reads them. Complete, and never changed again.

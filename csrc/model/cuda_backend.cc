@@ -57,6 +57,7 @@ CudaDecoderOptions decoder_options(const BackendOptions& options) {
   sizes.max_logit_rows = options.max_logit_rows;
   sizes.max_sequences = options.max_segments;
   sizes.graphs = options.graphs;
+  sizes.early_starts = options.early_starts;
   return sizes;
 }
 

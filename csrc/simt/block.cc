@@ -52,6 +52,9 @@ void reset(Block& b, dim3 grid, dim3 size, uint3 index, size_t shared_bytes,
   b.index = index;
   b.body = &body;
   b.live = count;
+  b.previous_is_done = true;
+  b.waits = true;
+  b.waiting = 0;
   b.barrier_arrived = b.barrier_votes = 0;
   b.dynamic_shared.assign(shared_bytes + 128, 0xff);
   b.poisoned.clear();
@@ -65,6 +68,7 @@ void reset(Block& b, dim3 grid, dim3 size, uint3 index, size_t shared_bytes,
     t.linear = static_cast<int>(i);
     t.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
     t.done = false;
+    t.has_waited = false;
     t.barriers = 0;
     t.copy_groups.assign(1, {});
     t.context = Context();
@@ -82,12 +86,13 @@ void run_warp_once(Block& b, int warp_index, const std::vector<int>& lanes) {
   }
 }
 
+// Until all threads are done, or wait for the launch before where that is not over.
 void run_block(Block& b, int order) {
   std::vector<int> warps(b.warps.size()), lanes(32);
   std::iota(warps.begin(), warps.end(), 0);
   std::iota(lanes.begin(), lanes.end(), 0);
   std::mt19937 random(static_cast<unsigned>(order) * 7919u + b.index.x + 131u * b.index.y);
-  while (b.live) {
+  while (b.live && (b.previous_is_done || b.waiting < b.live)) {
     const uint64_t before = b.progress;
     if (order) std::shuffle(warps.begin(), warps.end(), random);
     for (int w : warps) {
@@ -103,6 +108,14 @@ void run_block(Block& b, int order) {
                   " threads wait for others that will not come (a barrier or shuffle in a "
                   "divergent branch?)");
     }
+  }
+}
+
+void check_waited(const Block& b) {
+  for (const Thread& t : b.threads) {
+    if (t.has_waited || !b.waits) continue;
+    throw Error("thread " + std::to_string(t.linear) + " of block " + std::to_string(b.index.x) +
+                " never waits for the launch before, which a launch that may start early must");
   }
 }
 
@@ -143,6 +156,15 @@ unsigned block_barrier(bool vote) {
   return b.barrier_result;
 }
 
+void wait_for_previous() {
+  Block& b = *running;
+  b.current->has_waited = true;
+  if (b.previous_is_done || !b.waits) return;
+  ++b.waiting;
+  ++b.progress;
+  while (!b.previous_is_done) yield();
+}
+
 void* dynamic_shared() {
   const uintptr_t start = reinterpret_cast<uintptr_t>(running->dynamic_shared.data());
   return reinterpret_cast<void*>((start + 127) & ~uintptr_t{127});
@@ -153,7 +175,7 @@ void poison_once(void* data, size_t bytes) {
 }
 
 void launch_body(dim3 grid, dim3 size, size_t shared_bytes, bool cooperative,
-                 const std::function<void()>& body) {
+                 const std::function<void()>& body, bool dependent) {
   const unsigned blocks = grid.x * grid.y * grid.z;
   const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
   const unsigned workers = cooperative ? blocks : std::min(blocks, cores);
@@ -177,6 +199,7 @@ void launch_body(dim3 grid, dim3 size, size_t shared_bytes, bool cooperative,
         reset(own, grid, size, {q % grid.x, q / grid.x % grid.y, q / (grid.x * grid.y)},
               shared_bytes, body);
         run_block(own, order);
+        if (dependent) check_waited(own);
       }
     } catch (...) {
       std::lock_guard lock(mutex);
@@ -190,5 +213,51 @@ void launch_body(dim3 grid, dim3 size, size_t shared_bytes, bool cooperative,
   for (std::thread& thread : threads) thread.join();
   if (error) std::rethrow_exception(error);
 }
+
+// --- early starts -------------------------------------------------------------------------------
+// All on the thread that starts it: no block waits for another.
+struct EarlyStart::Blocks {
+  std::vector<std::unique_ptr<Block>> all;
+  std::atomic<bool> failed{false};
+  int order = 0;
+
+  void run(bool previous_is_done) {
+    Block* const before = running;
+    try {
+      for (const std::unique_ptr<Block>& b : all) {
+        b->previous_is_done = previous_is_done;
+        running = b.get();
+        run_block(*b, order);
+        if (previous_is_done) check_waited(*b);
+      }
+    } catch (...) {
+      running = before;
+      throw;
+    }
+    running = before;
+  }
+};
+
+EarlyStart::EarlyStart(dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()>& body,
+                       bool waits)
+    : blocks_(std::make_unique<Blocks>()) {
+  const unsigned count = grid.x * grid.y * grid.z;
+  blocks_->order = options().order;
+  for (unsigned q = 0; q < count; ++q) {
+    blocks_->all.push_back(std::make_unique<Block>());
+    Block& b = *blocks_->all.back();
+    b.failed = &blocks_->failed;
+    reset(b, grid, size, {q % grid.x, q / grid.x % grid.y, q / (grid.x * grid.y)}, shared_bytes,
+          body);
+    b.waits = waits;
+  }
+  std::shuffle(blocks_->all.begin(), blocks_->all.end(),
+               std::mt19937(static_cast<unsigned>(blocks_->order)));
+  blocks_->run(/*previous_is_done=*/false);
+}
+
+EarlyStart::~EarlyStart() = default;
+
+void EarlyStart::finish() { blocks_->run(/*previous_is_done=*/true); }
 
 }  // namespace simt

@@ -40,6 +40,11 @@ struct Options {
   // under all orders is not being tested.
   int skip_barrier = -1;
   bool short_copy_waits = false;
+  // Launches that may start early do, in graphs and under hostile orders: as far as each thread's
+  // wait for the launch before, ahead of that one's first instruction. Mutation: the threads of
+  // this launch of a graph (from 0) do not wait, and it is over before the one before it begins.
+  bool early_starts = true;
+  int unwaiting_launch = -1;
   // Every graph of a step is compared with what would be launched in its place before it runs.
   bool check_replays = true;
 };
@@ -69,7 +74,8 @@ struct Thread {
   uint3 index{};
   int linear = 0;
   bool done = false;
-  int barriers = 0;  // block barriers met so far
+  bool has_waited = false;  // for the launch before
+  int barriers = 0;         // block barriers met so far
   Context context;
   std::unique_ptr<Stack> stack;
   std::vector<std::vector<Copy>> copy_groups;  // cp.async: committed groups, the last one open
@@ -92,7 +98,10 @@ struct Block {
   unsigned live = 0;
   unsigned barrier_arrived = 0, barrier_generation = 0;
   unsigned barrier_votes = 0, barrier_result = 0;
-  uint64_t progress = 0;  // grows with everything that may let another thread continue
+  bool previous_is_done = true;  // the launch before
+  bool waits = true;             // for it
+  unsigned waiting = 0;          // threads that do
+  uint64_t progress = 0;         // grows with everything that may let another thread continue
   std::vector<unsigned char> dynamic_shared;
   std::set<const void*> poisoned;  // statically shared arrays this block has met
   std::map<const void*, MBarrier> mbarriers;
@@ -103,6 +112,7 @@ struct Block {
 Block& block();                             // of the running CUDA thread
 void yield();                               // lets the other threads of the block run
 unsigned block_barrier(bool vote = false);  // returns the votes of all threads
+void wait_for_previous();                   // returns when the launch before is over
 void spin();  // inside a loop that waits for another block; throws when that block has failed
 void* dynamic_shared();  // 128-byte aligned, filled with 0xff when the block starts
 void poison_once(void* data,
@@ -112,10 +122,25 @@ inline Warp& warp() { return block().warps[static_cast<size_t>(block().current->
 inline int lane() { return block().current->linear % 32; }
 
 // Runs body() as every thread of every block. cooperative: all blocks are resident at once (one OS
-// thread each), as a grid barrier needs; otherwise a few OS threads take blocks in turn. Rethrows
-// the first error of any thread.
+// thread each), as a grid barrier needs; otherwise a few OS threads take blocks in turn. dependent:
+// it may start early on a GPU, so every thread must wait for the launch before. Rethrows the first
+// error of any thread.
 void launch_body(dim3 grid, dim3 block, size_t shared_bytes, bool cooperative,
-                 const std::function<void()>& body);
+                 const std::function<void()>& body, bool dependent = false);
+
+// A launch that starts before the one before it has: every block is there, every thread as far as
+// its wait.
+class EarlyStart {
+ public:
+  EarlyStart(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body,
+             bool waits = true);
+  ~EarlyStart();
+  void finish();  // the launch before is over
+
+ private:
+  struct Blocks;
+  std::unique_ptr<Blocks> blocks_;
+};
 
 template <class Kernel, class... Arguments>
 void launch(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, bool cooperative,

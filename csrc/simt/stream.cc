@@ -1,6 +1,7 @@
 #include "simt/stream.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 namespace simt {
@@ -14,6 +15,7 @@ std::string difference_of(const Recorded& a, const Recorded& b) {
   if (a.kernel != b.kernel) return "is of another kernel";
   if (!equal(a.grid, b.grid) || !equal(a.block, b.block)) return "has another grid";
   if (a.shared_bytes != b.shared_bytes) return "has other shared memory";
+  if (a.dependent != b.dependent) return "starts at another time";
   const auto [at, other] =
       std::mismatch(a.arguments.begin(), a.arguments.end(), b.arguments.begin(), b.arguments.end());
   if (at == a.arguments.end() && other == b.arguments.end()) return "";
@@ -28,8 +30,23 @@ void add_bytes(std::vector<unsigned char>& image, const void* from, size_t bytes
 }
 
 void Graph::run() const {
-  for (const Recorded& launch : launches_) {
-    launch_body(launch.grid, launch.block, launch.shared_bytes, /*cooperative=*/false, launch.body);
+  const bool early = options().early_starts && options().order != 0;
+  std::unique_ptr<EarlyStart> started;  // the launch whose turn it is, if it has
+  for (size_t i = 0; i < launches_.size(); ++i) {
+    std::unique_ptr<EarlyStart> next;
+    if (early && i + 1 < launches_.size() && launches_[i + 1].dependent) {
+      const Recorded& l = launches_[i + 1];
+      const bool waits = options().unwaiting_launch != static_cast<int>(i + 1);
+      next = std::make_unique<EarlyStart>(l.grid, l.block, l.shared_bytes, l.body, waits);
+    }
+    const Recorded& launch = launches_[i];
+    if (started) {
+      started->finish();
+    } else {
+      launch_body(launch.grid, launch.block, launch.shared_bytes, /*cooperative=*/false,
+                  launch.body, launch.dependent);
+    }
+    started = std::move(next);
   }
 }
 

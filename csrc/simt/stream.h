@@ -44,6 +44,7 @@ struct Recorded {
   size_t shared_bytes = 0;
   std::vector<unsigned char> arguments;
   std::function<void()> body;  // a thread's, with its own copies of the arguments
+  bool dependent = false;      // may start before the launch before it is over
 };
 
 class Graph {
@@ -69,12 +70,17 @@ class Stream {
   // As CUDA, refuses what cannot be part of a graph while it is recorded.
   void refuse_if_capturing(const char* what) const;
 
+  // dependent: it may start before the launch before it is over, and its threads wait for that.
   template <class Kernel, class... Arguments>
-  void launch(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, Arguments... arguments) {
+  void launch(Kernel kernel, dim3 grid, dim3 block, size_t shared_bytes, bool dependent,
+              Arguments... arguments) {
     if (!is_capturing_) {
-      return simt::launch(kernel, grid, block, shared_bytes, /*cooperative=*/false, arguments...);
+      return launch_body(
+          grid, block, shared_bytes, /*cooperative=*/false, [=] { kernel(arguments...); },
+          dependent);
     }
     Recorded out;
+    out.dependent = dependent;
     out.kernel = reinterpret_cast<const void*>(kernel);
     out.grid = grid;
     out.block = block;

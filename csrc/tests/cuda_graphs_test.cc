@@ -583,6 +583,38 @@ TEST(what_cannot_be_captured_is_refused_and_leaves_the_stream_usable) {
   stream.wait();
 }
 
+// Of the launches of a step, in their order. What reads nothing of the launch right before it would
+// be right without a wait for that one, too: fc1 and fc2 beside the product before them, and what
+// places q, k and v, which the product before fc1 has made.
+bool needs_the_launch_before(int launch) {
+  constexpr int kFirst = 1, kOfLayer = 8, kLayers = 2;  // norm qkv fc1 append cuts merge out fc2
+  if (launch < kFirst || launch >= kFirst + kOfLayer * kLayers) return launch > 0;
+  const int at = (launch - kFirst) % kOfLayer;
+  return at != 2 && at != 3 && at != 7;
+}
+
+TEST(every_wait_for_the_launch_before_matters) {
+  RestoreOptions restore;
+  const auto weights = make_weights(CudaForm::kInt4);
+  const Lists lists;
+  simt::options().order = 2;
+  constexpr int kLaunches = 21;  // the embedding, two layers, norm, head, draw, advance
+  for (int launch = 1; launch < kLaunches; ++launch) {
+    simt::options().unwaiting_launch = -1;
+    Both both(weights, KvKind::kI8);
+    both.read_prompts(2);
+    simt::options().unwaiting_launch = launch;
+    bool is_seen = false;
+    try {
+      for (int64_t step = 0; step < 2; ++step) both.decode(2, draws_of(lists, 2, step, false));
+      both.check_pages();
+    } catch (const std::exception&) {
+      is_seen = true;
+    }
+    CHECK_EQ(is_seen, needs_the_launch_before(launch));
+  }
+}
+
 // Rows of nobody that still have a place write to the page of whoever had it.
 TEST(padding_that_is_left_out_shows_in_the_pages) {
   const auto weights = make_weights(CudaForm::kInt4);

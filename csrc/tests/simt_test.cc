@@ -8,6 +8,7 @@
 #include "kernels/cuda/device/bits.cuh"
 #include "kernels/cuda/device/convert.cuh"
 #include "kernels/cuda/device/copy_async.cuh"
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/device/mma.cuh"
@@ -267,6 +268,72 @@ TEST(a_failing_block_releases_the_others) {
   unsigned counter = 0;
   CHECK_THROWS(simt::Error, simt::launch(one_block_fails, dim3(3), dim3(32), 0, true, &counter),
                "this block fails");
+}
+
+// --- launches that start before the one before them is over
+__global__ void write_doubles(const float* x, float* y) {
+  cuda::wait_for_previous();
+  y[blockIdx.x * blockDim.x + threadIdx.x] = 2.0f * x[blockIdx.x * blockDim.x + threadIdx.x];
+}
+
+// Adds what was prefetched and what the launch before wrote. reads_early: the latter, too, is read
+// before the wait.
+__global__ void add_doubles(const float* weights, const float* y, float* out, bool reads_early) {
+  const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+  cuda::prefetch_line(weights + at);
+  TGV_DYNAMIC_SHARED(float, staged);
+  staged[threadIdx.x] = weights[at];
+  float value = y[at];
+  __syncthreads();
+  cuda::wait_for_previous();
+  if (!reads_early) value = y[at];
+  out[at] = staged[threadIdx.x ^ 1u] + value;
+}
+
+__global__ void waits_sometimes(float* out) {
+  if (threadIdx.x != 3) cuda::wait_for_previous();
+  out[threadIdx.x] = 0.0f;
+}
+
+void check_early_starts(bool reads_early) {
+  constexpr unsigned kBlocks = 3, kThreads = 64, kCount = kBlocks * kThreads;
+  std::vector<float> x(kCount), y(kCount, -1.0f), weights(kCount), out(kCount);
+  for (unsigned i = 0; i < kCount; ++i) x[i] = static_cast<float>(i), weights[i] = 0.25f * x[i];
+  simt::Stream stream;
+  stream.begin_capture();
+  stream.launch(write_doubles, dim3(kBlocks), dim3(kThreads), 0, true, x.data(), y.data());
+  stream.launch(add_doubles, dim3(kBlocks), dim3(kThreads), 4 * kThreads, true, weights.data(),
+                y.data(), out.data(), reads_early);
+  const simt::Graph graph = stream.end_capture();
+  graph.run();
+  for (unsigned i = 0; i < kCount; ++i) CHECK_EQ(out[i], weights[i ^ 1u] + 2.0f * x[i]);
+}
+
+TEST(early_starts) {
+  for_each_schedule([] { check_early_starts(false); });
+  CHECK(mutation_is_seen(-1, false, [] { check_early_starts(true); }));
+  CHECK(mutation_is_seen(-1, false, [] {
+    simt::options().unwaiting_launch = 1;
+    check_early_starts(false);
+  }));
+  RestoreOptions restore;
+  simt::options().early_starts = false;
+  simt::options().order = 1;
+  check_early_starts(true);  // nobody starts early, so nobody can read too early
+}
+
+TEST(a_launch_that_may_start_early_must_wait) {
+  std::vector<float> out(32);
+  simt::Stream stream;
+  const auto launch = [&](bool dependent) {
+    stream.launch(waits_sometimes, dim3(1), dim3(32), 0, dependent, out.data());
+  };
+  launch(false);
+  CHECK_THROWS(simt::Error, launch(true), "thread 3 of block 0 never waits for the launch before");
+  stream.begin_capture();
+  launch(false), launch(true);
+  const simt::Graph graph = stream.end_capture();
+  for_each_schedule([&] { CHECK_THROWS(simt::Error, graph.run(), "thread 3 of block 0 never"); });
 }
 
 // --- tensor core

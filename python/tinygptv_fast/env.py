@@ -11,6 +11,7 @@
 | ``TINYGPTV_TRACEBACK`` | 1 shows the traceback of an unexpected error in the command line; 0 (the default) one line |
 | ``TINYGPTV_CUDA_EMULATION`` | for tests: path of the CUDA library compiled for the CPU, which device="cuda" runs on |
 | ``TINYGPTV_CUDA_GRAPHS`` | 0 launches a GPU's decode steps kernel by kernel; 1 (the default) as captured graphs |
+| ``TINYGPTV_CUDA_EARLY_STARTS`` | 0: no kernel of a GPU starts before the one before it is over; 1 (the default) |
 | ``HF_ENDPOINT`` | the hub that 'tinygptv fetch' asks: https://huggingface.co, or a mirror of it |
 | ``HF_HUB_OFFLINE`` | 1, on, yes or true: 'tinygptv fetch' asks no server |
 | ``NO_COLOR`` | set and not empty: no colour in the terminal (https://no-color.org) |
@@ -42,6 +43,7 @@ _KNOWN = (
     "TINYGPTV_TRACEBACK",
     "TINYGPTV_CUDA_EMULATION",
     "TINYGPTV_CUDA_GRAPHS",
+    "TINYGPTV_CUDA_EARLY_STARTS",
 )
 HUB = "https://huggingface.co"
 _HUB_TRUE, _HUB_FALSE = ("1", "ON", "YES", "TRUE"), ("", "0", "OFF", "NO", "FALSE")  # as the hub's own library reads it
@@ -62,6 +64,7 @@ class Settings:
     color: bool = True
     cuda_emulation: str = ""  # empty: none
     cuda_graphs: bool = True
+    cuda_early_starts: bool = True
     hub_endpoint: str = HUB  # no slash at the end
     hub_offline: bool = False
     unknown: tuple[str, ...] = ()
@@ -80,11 +83,17 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         traceback=_one_of("TINYGPTV_TRACEBACK", given.get("TINYGPTV_TRACEBACK", ""), ("0", "1"), "0") == "1",
         color=not given.get("NO_COLOR", ""),
         cuda_emulation=given.get("TINYGPTV_CUDA_EMULATION", ""),
-        cuda_graphs=_one_of("TINYGPTV_CUDA_GRAPHS", given.get("TINYGPTV_CUDA_GRAPHS", ""), ("0", "1"), "1") == "1",
+        cuda_graphs=_switch("TINYGPTV_CUDA_GRAPHS", given),
+        cuda_early_starts=_switch("TINYGPTV_CUDA_EARLY_STARTS", given),
         hub_endpoint=_hub_endpoint(given.get("HF_ENDPOINT", "")),
         hub_offline=_hub_offline(given.get("HF_HUB_OFFLINE", "")),
         unknown=tuple(sorted(n for n in given if n.startswith(PREFIX) and n not in _KNOWN + _BUILD_ONLY)),
     )
+
+
+def _switch(name: str, given: Mapping[str, str]) -> bool:
+    """On unless it is 0."""
+    return _one_of(name, given.get(name, ""), ("0", "1"), "1") == "1"
 
 
 @dataclass(frozen=True)

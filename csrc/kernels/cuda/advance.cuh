@@ -18,6 +18,7 @@
 #pragma once
 
 #include "kernels/cuda/advance.h"
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/platform.cuh"
 
 namespace tgv::cuda {
@@ -50,6 +51,7 @@ __device__ __forceinline__ void advance_row(const AdvanceParams& p, int row, int
 
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) advance_rows(const AdvanceParams p) {
+  wait_for_previous();
   const int step = p.steps[0];
   __syncthreads();
   for (int row = static_cast<int>(threadIdx.x); row < p.rows; row += kThreads) {

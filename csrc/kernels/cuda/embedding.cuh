@@ -17,6 +17,7 @@
 #pragma once
 
 #include "kernels/cuda/device/convert.cuh"
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/device/round.cuh"
 #include "kernels/cuda/embedding.h"
@@ -48,6 +49,7 @@ __device__ __forceinline__ float4 load_embedding(const EmbeddingParams& p, int64
 template <EmbeddingKind kKind>
 __global__ void __launch_bounds__(kEmbeddingThreads)
     embedding_rows(const EmbeddingParams p, int row_blocks) {
+  wait_for_previous();
   const int token = static_cast<int>(blockIdx.x) / row_blocks;
   const int64_t vectors = p.width / 4;
   const int64_t v =

@@ -36,6 +36,7 @@
 
 #include "kernels/cuda/device/bits.cuh"
 #include "kernels/cuda/device/copy_async.cuh"
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/sync.cuh"
 #include "kernels/cuda/gelu.cuh"
@@ -251,6 +252,7 @@ __device__ __forceinline__ bool gemm_share(float (&total)[kSums], const float (&
 template <class Tile>
 __device__ __forceinline__ void gemm(const typename Tile::Params& p, const GemmWork& w) {
   constexpr int kSums = Tile::kThreadRows * Tile::kThreadTokens;
+  wait_for_previous();
   TGV_DYNAMIC_SHARED(unsigned char, stages);
   const int first = gemm_first_unit(w, blockIdx.x), last = gemm_first_unit(w, blockIdx.x + 1);
   float sums[kSums], total[kSums];  // of the segment; of the tile's segments before it

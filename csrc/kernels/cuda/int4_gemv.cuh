@@ -38,6 +38,7 @@
 
 #include "kernels/cuda/device/bits.cuh"
 #include "kernels/cuda/device/convert.cuh"
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/device/mma.cuh"
@@ -172,6 +173,22 @@ __device__ __forceinline__ void multiply_row_tile(float (&total)[4], const Int4G
   }
 }
 
+// The weights that this block takes first: they may be on their way while the kernel before makes
+// x.
+template <int kGroup, bool kAsymmetric>
+__device__ __forceinline__ void prefetch_row_tile(const Int4GemvParams& p, int padded_k) {
+  const int64_t tile = blockIdx.x;
+  if (tile * kInt4GemvTileRows >= p.n) return;
+  const int words = padded_k / kInt4GemvTileColumns * 128, scales = padded_k / kGroup * 8;
+  for (int at = threadIdx.x * 32; at < words; at += kInt4GemvWarps * 32 * 32) {
+    prefetch_line(p.weights + tile * words + at);
+  }
+  for (int at = threadIdx.x * 32; at < scales; at += kInt4GemvWarps * 32 * 32) {
+    prefetch_line(p.scales + tile * scales + at);
+    if (kAsymmetric) prefetch_line(p.zeros + tile * scales + at);
+  }
+}
+
 template <int kGroup, bool kSingle, bool kAsymmetric>
 __global__ void __launch_bounds__(kInt4GemvWarps * 32, 4) int4_gemv(const Int4GemvParams p) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
@@ -182,6 +199,8 @@ __global__ void __launch_bounds__(kInt4GemvWarps * 32, 4) int4_gemv(const Int4Ge
   TGV_DYNAMIC_SHARED(Half, staged);
   TGV_SHARED(float, partial, [kInt4GemvWarps][16][8]);
   float* sums = reinterpret_cast<float*>(staged + p.batch * stride);
+  prefetch_row_tile<kGroup, kAsymmetric>(p, padded_k);
+  wait_for_previous();
   stage_activations<kGroup, kSingle>(p, staged, stride, padded_k, sums);
 
   const int64_t row_tiles = (p.n + kInt4GemvTileRows - 1) / kInt4GemvTileRows;

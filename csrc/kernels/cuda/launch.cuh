@@ -44,13 +44,24 @@ void start(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t s
 #if defined(__CUDACC__)
   make_ready(kernel, shared_bytes, only_loads);
   if (only_loads) return;
-  kernel<<<grid, block, static_cast<size_t>(shared_bytes), launch.stream>>>(arguments...);
-  check(cudaGetLastError(), "a kernel launch");
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = launch.stream;
+  config.attrs = &early;
+  config.numAttrs = launch.dependent ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...),
+        "a kernel launch");
 #else
   if (only_loads) return;
   simt::Stream at_once;
   simt::Stream& stream = launch.stream ? *launch.stream : at_once;
-  stream.launch(kernel, grid, block, static_cast<size_t>(shared_bytes), arguments...);
+  stream.launch(kernel, grid, block, static_cast<size_t>(shared_bytes), launch.dependent,
+                arguments...);
 #endif
 }
 

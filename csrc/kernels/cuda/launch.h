@@ -26,6 +26,7 @@ struct Launch {
   int64_t shared_bytes_per_block = 49152;  // what the device lets a block have
   Stream stream = nullptr;
   LaunchState* state = nullptr;  // may be null
+  bool dependent = false;        // it may start early, see device/dependent.cuh
 };
 
 #if defined(__CUDACC__)

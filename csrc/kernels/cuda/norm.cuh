@@ -25,6 +25,7 @@
 // Oracle    Double precision, csrc/tests/cuda_norm_test.cc.
 #pragma once
 
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/platform.cuh"
 #include "kernels/cuda/device/round.cuh"
 #include "kernels/cuda/norm.h"
@@ -150,8 +151,20 @@ __device__ __forceinline__ void store_normed(const NormParams& p, int64_t offset
   }
 }
 
+// [width] of weights, which come from far: nothing of a token's weights stays in the cache until
+// the next token.
+template <int kThreads>
+__device__ __forceinline__ void prefetch_vector(const float* weights, int64_t width) {
+  for (int64_t at = int64_t{threadIdx.x} * 32; weights && at < width; at += kThreads * 32) {
+    prefetch_line(weights + at);
+  }
+}
+
 template <int kThreads, int kVectors>
 __global__ void __launch_bounds__(kThreads) norm_rows(const NormParams p) {
+  prefetch_vector<kThreads>(p.weight, p.width);
+  if (p.bias) prefetch_vector<kThreads>(p.bias, p.width);
+  wait_for_previous();
   TGV_SHARED(float, slots, [3][kThreads / 32]);
   const int64_t offset = int64_t{blockIdx.x} * p.width;  // of the results
   const int64_t from = p.source_rows ? p.source_rows[blockIdx.x] * p.width : offset;

@@ -17,6 +17,7 @@
 // Oracle    The same copies on the host, csrc/tests/cuda_page_copy_test.cc.
 #pragma once
 
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/page_copy.h"
 
@@ -50,6 +51,7 @@ template <int kVectors>
 __global__ void __launch_bounds__(kPageCopyThreads)
     page_copy(const PageCopyParams p, int64_t chunks) {
   static_assert(kVectors * 16 * kPageCopyThreads == kPageCopyChunkBytes, "a chunk is a block's");
+  wait_for_previous();
   const int64_t item = int64_t{blockIdx.x} / chunks;
   const int64_t pair = item / p.layers, layer = item % p.layers;
   if (p.count && pair >= *p.count) return;

@@ -33,6 +33,7 @@
 #pragma once
 
 #include "kernels/cuda/device/bits.cuh"
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/load.cuh"
 #include "kernels/cuda/kv_pages.cuh"
@@ -205,6 +206,7 @@ __device__ __forceinline__ void attend_page(AttentionState<D>& state,
 template <KvKind kKind, int D>
 __global__ void __launch_bounds__(kAttentionWarps * 32)
     paged_attention_cuts(const PagedAttentionParams p, int max_cuts) {
+  wait_for_previous();
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
   const int64_t item = int64_t{blockIdx.x} * kAttentionWarps + (threadIdx.x >> 5);
   const int cut = static_cast<int>(item % max_cuts),
@@ -256,6 +258,7 @@ __global__ void __launch_bounds__(kAttentionWarps * 32)
 template <int D>
 __global__ void __launch_bounds__(kAttentionWarps * 32)
     paged_attention_merge(const PagedAttentionParams p, int max_cuts) {
+  wait_for_previous();
   const int lane = threadIdx.x & 31;
   const int64_t item = int64_t{blockIdx.x} * kAttentionWarps + (threadIdx.x >> 5);
   if (item >= int64_t{p.sequences} * p.heads) return;

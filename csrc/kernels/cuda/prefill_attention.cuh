@@ -37,6 +37,7 @@
 
 #include "kernels/cuda/device/bits.cuh"
 #include "kernels/cuda/device/copy_async.cuh"
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/kv_pages.cuh"
 #include "kernels/cuda/prefill_attention.h"
 
@@ -311,6 +312,7 @@ __device__ __forceinline__ void write_row(const PrefillAttentionParams& p, int64
 template <KvKind kKind, int D>
 __global__ void __launch_bounds__(kPrefillThreads, 3)
     prefill_attention(const PrefillAttentionParams p, int tiles) {
+  wait_for_previous();
   using Shared = PrefillShared<kKind, D>;
   TGV_DYNAMIC_SHARED(uint8_t, shared);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;

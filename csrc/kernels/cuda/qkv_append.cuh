@@ -32,6 +32,7 @@
 #pragma once
 
 #include "kernels/cuda/device/convert.cuh"
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/device/round.cuh"
 #include "kernels/cuda/qkv_append.h"
 
@@ -241,6 +242,7 @@ __device__ __forceinline__ TokenPlace place_of_token(const QkvAppendParams& p, i
 
 template <KvKind kKind, int kVectors>
 __global__ void __launch_bounds__(kQkvAppendWarps * 32) qkv_append(const QkvAppendParams p) {
+  wait_for_previous();
   const int64_t row = int64_t{blockIdx.x} * kQkvAppendWarps + (threadIdx.x >> 5);
   const int64_t head_row = row / 3;  // (token, head)
   const int part = static_cast<int>(row - head_row * 3), vectors = p.head_dim / 4;

@@ -33,6 +33,7 @@
 // Oracle    kernels/cpu/sampling on the same logits, csrc/tests/cuda_sampling_test.cc.
 #pragma once
 
+#include "kernels/cuda/device/dependent.cuh"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/sampling_draw.cuh"
 #include "kernels/cuda/sampling_row.cuh"
@@ -100,6 +101,7 @@ __device__ __forceinline__ float log_sum_of(const Span& span, BlockReduction& bl
 // kTop: p.top > 0.
 template <bool kTop>
 __global__ void __launch_bounds__(kSamplingThreads, 1) sample_rows(const SamplingParams p) {
+  wait_for_previous();
   TGV_SHARED(uint64_t, slots, [2 * kSamplingWarps]);
   TGV_SHARED(float, values, [kSamplingListed]);
   TGV_SHARED(int32_t, words, [2]);

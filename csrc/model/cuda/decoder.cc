@@ -27,15 +27,20 @@ cuda::KvKind query_kind(cuda::KvKind kind) {
 CudaDecoderOptions with_device(CudaDecoderOptions options) {
   int processors = kEmulatedProcessors;
   int64_t shared_bytes = kEmulatedSharedBytes;
+  bool can_start_early = true;
 #if defined(__CUDACC__)
-  int device = 0, shared = 0;
+  int device = 0, shared = 0, major = 0;
   cuda::check(cudaGetDevice(&device), "cudaGetDevice");
   cuda::check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
               "cudaDeviceGetAttribute");
   cuda::check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
               "cudaDeviceGetAttribute");
   shared_bytes = shared;
+  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+              "cudaDeviceGetAttribute");
+  can_start_early = major >= 9;
 #endif
+  options.early_starts = options.early_starts && can_start_early;
   if (options.multiprocessors == 0) options.multiprocessors = processors;
   if (options.shared_bytes_per_block == 0) options.shared_bytes_per_block = shared_bytes;
   check_range("multiprocessors", options.multiprocessors, 1, 65536);
@@ -142,6 +147,7 @@ CudaDecoder::CudaDecoder(std::shared_ptr<const CudaWeights> weights, const CudaS
       arena_(carve(sizes(), nullptr).bytes, "a decoder"),
       buffers_(std::make_unique<const Buffers>(carve(sizes(), arena_.data()))) {
   weights_->check_complete();
+  stream_.allow_early_starts(options_.early_starts);
   read_layers(storage);
   upload_rotary();
   zero(buffers_->workspace, static_cast<size_t>(buffers_->counter_bytes), stream_);

@@ -43,8 +43,11 @@ class DeviceStream {
     cuda::Launch out;
     out.stream = get();
     out.state = &state_;
+    out.dependent = starts_early_;
     return out;
   }
+  // Kernels of launch() may start before the one before them is over.
+  void allow_early_starts(bool allowed) { starts_early_ = allowed; }
   cuda::LaunchState& state() const { return state_; }
 
   // Read by the thread that runs steps.
@@ -72,6 +75,7 @@ class DeviceStream {
  private:
   mutable StreamCounts counts_;
   mutable cuda::LaunchState state_;
+  bool starts_early_ = false;
 #if defined(__CUDACC__)
   cudaStream_t stream_ = nullptr;
 #else

@@ -58,6 +58,7 @@ struct CudaDecoderOptions {
   int multiprocessors = 0;             // blocks of a matrix product; 0: the device's
   int64_t shared_bytes_per_block = 0;  // 0: what the device lets a block have
   bool graphs = true;                  // steps that only decode are launched as captured graphs
+  bool early_starts = true;            // kernels may start early (dependent.cuh) where they can
 };
 
 // What was put on a stream so far.

@@ -20,7 +20,7 @@
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 6;
+inline constexpr int32_t kCudaTableVersion = 7;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
 
 // Which exception it was. kNone: the call did what it says.

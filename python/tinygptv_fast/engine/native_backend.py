@@ -88,6 +88,7 @@ class NativeBackend:
             max_sequences=max_sequences,
             token_bytes=token_bytes,
             graphs=read_settings().cuda_graphs,
+            early_starts=read_settings().cuda_early_starts,
         )
         self._facts |= _graph_facts(self._engine.metrics())
         self._weights: _native.Weights | _native.CudaWeights | None = weights
