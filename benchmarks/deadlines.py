@@ -1,10 +1,10 @@
 """How late a request ends behind its deadline, or behind a cancel, by the phase that it was in.
 
-    python benchmarks/deadlines.py [--model DIR|demo] [--count 500] [--least 0.05] [--most 6] [--threads N] [--save]
+    python benchmarks/deadlines.py [--model DIR|demo] [--count 500] [--cancels 500] [--least 0.05] [--most 6] [--threads N] [--save]
 
 Each of ``--count`` requests has a picture that was never seen, a prompt, and an answer that would not end by itself;
-its deadline is uniform in ``--least`` .. ``--most`` seconds. Then as many again without a deadline, cancelled after
-such a time.
+its deadline is uniform in ``--least`` .. ``--most`` seconds. Then ``--cancels`` others (default: as many) without a
+deadline, cancelled after such a time.
 Overshoot is the time from the deadline or the cancel to the return of the call. The phase is the one that the time fell
 into: vision (nothing was submitted yet), prefill (submitted, no token), decode; a request that was through before its
 time is counted as "finished" and has no overshoot.
@@ -121,14 +121,17 @@ WAYS: dict[str, Callable[[tgv.TinyGPTV, Any, float, int], Measured]] = {
 }
 
 
-def measure(directory: str, count: int, least: float, most: float, threads: int | None) -> Iterator[dict[str, Any]]:
+def measure(
+    directory: str, counts: dict[str, int], least: float, most: float, threads: int | None
+) -> Iterator[dict[str, Any]]:
+    """counts: how many requests end in each of ``WAYS``."""
     with tgv.TinyGPTV.from_pretrained(directory, threads=threads) as model:
         check(model, most)
         room = model.prompt_room  # more than there is: what a request can have is cut to the context
         facts = {"least_s": least, "most_s": most, "model": model.info["model_id"][:12],
                  "threads": model.info["threads"], "cpu": _native.cpu_brand()}  # fmt: skip
         for offset, (way, end) in enumerate(WAYS.items(), 1):
-            times = np.random.default_rng(offset).uniform(least, most, count)
+            times = np.random.default_rng(offset).uniform(least, most, counts[way])
             found = [end(model, picture(offset * 1_000_000 + n), float(s), room) for n, s in enumerate(times)]
             for row in summarise(found):
                 yield {"benchmark": "deadlines", "what": way, **row, **facts}
@@ -138,13 +141,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="a model directory (default: the shipped demo)")
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--cancels", type=int)
     parser.add_argument("--least", type=float, default=0.05, help="seconds")
     parser.add_argument("--most", type=float, default=6.0, help="seconds")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args(argv)
     rows, commit = [], git_hash()  # before: what runs is what was there when it began
-    for row in measure(args.model, args.count, args.least, args.most, args.threads):
+    counts = {"deadline": args.count, "cancel": args.count if args.cancels is None else args.cancels}
+    for row in measure(args.model, counts, args.least, args.most, args.threads):
         rows.append(row | {"git": commit})
         print(json.dumps(rows[-1]), flush=True)
     if args.save:

@@ -60,6 +60,10 @@ INSTRUCTIONS = {
     "advance_rows": (),
 }
 
+# Targets whose launches may start before the one before them is over, and what asks for weights meanwhile.
+EARLY_STARTS = ("sm_90a", "sm_120")
+PREFETCHES = ("int4_gemv", "norm_rows")
+
 DECODER = ("decoder", "draw_inputs", "runner", "sampler", "step", "storage", "table", "weights")
 
 
@@ -163,6 +167,20 @@ def test_kernels_have_the_instructions_they_were_written_for(
         assert not (narrow and "_gem" in family(kernel)), f"{kernel} for {target} reads byte by byte"
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_kernel_touches_memory_before_its_wait(compile_kernels: Callable[[str], Compiled], target: str) -> None:
+    """device/dependent.cuh: before the wait for the launch before, weights are asked for, and nothing is read or
+    written; behind it the next launch may start. GPUs before sm_90 have no such launches."""
+    for kernel, text in disassembly(compile_kernels(target).cubin).items():
+        before, wait, behind = text.partition("ACQBULK")
+        if target not in EARLY_STARTS:
+            assert not wait and "PREEXIT" not in text and "CCTL.E.PF2" not in text, kernel
+            continue
+        assert wait and "PREEXIT" in behind and "PREEXIT" not in before, kernel
+        assert not re.search(r"\b(LDG|STG|LDGSTS|ATOM|ATOMG|RED|LD|ST)\b", before), f"{kernel} for {target}"
+        assert ("CCTL.E.PF2" in before) == (family(kernel) in PREFETCHES), f"{kernel} for {target}"
+
+
 def test_later_gpus_get_ptx(repository: Path, tmp_path: Path) -> None:
     """compute_90 for what this nvcc has no target of its own for: the same kernels and products."""
     source, out = repository / "csrc/model/cuda/kernels.cc", tmp_path / "kernels.ptx"
@@ -172,6 +190,7 @@ def test_later_gpus_get_ptx(repository: Path, tmp_path: Path) -> None:
     assert {family(kernel) for kernel in re.findall(r"\.entry (\w+)", ptx)} == families(repository)
     assert "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" in ptx
     assert "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" in ptx
+    assert ptx.count("griddepcontrol.wait") == ptx.count("griddepcontrol.launch_dependents") == ptx.count(".entry ")
 
 
 @pytest.mark.parametrize(

@@ -180,9 +180,11 @@ __device__ __forceinline__ void prefetch_row_tile(const Int4GemvParams& p, int p
   const int64_t tile = blockIdx.x;
   if (tile * kInt4GemvTileRows >= p.n) return;
   const int words = padded_k / kInt4GemvTileColumns * 128, scales = padded_k / kGroup * 8;
+#pragma unroll 1
   for (int at = threadIdx.x * 32; at < words; at += kInt4GemvWarps * 32 * 32) {
     prefetch_line(p.weights + tile * words + at);
   }
+#pragma unroll 1
   for (int at = threadIdx.x * 32; at < scales; at += kInt4GemvWarps * 32 * 32) {
     prefetch_line(p.scales + tile * scales + at);
     if (kAsymmetric) prefetch_line(p.zeros + tile * scales + at);

@@ -153,17 +153,17 @@ __device__ __forceinline__ void store_normed(const NormParams& p, int64_t offset
 
 // [width] of weights, which come from far: nothing of a token's weights stays in the cache until
 // the next token.
-template <int kThreads>
+template <int kThreads, int kVectors>
 __device__ __forceinline__ void prefetch_vector(const float* weights, int64_t width) {
-  for (int64_t at = int64_t{threadIdx.x} * 32; weights && at < width; at += kThreads * 32) {
-    prefetch_line(weights + at);
-  }
+  static_assert(kThreads * 32 >= kThreads * kVectors * 4, "a line for each thread is enough");
+  const int at = static_cast<int>(threadIdx.x) * 32;
+  if (weights && at < width) prefetch_line(weights + at);
 }
 
 template <int kThreads, int kVectors>
 __global__ void __launch_bounds__(kThreads) norm_rows(const NormParams p) {
-  prefetch_vector<kThreads>(p.weight, p.width);
-  if (p.bias) prefetch_vector<kThreads>(p.bias, p.width);
+  prefetch_vector<kThreads, kVectors>(p.weight, p.width);
+  prefetch_vector<kThreads, kVectors>(p.bias, p.width);
   wait_for_previous();
   TGV_SHARED(float, slots, [3][kThreads / 32]);
   const int64_t offset = int64_t{blockIdx.x} * p.width;  // of the results

@@ -27,7 +27,11 @@ __device__ __forceinline__ void wait_for_previous() {
 // memory.
 __device__ __forceinline__ void prefetch_line(const void* p) {
 #if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+  (void)p;  // loaded in a moment anyway
+#endif
 #else
   (void)*static_cast<const volatile unsigned char*>(p);
 #endif
