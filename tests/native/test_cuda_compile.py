@@ -1,9 +1,10 @@
 """The CUDA sources under the real compiler: every kernel for every target of the library, its resources, and the
 instructions that make it fast.
 
-nvcc is the one on PATH, or that of the extra cuda-test, which brings nvdisasm, too. Skipped where there is no nvcc, but
-not in CI, which fails without it; the emulation's tests (test_cpp.py) run everywhere. A target that nvcc does not know is a failure; without nvdisasm the
-instructions are not looked at, and the summary of the tests says so.
+nvcc is the one on PATH, or that of the extra cuda-test, which brings nvdisasm, too. Where there is no nvcc these tests
+are skipped, but not in CI, which fails without it; the emulation's tests (test_cpp.py) run everywhere. A target that
+nvcc does not know is a failure; without nvdisasm the instructions are not looked at, and the summary of the tests says
+so.
 """
 
 from __future__ import annotations
