@@ -194,14 +194,21 @@ def bench(run: Runner) -> dict[str, Step]:
 
 
 def e2e(run: Runner) -> dict[str, Step]:
-    """The demo model through ``from_pretrained(device="cuda")`` beside the CPU."""
+    """The demo model by ``from_pretrained(device="cuda")`` beside the CPU, a Phi of transformers beside torch."""
     site = REPOSITORY / "build" / "site"
-    if not (site / "tinygptv_fast").exists():
-        return {"generate": not_available("the package was not built here")}
-    missing = [name for name in ("numpy", "PIL", "tokenizers") if importlib.util.find_spec(name) is None]
-    if missing:
-        return {"generate": not_available(f"python has no {', '.join(missing)}")}
-    return {"generate": run([sys.executable, REPOSITORY / "benchmarks" / "gpu_generate.py", site], 90)}
+    steps = {}
+    for name, program, needed in (
+        ("generate", "gpu_generate.py", ("numpy", "PIL", "tokenizers")),
+        ("accelerate", "gpu_accelerate.py", ("numpy", "torch", "transformers")),
+    ):
+        missing = [module for module in needed if importlib.util.find_spec(module) is None]
+        if not (site / "tinygptv_fast").exists():
+            steps[name] = not_available("the package was not built here")
+        elif missing:
+            steps[name] = not_available(f"python has no {', '.join(missing)}")
+        else:
+            steps[name] = run([sys.executable, REPOSITORY / "benchmarks" / program, site], 90)
+    return steps
 
 
 SECTIONS: dict[str, Callable[[Runner], dict[str, Step]]] = {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "bindings/bindings.h"
 #include "bindings/model.h"
@@ -121,18 +122,26 @@ class CudaWeightsHandle final : public ModelHandle {
   bool is_complete_ = false;
 };
 
+using Steps = std::optional<std::pair<int64_t, int64_t>>;  // tokens, rows of logits
+
 IntDict memory_plan(const py::dict& architecture, const py::dict& forms, const std::string& kv_kind,
-                    int64_t kv_tokens, int64_t max_sequences, const std::string& emulation) {
+                    int64_t kv_tokens, int64_t max_sequences, const Steps& steps,
+                    const std::string& emulation) {
   const model::Architecture a = architecture_of(architecture);
   const CudaForms f = forms_of(forms);
   engine::EngineOptions options;
   options.kv_kind = kv::parse_kind(kv_kind);
   options.kv_tokens = kv_tokens;
   options.max_sequences = max_sequences;
+  model::BackendOptions sizes = engine::backend_options(a, options);
+  if (steps) {
+    sizes.max_tokens = sizes.max_segments = steps->first;
+    sizes.max_logit_rows = steps->second;
+  }
   model::CudaMemoryPlan plan;
   {
     py::gil_scoped_release release;
-    plan = model::plan_cuda_memory(table_of(emulation), a, f, engine::backend_options(a, options));
+    plan = model::plan_cuda_memory(table_of(emulation), a, f, sizes);
   }
   IntDict out;
   out["weights_bytes"] = plan.weights_bytes;
@@ -195,10 +204,11 @@ void bind_cuda_model(py::module_& module) {
                              [](const CudaWeightsHandle& self) { return self.model().bytes(); });
   module.def("cuda_memory_plan", &memory_plan, py::arg("architecture"), py::arg("forms"),
              py::kw_only(), py::arg("kv_kind"), py::arg("kv_tokens"), py::arg("max_sequences") = 8,
-             py::arg("emulation") = "",
+             py::arg("steps") = py::none(), py::arg("emulation") = "",
              "Bytes that CudaWeights of these and an Engine over them would take on the GPU\n"
              "(weights_bytes, kv_bytes, arena_bytes) and pinned on the host (pinned_bytes), and\n"
-             "what the GPU has (free_bytes, total_bytes). Allocates nothing.");
+             "what the GPU has (free_bytes, total_bytes). steps: of a Decoder with so many\n"
+             "max_tokens and max_logit_rows instead of an Engine. Allocates nothing.");
 }
 
 }  // namespace tgv::bindings

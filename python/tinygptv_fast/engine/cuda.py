@@ -104,10 +104,19 @@ class MemoryPlan:
 
 
 def plan_memory(
-    text: TextConfig, forms: Forms, *, kv_kind: str, kv_tokens: int | None, max_sequences: int
+    text: TextConfig,
+    forms: Forms,
+    *,
+    kv_kind: str,
+    kv_tokens: int | None,
+    max_sequences: int,
+    share: float = _KV_SHARE,
+    steps: tuple[int, int] | None = None,
 ) -> MemoryPlan:
-    """What ``load_cuda_weights`` and the engine will take. kv_tokens None: full contexts for ``max_sequences``, no more
-    than fit, no less than one. Raises CapacityError saying what would fit, UnsupportedError for sizes no kernel has."""
+    """What the weights and the engine will take. kv_tokens None: full contexts for ``max_sequences``, no more than
+    ``share`` of what fits, no less than one. steps: of a ``_native.Decoder`` instead of an engine, over weights that
+    are there already: tokens and rows of logits of its steps. Raises CapacityError saying what would fit,
+    UnsupportedError for sizes no kernel has."""
 
     def plan(tokens: int) -> MemoryPlan:
         from .. import _native
@@ -119,15 +128,18 @@ def plan_memory(
                 kv_kind=kv_kind,
                 kv_tokens=tokens,
                 max_sequences=max_sequences,
+                steps=steps,
                 emulation=read_settings().cuda_emulation,
             )
         except InvalidArgumentError as error:
             raise UnsupportedError(f"the CUDA kernels cannot take this model: {error}") from error
+        if steps is not None:
+            found["weights_bytes"] = 0
         return MemoryPlan(**found, kv_tokens=tokens, token_bytes=kv_token_bytes(text, kv_kind))
 
     chosen = plan(kv_tokens or _whole_pages(max_sequences * text.max_positions))
     if kv_tokens is None:
-        affordable = int(chosen.affordable_tokens * _KV_SHARE)
+        affordable = int(chosen.affordable_tokens * share)
         chosen = plan(_whole_pages(max(min(chosen.kv_tokens, affordable), text.max_positions)))
     if not chosen.fits:
         raise CapacityError(f"no room on the GPU: {chosen.sizes()}; {chosen.advice()}")
@@ -138,16 +150,20 @@ def _whole_pages(tokens: int) -> int:
     return -(-tokens // PAGE_TOKENS) * PAGE_TOKENS
 
 
-def load_cuda_weights(directory: ModelDirectory, forms: Forms, plan: MemoryPlan) -> _native.CudaWeights:
-    """The weights of ``directory`` on the GPU. Raises CapacityError where somebody took the memory since ``plan``."""
+def make_cuda_weights(text: TextConfig, forms: Forms, key: str, plan: MemoryPlan) -> _native.CudaWeights:
+    """Room for the weights on the GPU. Raises CapacityError where somebody took the memory since ``plan``."""
     from .. import _native
 
     emulation = read_settings().cuda_emulation
     if emulation:
         # Not a line in the log, which nobody sees unless they ask for it.
         warnings.warn(f"device='cuda' is an emulation on the CPU, for tests: {emulation}", RuntimeWarning, stacklevel=2)
-    config = dataclasses.asdict(directory.config.text)
     with plan.explaining():
-        weights = _native.CudaWeights(config, forms.native(), forms.key(directory.content_hash), emulation=emulation)
+        return _native.CudaWeights(dataclasses.asdict(text), forms.native(), key, emulation=emulation)
+
+
+def load_cuda_weights(directory: ModelDirectory, forms: Forms, plan: MemoryPlan) -> _native.CudaWeights:
+    """The weights of ``directory`` on the GPU. Raises CapacityError where somebody took the memory since ``plan``."""
+    weights = make_cuda_weights(directory.config.text, forms, forms.key(directory.content_hash), plan)
     fill(weights, directory, forms)
     return weights

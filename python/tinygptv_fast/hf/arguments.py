@@ -97,8 +97,6 @@ def check_generate(given: Mapping[str, Any], config: Any, default: GenerationCon
         value = given.get(name)
         if value is not None and not isinstance(value, torch.Tensor):
             raise InvalidArgumentError(f"{name} is {type(value).__name__}, expected a torch.Tensor")
-        if value is not None and value.device.type != "cpu":
-            raise InvalidArgumentError(f"{name} is on {value.device}, expected the CPU, where the weights are")
     _check_mask(given)
 
 

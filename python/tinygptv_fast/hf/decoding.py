@@ -23,6 +23,7 @@ from ..errors import ClosedError, UnsupportedError
 from ..generate.names import check_names
 from . import arguments, forward, native_rows
 from .cache import NativeCache
+from .devices import CPU, home_of, to_device, to_host
 from .prompts import PromptRows
 from .sequences import Sequences
 
@@ -38,8 +39,8 @@ _log = logging.getLogger("tinygptv_fast")
 
 class NativeDecoding:
     """Stands before a ``PreTrainedModel`` and ``GenerationMixin`` among the bases of a class, and takes over what they
-    would compute with torch. Any thread may call it, several at a time. Tensors are taken and given on the CPU; there
-    are no parameters and no gradients.
+    would compute with torch. Any thread may call it, several at a time. Python's side of it is on the CPU: tensors from
+    a GPU are brought over, and what is made of them goes back. There are no parameters and no gradients.
 
     ``kind``, ``instead`` and ``train_instead`` are what errors say of it. ``extra_names``: arguments of ``generate``
     that transformers has not.
@@ -51,8 +52,11 @@ class NativeDecoding:
     extra_names: tuple[str, ...] = ()
     generation_config: Any
 
-    def _start_decoding(self, text: TextConfig, backend: NativeBackend, pool: Sequences, *, dtype: torch.dtype) -> None:
+    def _start_decoding(
+        self, text: TextConfig, backend: NativeBackend, pool: Sequences, *, dtype: torch.dtype, computes_on: str = CPU
+    ) -> None:
         self.text = text
+        self.computes_on = computes_on
         self.native = True  # False: never the engine, always transformers' loop
         self.last_route = ""
         self._backend = backend
@@ -64,8 +68,8 @@ class NativeDecoding:
     # --- what transformers and its users ask of a model ------------------------------------------------------------
     @property
     def device(self) -> torch.device:
-        """The CPU."""
-        return torch.device("cpu")
+        """The CPU, where tensors need no way. ``computes_on`` says what computes."""
+        return torch.device(CPU)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,12 +87,14 @@ class NativeDecoding:
         return {**self._backend.stats(), "sequences": self._pool.counts()}
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Itself, for the CPU. Raises UnsupportedError for another device or a dtype."""
+        """Itself, for the device that computes. Raises UnsupportedError for another one or a dtype."""
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.dtype) or (
-                isinstance(value, (str, int, torch.device)) and torch.device(value).type != "cpu"
+                isinstance(value, (str, int, torch.device)) and torch.device(value).type != self.computes_on
             ):
-                raise UnsupportedError(f"to({value}) cannot be done: weights are packed for the CPU, {self.instead}")
+                raise UnsupportedError(
+                    f"to({value}) cannot be done: weights are packed for {self.computes_on!r}, {self.instead}"
+                )
         return self
 
     def train(self, mode: bool = True) -> Self:
@@ -165,18 +171,20 @@ class NativeDecoding:
         result: Any = None
         try:
             self._check_open()
+            home = home_of({**given, **kwargs})
+            given, kwargs = to_host(given), to_host(kwargs)
             arguments.check_generate({**given, **kwargs}, generation_config, self.generation_config, self.extra_names)
             arguments.check_cache(kwargs.get("past_key_values"), self._pool)
             kwargs.pop("cache_implementation", None)  # checked: it asks for nothing
             if arguments.pads_right({**given, **kwargs}, generation_config, self.generation_config):
-                return self._padded_right(generation_config, {**given, **kwargs})
+                return to_device(self._padded_right(generation_config, {**given, **kwargs}), home)
             if kwargs.get("past_key_values") is None and self._uses_cache(generation_config, kwargs):
                 own = kwargs["past_key_values"] = NativeCache(self._pool)
             self._route(LOOP, "a way of decoding of transformers' own")
             result = super().generate(  # type: ignore[misc]  # of a mixin that says what it is mixed into
                 generation_config=generation_config, **given, **kwargs
             )
-            return result
+            return to_device(result, home)
         except BaseException:
             if streamer is not None:  # whoever reads it in another thread would wait for ever
                 with contextlib.suppress(Exception):
@@ -285,16 +293,20 @@ class NativeDecoding:
         arguments.check_cache(past_key_values, self._pool)
         cache = NativeCache(self._pool) if past_key_values is None else past_key_values
         keep = logits_to_keep if isinstance(logits_to_keep, int) else 0
-        batch = forward.make_batch(input_ids, inputs_embeds, attention_mask, cache.mask, keep, self.text, prompt_rows)
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        home, hosted = home_of(given), to_host({**given, "mask": attention_mask, "keep": logits_to_keep})
+        batch = forward.make_batch(
+            hosted["input_ids"], hosted["inputs_embeds"], hosted["mask"], cache.mask, keep, self.text, prompt_rows
+        )
         if keep == 1 and not bool(batch.mask[:, -1].all()):
             raise UnsupportedError(f"attention_mask has padding in its last column: {PAD_LEFT}")
         logits = forward.run(batch, cache, self.text)
         if past_key_values is None and use_cache is False:
             cache.release()
         if isinstance(logits_to_keep, Tensor):
-            logits = logits[:, logits_to_keep]
+            logits = logits[:, hosted["keep"]]
         output = CausalLMOutputWithPast(
-            logits=logits, past_key_values=None if past_key_values is None and use_cache is False else cache
+            logits=logits.to(home), past_key_values=None if past_key_values is None and use_cache is False else cache
         )
         return output.to_tuple() if return_dict is False else output
 

@@ -41,10 +41,11 @@ class AcceleratedPhi(NativeDecoding, PhiPreTrainedModel, GenerationMixin):  # ty
         *,
         dtype: torch.dtype,
         keep_source: bool,
+        computes_on: str,
     ) -> None:
         super().__init__(copy.deepcopy(source.config))
         self.generation_config = copy.deepcopy(source.generation_config)
-        self._start_decoding(text, backend, pool, dtype=dtype)
+        self._start_decoding(text, backend, pool, dtype=dtype, computes_on=computes_on)
         self._source = (source,) if keep_source else ()  # in a tuple, so that it is no part of this module
         torch.nn.Module.train(self, False)
 
@@ -69,7 +70,12 @@ class AcceleratedPhi(NativeDecoding, PhiPreTrainedModel, GenerationMixin):  # ty
             raise UnsupportedError(f"attention_mask has padding on the right, {_NEEDS_TORCH}: {PAD_LEFT}")
         self._route(TORCH, "padding is on the right")
         _log.warning("a prompt padded on the right runs in the torch model, at its speed: %s", PAD_LEFT)
-        return self._source[0].generate(generation_config=config, **given)
+        source = self._source[0]
+        return source.generate(generation_config=config, **{name: _on(source, value) for name, value in given.items()})
+
+
+def _on(source: Any, value: Any) -> Any:
+    return value.to(source.device) if isinstance(value, torch.Tensor) else value
 
 
 def check_model(model: Any) -> None:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..env import read_settings
 from ..errors import CapacityError, ClosedError, TinyGPTVError
 
 if TYPE_CHECKING:
     from .. import _native
 
-_STEP_TOKENS = 256
-_STEP_LOGITS = 64
+STEPS = _STEP_TOKENS, _STEP_LOGITS = 256, 64
+"""Tokens, and rows of logits, of a step at most."""
+
 _GROWTH = 64  # room is taken by so many positions at a time
 
 
@@ -175,5 +177,6 @@ def open_sequences(weights: Any, *, kv_kind: str, kv_tokens: int, threads: int, 
         max_logit_rows=_STEP_LOGITS,
         threads=threads,
         isa=isa,
+        graphs=read_settings().cuda_graphs,
     )
     return Sequences(decoder, kv_tokens)

@@ -21,6 +21,7 @@ from ..generate.model import TinyGPTV
 from ..generate.names import check_names
 from . import arguments
 from .configuration import TinyGPTVConfig
+from .devices import home_of, to_device, to_host
 from .directories import HUB, check_load, fetch_directory
 from .generation import complete, generation_config_of
 from .processing import image_token_id
@@ -178,22 +179,25 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
         }
         given = {**{name: value for name, value in named.items() if value is not None}, **kwargs}
         rest = {"generation_config": generation_config, "streamer": streamer}
-        self._check_open()
-        if given.get("inputs_embeds") is not None:
-            if given.pop("pixel_values", None) is not None or given.pop("seed", None) is not None:
-                raise UnsupportedError("inputs_embeds is given with pixel_values or seed, expected input_ids with them")
-            return super().generate(**rest, **given)
         try:
-            arguments.check_generate(given, generation_config, self.generation_config, self.extra_names)
-            ids, given, config = self._prepare(given, generation_config)
+            self._check_open()
+            home, given = home_of(given), to_host(given)
+            embedded = given.get("inputs_embeds") is not None
+            if embedded:
+                _check_alone(given)
+            else:
+                arguments.check_generate(given, generation_config, self.generation_config, self.extra_names)
+                ids, given, config = self._prepare(given, generation_config)
         except BaseException:
             if streamer is not None:
                 streamer.end()
             raise
+        if embedded:
+            return to_device(super().generate(**rest, **given), home)
         if streamer is not None:
             streamer = _PromptFirst(streamer, ids)
         result = super().generate(generation_config=config, streamer=streamer, **given)
-        return _with_prompt(result, ids, self.prefix_columns)
+        return to_device(_with_prompt(result, ids, self.prefix_columns), home)
 
     def _prepare(self, given: dict[str, Any], config: Any) -> tuple[Tensor, dict[str, Any], Any]:
         """The prompts, the arguments of transformers' ``generate`` with codes in their place, its configuration."""
@@ -275,6 +279,11 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
         """One pass: logits float32 [B, T or logits_to_keep, V] as ``CausalLMOutputWithPast``. Arguments as of
         ``generate``, and past_key_values, use_cache, logits_to_keep, return_dict."""
         self._check_open()
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        home = home_of(given)
+        given = to_host({**given, "attention_mask": attention_mask, "pixel_values": pixel_values})
+        input_ids, inputs_embeds = given["input_ids"], given["inputs_embeds"]
+        attention_mask, pixel_values = given["attention_mask"], given["pixel_values"]
         past = kwargs.get("past_key_values")
         fresh = past is None or past.get_seq_length() == 0
         if input_ids is not None and prompt_rows is None and fresh:
@@ -287,16 +296,23 @@ class TinyGPTVForConditionalGeneration(OwnDecoding, PreTrainedModel, GenerationM
             raise UnsupportedError(
                 "pixel_values is given with past_key_values or inputs_embeds, expected input_ids alone"
             )
-        return super().forward(
+        output = super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             prompt_rows=prompt_rows,
             **kwargs,
         )
+        return to_device(output, home)
 
 
 _ID_TYPES = (torch.int64, torch.int32)
+
+
+def _check_alone(given: dict[str, Any]) -> None:
+    """What goes with input_ids alone, and is None with embeddings, is dropped."""
+    if given.pop("pixel_values", None) is not None or given.pop("seed", None) is not None:
+        raise UnsupportedError("inputs_embeds is given with pixel_values or seed, expected input_ids with them")
 
 
 class _Pixels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from ..memory import read_memory
 from ..quantize.bfloat16 import to_bfloat16
 from ..quantize.int4 import quantize_int4
 from ..quantize.int8 import quantize_int8
+from .devices import CPU, CUDA
 
 if TYPE_CHECKING:
     from .. import _native
@@ -31,47 +32,52 @@ State = Mapping[str, torch.Tensor]
 
 def read_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Canonical name → tensor (no copy), q, k and v apart as ``...attn.q``, ``...attn.k``, ``...attn.v``. Raises
-    UnsupportedError for a tensor that a Phi has not, for one that is not on the CPU and for other dtypes."""
+    UnsupportedError for a tensor that a Phi has not, for one that is neither on the CPU nor on a GPU and for other
+    dtypes."""
     state: dict[str, torch.Tensor] = {}
     for key, tensor in model.state_dict(keep_vars=True).items():
         name = canonical(key)
         if name is None:
             hint = ": merge the adapter first (merge_and_unload)" if "lora" in key or "base_layer" in key else ""
             raise UnsupportedError(f"the model has {key!r}, which no Phi has{hint}")
-        if tensor.device.type != "cpu":
-            raise UnsupportedError(f"{key} is on {tensor.device}, expected the CPU: call model.cpu() first")
+        if tensor.device.type not in (CPU, CUDA):
+            raise UnsupportedError(f"{key} is on {tensor.device}, expected the CPU or a GPU: load the weights first")
         if tensor.dtype not in _FLOATS:
             raise UnsupportedError(f"{key} is {tensor.dtype}, expected float32, bfloat16 or float16 weights")
         state[name] = tensor
     return state
 
 
-def choose_forms(state: State, quantization: str, dtype: str | None) -> Forms:
-    """How weights are held. Unquantised: ``dtype``, or the model's own where float16 becomes float32 (no rounding)."""
+def choose_forms(state: State, quantization: str, dtype: str | None, device: str) -> Forms:
+    """How weights are held on ``device``. Unquantised: ``dtype``, or the model's own where the CPU holds float16 as
+    float32 (no rounding)."""
     if quantization != "none":
         matrix = Matrix(quantization, GROUP_SIZE, True)
         return Forms(matrix, matrix, "int8")
     if dtype is None:
-        dtype = "bfloat16" if state["text.embed.weight"].dtype == torch.bfloat16 else "float32"
-    kind = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+        dtype = str(state["text.embed.weight"].dtype).removeprefix("torch.")
+    kind = {"float32": "f32", "bfloat16": "bf16", "float16": "f16" if device == CUDA else "f32"}[dtype]
     return Forms(Matrix(kind, GROUP_SIZE, True), Matrix(kind, GROUP_SIZE, True), kind)
 
 
-def pack(state: dict[str, torch.Tensor], text: TextConfig, kv_heads: int, forms: Forms, *, free: bool) -> Any:
-    """``_native.Weights`` of all tensors. free: every tensor of ``state`` is emptied as soon as it has been packed.
+def pack(
+    state: dict[str, torch.Tensor],
+    text: TextConfig,
+    kv_heads: int,
+    forms: Forms,
+    make: Callable[[], Any],
+    *,
+    free: bool,
+) -> Any:
+    """All tensors, in what ``make`` gives: empty ``_native.Weights`` or ``CudaWeights`` of these forms. free: every
+    tensor of ``state`` is emptied as soon as it has been packed.
 
     A linear map or a norm without a bias gets one of zeros. Raises CheckpointError for a tensor that is missing, has
-    another shape or holds NaN or infinity, CapacityError without the memory.
+    another shape or holds NaN or infinity, and what ``make`` raises, before anything is emptied.
     """
-    from .. import _native
-
     shapes = text_shapes(text)
     _check_names(state, shapes)
-    _check_memory(shapes, forms)
-    try:
-        weights = _native.Weights(dataclasses.asdict(text), forms.native(), f"accelerated-{uuid.uuid4().hex}")
-    except MemoryError as error:
-        raise CapacityError("no memory for the packed weights") from error
+    weights = make()
     for name, shape in shapes.items():
         parts = list(_parts(state, name))
         _put(weights, name, _tensor(parts, name, shape, text, kv_heads), forms)
@@ -80,6 +86,22 @@ def pack(state: dict[str, torch.Tensor], text: TextConfig, kv_heads: int, forms:
     if free:
         _empty(list(state.values()))
     return weights
+
+
+def make_weights(text: TextConfig, forms: Forms) -> _native.Weights:
+    """Room for the packed weights on the CPU. Raises CapacityError without the memory."""
+    from .. import _native
+
+    _check_memory(text_shapes(text), forms)
+    try:
+        return _native.Weights(dataclasses.asdict(text), forms.native(), new_key())
+    except MemoryError as error:
+        raise CapacityError("no memory for the packed weights") from error
+
+
+def new_key() -> str:
+    """A name for weights that no others have: prefixes of theirs are never shared."""
+    return f"accelerated-{uuid.uuid4().hex}"
 
 
 def _check_names(state: State, shapes: Mapping[str, Any]) -> None:
@@ -108,9 +130,9 @@ def _tensor(
             return torch.zeros(shape)
         raise CheckpointError(f"the model has no {name}")
     if len(parts) == 1:
-        whole = parts[0].detach()
+        whole = parts[0].detach().cpu()
     elif len(parts) == 3:
-        whole = _interleaved([part.detach() for part in parts], name, text, kv_heads)
+        whole = _interleaved([part.detach().cpu() for part in parts], name, text, kv_heads)
     else:
         raise CheckpointError(f"the model has {len(parts)} of the parts q, k and v of {name}, expected all three")
     if tuple(whole.shape) != shape:
@@ -138,7 +160,7 @@ def _put(weights: _native.Weights, name: str, tensor: torch.Tensor, forms: Forms
         return
     stem = name.removesuffix(".weight")
     kind = {"text.embed": forms.embedding, "text.head": forms.head.kind}.get(stem, forms.body.kind)
-    if kind == "f32":
+    if kind in ("f32", "f16"):  # the native core rounds to float16 where the form says so
         weights.put_f32(stem, _array(tensor.float()))
     elif kind == "bf16":
         weights.put_bf16(stem, _array(to_bfloat16(tensor, name=name).view(torch.uint16)))
