@@ -1,7 +1,7 @@
 """What ``tinygptv finetune`` teaches the demo model from 200 examples, how long it takes, and what is forgotten.
 
     python benchmarks/finetune_world.py --out DIR                        # all three lessons
-    python benchmarks/finetune_world.py --out DIR --lessons name --steps 200 --lr 2e-3
+    python benchmarks/finetune_world.py --out DIR --lessons name --steps 300 --lr 1e-3
 
 Three lessons, each with its own pictures, 200 records for teaching and others for the examination:
 
@@ -228,12 +228,12 @@ def main() -> int:
     parser.add_argument("--model", default="demo", help="model directory (default: the shipped demo)")
     parser.add_argument("--lessons", nargs="+", choices=tuple(LESSONS), default=list(LESSONS))
     parser.add_argument("--examples", type=int, default=200, help="records that teach (default 200)")
-    parser.add_argument("--replay", type=int, default=2000, help="records of what is known (default 2,000)")
-    parser.add_argument("--replay-ratio", type=float, default=0.5, help="their share of each batch (default 0.5)")
+    parser.add_argument("--replay", type=int, default=6000, help="records of what is known (default 6,000)")
+    parser.add_argument("--replay-ratio", type=float, default=0.75, help="their share of each batch (default 0.75)")
     parser.add_argument("--questions", type=int, default=400, help="of the lesson's exam (default 400)")
     parser.add_argument("--elsewhere", type=int, default=2000, help="of the world's exam (default 2,000)")
-    parser.add_argument("--steps", type=int, help="as of the command")
-    parser.add_argument("--lr", type=float, help="as of the command")
+    parser.add_argument("--steps", type=int, default=1200, help="as of the command (default 1,200)")
+    parser.add_argument("--lr", type=float, default=2.5e-3, help="as of the command (default 0.0025)")
     parser.add_argument("--batch-size", type=int, help="as of the command")
     parser.add_argument("--json", type=Path, help="append a line per lesson to this file")
     arguments = parser.parse_args()
