@@ -1,6 +1,6 @@
 """How late a request ends behind its deadline, or behind a cancel, by the phase that it was in.
 
-    python benchmarks/deadlines.py [--model DIR|demo] [--count 500] [--cancels 500] [--least 0.05] [--most 6] [--threads N] [--save]
+    python benchmarks/deadlines.py [--model DIR|demo] [--count 500] [--cancels N] [--most 6] [--save]
 
 Each of ``--count`` requests has a picture that was never seen, a prompt, and an answer that would not end by itself;
 its deadline is uniform in ``--least`` .. ``--most`` seconds. Then ``--cancels`` others (default: as many) without a

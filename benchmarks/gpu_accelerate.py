@@ -27,7 +27,7 @@ def random_phi(layers: int, width: int, device: str) -> Any:
     heads = width // 80
     config = PhiConfig(
         vocab_size=512, hidden_size=80 * heads, intermediate_size=320 * heads, num_hidden_layers=layers,
-        num_attention_heads=heads, partial_rotary_factor=0.4, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        num_attention_heads=heads, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     model = PhiForCausalLM(config).eval()
     for name, parameter in model.named_parameters():

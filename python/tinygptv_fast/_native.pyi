@@ -205,8 +205,10 @@ class Decoder:
     The decoder step alone, over sequences in a cache of its own; internal, it may change
     without notice. One call at a time. Raises InvalidArgumentError, CapacityError.
     """
-    def __init__(self, weights: LoadedModel, *, kv_kind: str = 'int8', kv_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_tokens: typing.SupportsInt | typing.SupportsIndex = 256, max_logit_rows: typing.SupportsInt | typing.SupportsIndex = 16, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '') -> None:
-        ...
+    def __init__(self, weights: LoadedModel, *, kv_kind: str = 'int8', kv_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_tokens: typing.SupportsInt | typing.SupportsIndex = 256, max_logit_rows: typing.SupportsInt | typing.SupportsIndex = 16, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', graphs: bool = True) -> None:
+        """
+        graphs: on a GPU, capture the steps in which every sequence has one token.
+        """
     def check(self) -> None:
         """
         Raises TinyGPTVError if the cache broke one of its rules.
@@ -330,11 +332,12 @@ class Engine:
     Requests over one backbone, batched step by step by a native thread; internal, it may change
     without notice. See docs/engine.md. Every method may be called from any thread.
     """
-    def __init__(self, weights: LoadedModel, *, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, prefill_chunk: typing.SupportsInt | typing.SupportsIndex = 256, token_bytes: collections.abc.Sequence[bytes] | None = None, queue_limit: typing.SupportsInt | typing.SupportsIndex = 1024, event_limit: typing.SupportsInt | typing.SupportsIndex = 256, graphs: bool = True) -> None:
+    def __init__(self, weights: LoadedModel, *, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, prefill_chunk: typing.SupportsInt | typing.SupportsIndex = 256, token_bytes: collections.abc.Sequence[bytes] | None = None, queue_limit: typing.SupportsInt | typing.SupportsIndex = 1024, event_limit: typing.SupportsInt | typing.SupportsIndex = 256, graphs: bool = True, early_starts: bool = True) -> None:
         """
         threads: 0 for all physical cores; isa: '' for the widest; kv_kind: 'int8', 'f16',
         'bf16' or 'f32'; token_bytes: the text of each id, for stop strings; graphs: steps
-        that only decode are captured graphs on a GPU.
+        that only decode are captured graphs on a GPU; early_starts: there a kernel may start
+        before the one before it is over.
         """
     def cancel(self, request: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
@@ -455,11 +458,12 @@ def cuda_device_info(index: typing.SupportsInt | typing.SupportsIndex = 0) -> di
     """
     Name, compute_capability, multiprocessors, memory_bytes and l2_bytes of a GPU.
     """
-def cuda_memory_plan(architecture: dict, forms: dict, *, kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, emulation: str = '') -> dict[str, int]:
+def cuda_memory_plan(architecture: dict, forms: dict, *, kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, steps: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None = None, emulation: str = '') -> dict[str, int]:
     """
     Bytes that CudaWeights of these and an Engine over them would take on the GPU
     (weights_bytes, kv_bytes, arena_bytes) and pinned on the host (pinned_bytes), and
-    what the GPU has (free_bytes, total_bytes). Allocates nothing.
+    what the GPU has (free_bytes, total_bytes). steps: of a Decoder with so many
+    max_tokens and max_logit_rows instead of an Engine. Allocates nothing.
     """
 def cuda_why_not() -> str:
     """

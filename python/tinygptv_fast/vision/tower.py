@@ -134,7 +134,7 @@ class Encoder:
         return self._next == len(self._steps)
 
     def result(self) -> Tensor:
-        """Visual tokens float32 [NQ, C] on the CPU. Raises CancelledError after ``cancel``, InvalidArgumentError early."""
+        """On the CPU, float32 [NQ, C]. Raises CancelledError after ``cancel``, and InvalidArgumentError early."""
         rows = self._open()
         if self.remaining:
             raise InvalidArgumentError(
