@@ -29,7 +29,7 @@ VARIABLE = "TINYGPTV_CUDA_EMULATION"
 pytestmark = pytest.mark.filterwarnings("ignore:.*emulation on the CPU:RuntimeWarning")
 # Sizes that the CUDA kernels take.
 WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2}
-SMALL: dict[str, Any] = {"max_sequences": 4, "kv_tokens": 512, "threads": 1}
+SMALL: dict[str, Any] = {"max_sequences": 4, "kv_tokens": 1024, "threads": 1}
 GREEDY: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
 SCORES = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
 
@@ -169,8 +169,8 @@ def test_without_a_gpu_there_is_one_error(wide: PhiForCausalLM, monkeypatch: pyt
 
 # --- tensors ----------------------------------------------------------------------------------------------------------
 def test_tensors_that_hold_nothing_are_refused(on_cuda: AcceleratedPhi) -> None:
-    with pytest.raises(InvalidArgumentError, match="input_ids is on meta, expected the CPU or a GPU"):
-        on_cuda.generate(torch.zeros(1, 3, dtype=torch.int64, device="meta").to("meta"), **GREEDY)
+    with pytest.raises(InvalidArgumentError, match="inputs is on meta, expected the CPU or a GPU"):
+        on_cuda.generate(torch.zeros(1, 3, dtype=torch.int64, device="meta"), **GREEDY)
     with pytest.raises(InvalidArgumentError, match="mask is on meta"):
         on_cuda(torch.zeros(1, 3, dtype=torch.int64), attention_mask=torch.ones(1, 3, device="meta"))
 
