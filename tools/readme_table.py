@@ -265,6 +265,46 @@ def agreement_rows() -> list[str]:
     return out
 
 
+# --- what waits -------------------------------------------------------------------------------------------------------
+_FULL_SIZE = "2dcf84f211f3"  # int4 of what make_full_size.py --outliers draws; other models are not shown
+
+
+def latency_rows() -> list[tuple[tuple[Any, ...], str]]:
+    """(what it is a figure of, row): choices and asking again, and how late deadlines and cancels are, oldest first."""
+    out: list[tuple[tuple[Any, ...], str]] = []
+    for r in (r for r in records("choices_cost.jsonl") if r["model"] == _FULL_SIZE):
+        if r["what"] == "choices":
+            what = (
+                f"{r['choices']} choices of at most {max(r['choice_tokens'])} tokens after {r['prompt_tokens']} tokens"
+            )
+            said = f"{r['with_choices_ms']:.0f} ms, {r['ratio']:.2f} times the prompt alone"
+        else:
+            what = "asking again about a picture that was seen"
+            said = f"{r['again_ms']:.0f} ms after {r['first_ms']:,.0f} the first time"
+        text = f"| {what} (full size, random weights) | {said} | `results/choices_cost.jsonl` |"
+        out.append(((r["what"], r["model"]), text))
+    for r in records("deadlines.jsonl"):
+        if r["phase"] != "finished" and r["model"] == _FULL_SIZE:
+            what = f"{r['what']} in {r['phase']} (full size, random weights)"
+            said = f"late by {r['overshoot_ms_p50']:.1f} ms at the median, {r['overshoot_ms_p99']:.0f} at p99"
+            text = f"| {what} | {said}, of {r['count']:,} | `results/deadlines.jsonl` |"
+            out.append(((r["what"], r["phase"], r["model"]), text))
+    return out
+
+
+def finetune_rows() -> list[tuple[tuple[Any, ...], str]]:
+    """(lesson, row) of what 200 examples teach the demo model, oldest first."""
+    return [
+        (
+            (r["lesson"],),
+            f"| `tinygptv finetune`, {r['examples']} examples, lesson {r['lesson']}: {r['seconds']:.0f} s | "
+            f"{r['before']['share']:.0%} to {r['after']['share']:.1%} right, {r['elsewhere']['points']:+.1f} points "
+            f"elsewhere | `results/finetune_world.jsonl` |",
+        )
+        for r in records("finetune_world.jsonl")
+    ]
+
+
 def newest() -> list[str]:
     """All rows: the demo, groups of 32, the last conversion, the last of each figure of the engine."""
     order = list(_SAID)
@@ -284,6 +324,8 @@ def newest() -> list[str]:
         *sight,
         *soak_rows()[-1:],
         *{row.split(":")[0]: row for row in agreement_rows()}.values(),  # the last of each model
+        *dict(latency_rows()).values(),
+        *dict(finetune_rows()).values(),
         *race,
     ]
 
@@ -323,7 +365,8 @@ def check(text: str, page: str = "README.md") -> list[str]:
     """Sentences about rows that no result supports; empty if the table is honest."""
     shown = split(text)[1]
     allowed = {*demo_row(), *error_rows(), *conversion_rows(), *soak_rows(), *agreement_rows()}
-    allowed |= {row for _, row in (*cpu_rows(), *race_rows(), *ratio_rows(), *vision_rows())}
+    keyed = (cpu_rows, race_rows, ratio_rows, vision_rows, latency_rows, finetune_rows)
+    allowed |= {row for rows in keyed for _, row in rows()}
     if shown[:2] != HEAD or len(shown) < 3:
         return [f"{page} has no table of measured figures: run tools/readme_table.py"]
     return [f"{page} shows what no committed result says: {row}" for row in shown[2:] if row not in allowed]

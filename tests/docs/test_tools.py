@@ -147,6 +147,30 @@ def test_the_table_shows_the_last_of_each_figure_of_whole_towers(table, tmp_path
     )
 
 
+def test_the_table_shows_the_last_of_what_waits(table, tmp_path: Path, monkeypatch) -> None:
+    late = {"what": "cancel", "phase": "decode", "count": 40, "model": table._FULL_SIZE, "overshoot_ms_p50": 3.0}
+    choice = {"what": "choices", "choices": 8, "choice_tokens": [1, 2], "prompt_tokens": 98, "model": table._FULL_SIZE}
+    files = {
+        "deadlines.jsonl": [
+            {**late, "overshoot_ms_p99": 90.0},
+            {**late, "overshoot_ms_p99": 21.0},
+            {**late, "phase": "finished", "overshoot_ms_p99": 1.0},
+        ],
+        "choices_cost.jsonl": [
+            {**choice, "with_choices_ms": 796.0, "ratio": 1.125},
+            {"what": "again", "again_ms": 221.0, "first_ms": 5547.0, "model": table._FULL_SIZE},
+            {"what": "again", "again_ms": 2.0, "first_ms": 5.0, "model": "another"},
+        ],
+    }
+    for name, lines in files.items():
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    choices, again, cancel = dict(table.latency_rows()).values()
+    assert "8 choices of at most 2 tokens after 98 tokens" in choices and "1.12 times the prompt alone" in choices
+    assert "221 ms after 5,547 the first time" in again
+    assert "cancel in decode" in cancel and "3.0 ms at the median, 21 at p99, of 40" in cancel
+
+
 def test_a_row_names_what_is_unusual_about_it(table) -> None:
     assert table.setting(_line()) == "groups of 32"
     odd = _line(kv="float16", threads=1, isa="avx2", subject="tiny, random weights")
