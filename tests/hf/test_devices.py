@@ -143,7 +143,7 @@ def test_memory_is_shared_by_the_two_caches(library: str, wide: PhiForCausalLM, 
 def test_it_belongs_to_its_device(on_cuda: AcceleratedPhi) -> None:
     assert on_cuda.computes_on == "cuda" and on_cuda.device.type == "cpu"
     assert on_cuda.to("cuda") is on_cuda and on_cuda.cuda() is on_cuda
-    with pytest.raises(UnsupportedError, match="packed for 'cuda', accelerate again"):
+    with pytest.raises(UnsupportedError, match="packed for a GPU, accelerate again"):
         on_cuda.to("cpu")
 
 

@@ -92,9 +92,8 @@ class NativeDecoding:
             if isinstance(value, torch.dtype) or (
                 isinstance(value, (str, int, torch.device)) and torch.device(value).type != self.computes_on
             ):
-                raise UnsupportedError(
-                    f"to({value}) cannot be done: weights are packed for {self.computes_on!r}, {self.instead}"
-                )
+                where = "the CPU" if self.computes_on == CPU else "a GPU"
+                raise UnsupportedError(f"to({value}) cannot be done: weights are packed for {where}, {self.instead}")
         return self
 
     def train(self, mode: bool = True) -> Self:
