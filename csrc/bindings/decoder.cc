@@ -34,11 +34,11 @@ class Stepper {
  public:
   Stepper(std::shared_ptr<const model::LoadedModel> model, const std::string& kv_kind,
           int64_t kv_tokens, int64_t max_tokens, int64_t max_logit_rows, int threads,
-          const std::string& isa, bool graphs)
+          const std::string& isa, bool graphs, bool early_starts)
       : model_(std::move(model)),
         pool_(threads == 0 ? physical_cores() : threads),
         backend_(model_->make_backend({cache_shape(kv_kind, kv_tokens), max_tokens, max_logit_rows,
-                                       max_tokens, choose_isa(isa), graphs},
+                                       max_tokens, choose_isa(isa), graphs, early_starts},
                                       pool_)),
         cache_(backend_->pages(), model_->id()) {}
 
@@ -164,14 +164,16 @@ void bind_decoder(py::module_& module) {
       "without notice. One call at a time. Raises InvalidArgumentError, CapacityError.")
       .def(py::init([](ModelHandle& weights, const std::string& kv_kind, int64_t kv_tokens,
                        int64_t max_tokens, int64_t max_logit_rows, int threads,
-                       const std::string& isa, bool graphs) {
+                       const std::string& isa, bool graphs, bool early_starts) {
              return std::make_unique<Stepper>(weights.loaded(), kv_kind, kv_tokens, max_tokens,
-                                              max_logit_rows, threads, isa, graphs);
+                                              max_logit_rows, threads, isa, graphs, early_starts);
            }),
            py::arg("weights"), py::kw_only(), py::arg("kv_kind") = "int8",
            py::arg("kv_tokens") = 2048, py::arg("max_tokens") = 256, py::arg("max_logit_rows") = 16,
            py::arg("threads") = 0, py::arg("isa") = "", py::arg("graphs") = true,
-           "graphs: on a GPU, capture the steps in which every sequence has one token.")
+           py::arg("early_starts") = true,
+           "graphs: on a GPU, capture the steps in which every sequence has one token;\n"
+           "early_starts: there a kernel may start before the one before it is over.")
       .def("start", &Stepper::start, py::arg("max_length"),
            "A new, empty sequence, with room promised for so many positions.")
       .def("extend", &Stepper::extend, py::arg("sequence"), py::arg("max_length"),

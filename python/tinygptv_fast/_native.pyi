@@ -205,9 +205,10 @@ class Decoder:
     The decoder step alone, over sequences in a cache of its own; internal, it may change
     without notice. One call at a time. Raises InvalidArgumentError, CapacityError.
     """
-    def __init__(self, weights: LoadedModel, *, kv_kind: str = 'int8', kv_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_tokens: typing.SupportsInt | typing.SupportsIndex = 256, max_logit_rows: typing.SupportsInt | typing.SupportsIndex = 16, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', graphs: bool = True) -> None:
+    def __init__(self, weights: LoadedModel, *, kv_kind: str = 'int8', kv_tokens: typing.SupportsInt | typing.SupportsIndex = 2048, max_tokens: typing.SupportsInt | typing.SupportsIndex = 256, max_logit_rows: typing.SupportsInt | typing.SupportsIndex = 16, threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', graphs: bool = True, early_starts: bool = True) -> None:
         """
-        graphs: on a GPU, capture the steps in which every sequence has one token.
+        graphs: on a GPU, capture the steps in which every sequence has one token;
+        early_starts: there a kernel may start before the one before it is over.
         """
     def check(self) -> None:
         """

@@ -226,7 +226,8 @@ def test_pictures_and_questions_end_to_end(exact: tuple[tgv.TinyGPTV, tgv.TinyGP
 
 def test_info_says_what_it_runs_on(exact: tuple[tgv.TinyGPTV, tgv.TinyGPTV]) -> None:
     cpu, cuda = exact
-    assert (cpu.info["device"], cuda.info["device"]) == ("cpu", "cuda")
+    for name in ("device", "vision_device"):
+        assert (cpu.info[name], cuda.info[name]) == ("cpu", "cuda")
     assert "emulation" in cuda.info["gpu"] and cuda.info["weights_mapped"] is False
     assert cuda.stats()["weight_bytes"] == cuda.info["weights_bytes"]
     assert cuda.info["arena_bytes"] > 0

@@ -109,3 +109,32 @@ def test_what_was_not_built_is_not_available(
         steps = gpu_check.SECTIONS[section](run)
         assert steps
         assert {step.status for step in steps.values()} == {"not available"}, section
+
+
+@pytest.mark.parametrize(
+    ("program", "settings", "right", "names"),
+    [
+        (
+            "gpu_accelerate.py",
+            ["--layers", "2", "--width", "160"],
+            "right",
+            ["accelerate_native", "accelerate_loop"],
+        ),
+        (
+            "gpu_pictures.py",
+            ["--layers", "1", "--rounds", "1", "--sizes", "28"],
+            "same_ids_as_the_cpu",
+            ["pictures_demo", "tower_bfloat16_28", "tower_int8_28"],
+        ),
+    ],
+)
+def test_what_a_gpu_will_be_asked(
+    repository: Path, program: str, settings: list[str], right: str, names: list[str]
+) -> None:
+    """The end-to-end programs, small and on the CPU."""
+    command = [sys.executable, repository / "benchmarks" / program, repository / "python", "--device", "cpu", *settings]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [one["name"] for one in lines] == names
+    assert all(one[right] is True for one in lines if right in one) and lines[0][right]

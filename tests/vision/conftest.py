@@ -12,7 +12,7 @@ from torch import Tensor
 from tinygptv_fast import _native
 from tinygptv_fast.checkpoint.names import canonical_shapes, storage_kind
 from tinygptv_fast.config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig
-from tinygptv_fast.quantize.int8 import Int8Tensor, quantize_int8
+from tinygptv_fast.quantize.int8 import Int8Tensor, dequantize_int8, quantize_int8
 from tinygptv_fast.reference import TinyGPTVReference
 from tinygptv_fast.vision.arithmetic import why_not
 
@@ -54,6 +54,13 @@ class MemorySource:
 
     def release(self, name: str) -> None:
         self.released.append(name)
+
+    def held(self) -> dict[str, Tensor]:
+        """What is stored, in float32."""
+        return {
+            name: dequantize_int8(self.quantized(name)) if self.kind(name) == "int8" else self.tensor(name).float()
+            for name in self.state
+        }
 
 
 def draw_state(config: ModelConfig, outliers: bool, seed: int = 3) -> dict[str, Tensor]:

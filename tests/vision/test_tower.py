@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.errors import CancelledError, InvalidArgumentError, UnsupportedError
-from tinygptv_fast.quantize.int8 import dequantize_int8
 from tinygptv_fast.vision import VisionTower
 
 from ..generate.conftest import convert_case
@@ -51,11 +50,7 @@ def test_error_of_each_arithmetic(kind: str, state: dict[str, Tensor]) -> None:
 def test_stored_weights_are_taken_as_they_are(kind: str, stored: str, plain: dict[str, Tensor]) -> None:
     """Against the reference on exactly the stored values: only the activations' roundings are left."""
     source = MemorySource(plain, stored)
-    held = {
-        name: dequantize_int8(source.quantized(name)) if source.kind(name) == "int8" else source.tensor(name).float()
-        for name in plain
-    }
-    expected = reference_of(held).encode_image(picture(2)[None])[0]
+    expected = reference_of(source.held()).encode_image(picture(2)[None])[0]
     assert relative(VisionTower(source, kind).encode(picture(2)), expected) <= LIMITS[kind]
 
 

@@ -178,5 +178,6 @@ def open_sequences(weights: Any, *, kv_kind: str, kv_tokens: int, threads: int, 
         threads=threads,
         isa=isa,
         graphs=read_settings().cuda_graphs,
+        early_starts=read_settings().cuda_early_starts,
     )
     return Sequences(decoder, kv_tokens)

@@ -3,9 +3,6 @@ GPU, is checked on one by ``benchmarks/gpu_check.sh`` (benchmarks/gpu_accelerate
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 import tinygptv_fast as tgv
 from hf.conftest import check_idle
 from hf.support import FavourEven, StopAtSum, prompts, random_phi, score_difference, sequences_of
-from native.conftest import cpp_build  # noqa: F401  # the fixture
 from tinygptv_fast import _native
 from tinygptv_fast.errors import CapacityError, InvalidArgumentError, UnsupportedError
 from tinygptv_fast.hf.cache import NativeCache
@@ -41,7 +37,7 @@ def wide() -> PhiForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def library(cpp_build: Path) -> Iterator[str]:  # noqa: F811
+def library(cpp_build: Path) -> Iterator[str]:
     """Every test of this file computes on the emulation when it says device="cuda"."""
     path = str(cpp_build / "csrc" / "tests" / "libtinygptv_cuda_emulated.so")
     with pytest.MonkeyPatch.context() as patch:
@@ -187,16 +183,3 @@ def test_results_go_where_the_prompt_was() -> None:
     assert type(moved) is CausalLMOutputWithPast and moved.past_key_values is cache
     assert moved.logits.device == moved.hidden_states[0].device == meta and moved.loss is None
     assert to_device(output, torch.device("cpu")) is output
-
-
-def test_what_a_gpu_will_be_asked() -> None:
-    """The program that checks the tensors of a GPU, on those of the CPU."""
-    program = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_accelerate.py"
-    small = ["--device", "cpu", "--layers", "2", "--width", "160"]
-    done = subprocess.run(
-        [sys.executable, program, str(Path(tgv.__file__).parents[1]), *small],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [(one["name"], one["right"]) for one in lines] == [("accelerate_native", True), ("accelerate_loop", True)]
