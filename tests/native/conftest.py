@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,27 @@ def repository() -> Path:
     return REPOSITORY
 
 
+def package_build() -> Path | None:
+    """Where `make build` compiled the package from this checkout, if it did: the tests are made of the same objects."""
+    version = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    folder = REPOSITORY / "build" / f"{version}-{version}-{platform}"
+    cache = folder / "CMakeCache.txt"
+    home = f"CMAKE_HOME_DIRECTORY:INTERNAL={REPOSITORY}"
+    return folder if cache.exists() and home in cache.read_text(encoding="utf-8").splitlines() else None
+
+
 @pytest.fixture(scope="session")
 def cpp_build() -> Path:
     """The build folder of the C++ tests, up to date. Kept between sessions, so that only changes are compiled."""
-    folder = REPOSITORY / "build" / "tests"
-    configure = [find_tool("cmake"), "-S", str(REPOSITORY), "-B", str(folder), "-G", "Ninja", "-DTINYGPTV_TESTS=ON"]
-    configure.append(f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}")
-    for command in (configure, [find_tool("cmake"), "--build", str(folder), "--parallel", "2"]):
+    folder = package_build()
+    commands = []
+    if folder is None:
+        folder = REPOSITORY / "build" / "tests"
+        configure = [find_tool("cmake"), "-S", str(REPOSITORY), "-B", str(folder), "-G", "Ninja", "-DTINYGPTV_TESTS=ON"]
+        commands.append([*configure, f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}"])
+    commands.append([find_tool("cmake"), "--build", str(folder), "--target", "cpp_tests", "--parallel", "2"])
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return folder

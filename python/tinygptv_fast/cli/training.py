@@ -48,7 +48,8 @@ Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Save and stop after this long; --resume continues (exit code 0).")
 ]
 Precision = Annotated[
-    Literal["float32", "bfloat16"] | None, typer.Option(help="bfloat16: autocast (default: as the config says).")
+    Literal["auto", "float32", "bfloat16"] | None,
+    typer.Option(help="bfloat16: autocast; auto: that where the device has it (default: as the config says)."),
 ]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")]
 Parallel = Annotated[

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidArgumentError
+from .precision import best_precision
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; chosen by Muon's authors for fast growth of small values
 
@@ -23,7 +24,7 @@ def orthogonalise(G_BNK: Tensor, steps: int = 5) -> Tensor:
         raise InvalidArgumentError(f"G_BNK is {list(G_BNK.shape)}, expected [B,N,K]")
     a, b, c = _COEFFICIENTS
     tall = G_BNK.shape[1] > G_BNK.shape[2]
-    X = (G_BNK.transpose(1, 2) if tall else G_BNK).to(torch.bfloat16)
+    X = (G_BNK.transpose(1, 2) if tall else G_BNK).to(getattr(torch, best_precision(G_BNK.device)))
     X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         A = X @ X.transpose(1, 2)

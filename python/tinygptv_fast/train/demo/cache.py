@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ...errors import CheckpointError
+from ..precision import autocast
 from ..stages.interrupt import stop_on_interrupt
 from .loop import Bar, Paused, Session, check_marks, marks, write_json
 from .pictures import Eyes, pixels_of, scenes_of
@@ -33,7 +34,7 @@ def block_rows(eyes: Eyes, recipe: DemoRecipe, shown: str, size: int, first: int
     scenes = scenes_of(recipe, shown, 0, range(first, first + count))
     device = eyes.vision.pos_embed.device
     pixels = pixels_of(recipe, scenes, size, _PATH, size, first).to(device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         rows = eyes(pixels)
     return rows.float().cpu().numpy().astype(np.float16)
 

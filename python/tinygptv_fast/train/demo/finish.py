@@ -27,6 +27,7 @@ from ...quantize.int4 import dequantize_int4, quantize_int4
 from ...quantize.int8 import dequantize_int8, quantize_int8
 from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
+from ..precision import autocast
 from ..stages.run import ADAPTER
 from .loop import Session, run_phase
 from .recipe import SHIPPED, SHOWN
@@ -105,7 +106,7 @@ class Finishing:
         kept = self._round()
         for rows in buckets:
             there = rows.to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with autocast(self.device):
                 with torch.no_grad():
                     wanted = answer_logits(self.teacher.text, self.teacher.projector, visual, there)
                 logits = answer_logits(self.model.text, self.model.projector, visual, there)

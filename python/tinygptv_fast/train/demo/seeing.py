@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..heads import Labels, SeeingLoss, TeachingHeads, seeing_loss
 from ..optimizers import MuonAdamW
+from ..precision import autocast
 from .loop import Session, run_phase
 from .pictures import PLACING, READING, TEACHING, Eyes, labels_of, pixels_of, scenes_of
 from .recipe import SEEING, SHOWN, DemoRecipe
@@ -70,7 +71,7 @@ class Seeing:
     def step(self, step: int) -> dict[str, float]:
         drawn, named = self.made(step)
         pixels, labels = drawn.to(self.device), named.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             loss = self._loss(pixels, labels, still=step < self.alone)
         loss.total.backward()
         self.optimiser.step(self.settings.rate(step))
@@ -104,7 +105,7 @@ class Seeing:
         for start in range(0, count, _EXAM_BATCH):
             indices = range(start, min(start + _EXAM_BATCH, count))
             pixels, labels = self._exam_batch(size, shown, indices)
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with autocast(self.device):
                 figures = self._loss(pixels, labels).figures
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value * len(indices)

@@ -27,7 +27,8 @@ from ...data.world_vocabulary import TEMPLATE, tokenizer_json
 from ...processing.image import ImageProcessor
 from ...processing.tokenizer import Tokenizer
 from ...reference.phi import PhiBackbone
-from ..stages.config import StageConfig, load_stage
+from ..precision import autocast
+from ..stages.config import AUTO, StageConfig, load_stage
 from ..stages.examples import Example, Turn
 from ..stages.run import ADAPTER, train_stage
 from ..stages.start import open_start
@@ -76,7 +77,7 @@ def stage_config(recipe: DemoRecipe, phase: str) -> StageConfig:
         "clip_norm": 1.0,
         "weight_decay": 0.01,
         "betas": [0.9, 0.98],
-        "precision": "bfloat16",
+        "precision": AUTO,
         "recompute": False,
         "ratios": {},
         "seed": recipe.seed,
@@ -201,7 +202,7 @@ class SmallExam:
 
     def take(self) -> dict[str, float]:
         """Share of right answers by kind, and their mean."""
-        with torch.no_grad(), torch.autocast(self._text.embed.weight.device.type, torch.bfloat16):
+        with torch.no_grad(), autocast(self._text.embed.weight.device):
             kinds = quick_marks(self._writer, self._text, self._projector, self._visual, self._asked)
         return {"mean": round(sum(kinds.values()) / len(kinds), 4), **kinds}
 

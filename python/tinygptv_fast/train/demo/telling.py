@@ -25,6 +25,7 @@ from ...processing.tokenizer import Tokenizer
 from ...reference.model import TinyGPTVReference
 from ..coordinates import start_numbers
 from ..optimizers import MuonAdamW
+from ..precision import autocast
 from .loop import Session, run_phase
 from .recipe import SHOWN, DemoRecipe
 from .rows import UNTAGGED, Conversation, RowWriter, answer_logits, answer_loss, quick_marks
@@ -120,7 +121,7 @@ class Telling:
         buckets = self.writer.write(conversations, _BUCKETS)
         loss = torch.zeros((), device=self.device)
         # One way back for all buckets: each weight is cast, and its gradient cast back, once a step.
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             for rows in buckets:
                 there = rows.to(self.device)
                 logits = answer_logits(self.text, self.projector, visual, there)
@@ -138,7 +139,7 @@ class Telling:
     def exam(self) -> dict[str, float]:
         if not self._asked:
             self._asked = [one for _, one in exam_conversations(self.recipe.exam)]
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             kinds = quick_marks(self.writer, self.text, None, None, self._asked)
         return {"mean": round(sum(kinds.values()) / len(kinds), 4), **kinds}
 

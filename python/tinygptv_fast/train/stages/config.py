@@ -21,6 +21,8 @@ from ...processing.templates import Template, get_template
 STAGES = (1, 2, 3, 4)
 FINETUNE = "finetune"
 VALUES = ("paper", "original")
+AUTO = "auto"
+PRECISIONS = (AUTO, "float32", "bfloat16")
 BARE = "bare"  # the template of stages 1 and 2: the picture's rows, then the answer, and no word between
 _FOLDER = Path(__file__).parent
 
@@ -68,7 +70,7 @@ class StageConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = None
     gradient_limit: float = 1e6  # a gradient of a larger norm stops the run
-    precision: str = "float32"  # float32, or bfloat16 for autocast
+    precision: str = "float32"  # float32, bfloat16 for autocast, or auto for the faster of them (see ..precision)
     frozen_dtype: str = "float32"  # how frozen matrices of the language model are held
     recompute: bool = False  # gradient checkpointing
     seed: int = 42
@@ -98,11 +100,11 @@ class StageConfig:
         self._check("betas", good, "two numbers in 0..1")
         self._check("stage", self.stage in (None, *STAGES), "null or 1..4")
         self._one_of("layout", ("original", "inference"))
-        self._one_of("precision", ("float32", "bfloat16"))
+        self._one_of("precision", PRECISIONS)
         self._one_of("frozen_dtype", ("float32", "bfloat16"))
         self._one_of("row_weight", ("tokens", "sqrt"))
-        good = self.frozen_dtype == "float32" or self.precision == "bfloat16"
-        self._check("frozen_dtype", good, "'float32' unless precision is 'bfloat16'")
+        good = self.frozen_dtype == "float32" or self.precision != "float32"
+        self._check("frozen_dtype", good, "'float32' unless precision is 'bfloat16' or 'auto'")
         good = all(_number(weight) and weight > 0 for weight in self.ratios.values())
         self._check("ratios", good, "numbers > 0")
         if self.template not in (None, BARE):

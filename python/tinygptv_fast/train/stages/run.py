@@ -4,6 +4,7 @@ since the last save. Of several processes the first alone writes and tells.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from ...checkpoint.adapter import write_adapter
 from ...errors import InvalidArgumentError
+from ..precision import precision_of
 from ..saving import save_atomically
 from .config import StageConfig
 from .examples import Batches
@@ -43,6 +45,8 @@ class Trainer:
     ) -> None:
         """features: folder in which rows of the frozen vision side are kept between runs. world: the processes of the
         run, all of which make a Trainer of the same arguments. Raises InvalidArgumentError where they are not."""
+        device = start.model.text.embed.weight.device
+        config = dataclasses.replace(config, precision=precision_of(config, device))
         self.start, self.config, self.batches, self.out, self.world = start, config, batches, out, world
         self.progress = Progress()
         self._marks = fingerprint(config, start.identity, batches.digest)

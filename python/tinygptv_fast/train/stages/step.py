@@ -20,6 +20,7 @@ from ...reference.layout import TrainingBatch
 from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
 from ..coordinates import blurred_cross_entropy
+from ..precision import precision_of
 from ..shapes import TOKENS, padded, up
 from .config import StageConfig
 from .examples import Example
@@ -162,7 +163,7 @@ class Stepper:
     def loss(self, rows: Sequence[Row], total: float | None = None) -> Tensor:
         """The loss of ``rows`` over ``total`` weight (default: their own)."""
         device = self.model.text.embed.weight.device
-        enabled = self.config.precision == "bfloat16"
+        enabled = precision_of(self.config, device) == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
             batch = self.rows.batch(rows, self._visual(rows))
             if self.world.size > 1 and not any(row.example.images for row in rows):
