@@ -9,6 +9,8 @@ namespace py = pybind11;
 
 void bind_machine(py::module_& module);       // CPU features, cores, bandwidth, build
 void bind_cuda(py::module_& module);          // what a GPU here can do
+void bind_cuda_ops(py::module_& module);      // single kernels, on a stream of the caller's
+void bind_cuda_packing(py::module_& module);  // weights in the order those kernels read
 void bind_kv(py::module_& module);            // the KV cache, for tests and tools
 void bind_quantize(py::module_& module);      // int4 scale search
 void bind_grammar(py::module_& module);       // what answers are held to; before the engine

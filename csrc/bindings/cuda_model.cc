@@ -65,18 +65,14 @@ model::Plan plan_of(const model::Architecture& architecture, const CudaForms& fo
   return model::Plan(architecture, {like(forms.body), like(forms.head), cpu::EmbeddingKind::kF32});
 }
 
-const model::CudaTable& table_of(const std::string& emulation) {
-  return emulation.empty() ? model::cuda_table() : model::emulated_cuda_table(emulation);
-}
-
 class CudaWeightsHandle final : public ModelHandle {
  public:
   CudaWeightsHandle(const py::dict& architecture, const py::dict& forms, std::string id,
                     const std::string& emulation)
       : forms_(forms_of(forms)), plan_(plan_of(architecture_of(architecture), forms_)) {
     py::gil_scoped_release release;
-    model_ = std::make_shared<model::CudaModel>(table_of(emulation), plan_.architecture(), forms_,
-                                                std::move(id));
+    model_ = std::make_shared<model::CudaModel>(model::cuda_table_of(emulation),
+                                                plan_.architecture(), forms_, std::move(id));
   }
 
   std::shared_ptr<const model::LoadedModel> loaded() override {
@@ -141,7 +137,7 @@ IntDict memory_plan(const py::dict& architecture, const py::dict& forms, const s
   model::CudaMemoryPlan plan;
   {
     py::gil_scoped_release release;
-    plan = model::plan_cuda_memory(table_of(emulation), a, f, sizes);
+    plan = model::plan_cuda_memory(model::cuda_table_of(emulation), a, f, sizes);
   }
   IntDict out;
   out["weights_bytes"] = plan.weights_bytes;

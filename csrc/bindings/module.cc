@@ -41,6 +41,8 @@ PYBIND11_MODULE(_native, module) {
   pybind11::register_local_exception_translator(tgv::bindings::translate);
   tgv::bindings::bind_machine(module);
   tgv::bindings::bind_cuda(module);
+  tgv::bindings::bind_cuda_ops(module);
+  tgv::bindings::bind_cuda_packing(module);
   tgv::bindings::bind_kv(module);
   tgv::bindings::bind_quantize(module);
   tgv::bindings::bind_model(module);

@@ -5,32 +5,11 @@
 
 #include "base/errors.h"
 #include "kernels/cuda/api.h"
+#include "model/cuda_call.h"
 
 namespace tgv::model {
 
 namespace {
-
-// Calls `function` of the table and throws what it threw on the other side.
-template <class... Parameters, class... Arguments>
-void call(CudaStatus (*function)(Parameters...), Arguments... arguments) {
-  CudaError error;
-  error.message[0] = 0;
-  switch (function(arguments..., &error)) {
-    case CudaStatus::kNone:
-      return;
-    case CudaStatus::kInvalidArgument:
-      throw InvalidArgument(error.message);
-    case CudaStatus::kUnsupported:
-      throw Unsupported(error.message);
-    case CudaStatus::kCapacity:
-      throw CapacityError(error.message);
-    case CudaStatus::kSystem:
-      throw SystemError(error.message);
-    case CudaStatus::kOther:
-      break;
-  }
-  throw Error(error.message);
-}
 
 cuda::KvKind kind_of(kv::Kind kind) {
   switch (kind) {

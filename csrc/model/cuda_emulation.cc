@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include "base/errors.h"
+#include "model/cuda_backend.h"
 
 namespace tgv::model {
 
@@ -19,6 +20,10 @@ const CudaTable& emulated_cuda_table(const std::string& path) {
   }
   if (!table->is_emulated) throw InvalidArgument(concat(path, " is no emulation"));
   return *table;
+}
+
+const CudaTable& cuda_table_of(const std::string& emulation) {
+  return emulation.empty() ? cuda_table() : emulated_cuda_table(emulation);
 }
 
 }  // namespace tgv::model

@@ -12,4 +12,7 @@ namespace tgv::model {
 // it is of another version, InvalidArgument if it is no emulation.
 const CudaTable& emulated_cuda_table(const std::string& path);
 
+// That one, or for an empty path the CUDA library's; throws as cuda_table does.
+const CudaTable& cuda_table_of(const std::string& emulation);
+
 }  // namespace tgv::model

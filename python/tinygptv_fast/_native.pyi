@@ -8,7 +8,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['BandwidthProbe', 'CudaWeights', 'Decoder', 'Engine', 'Grammar', 'GrammarRow', 'Guidance', 'HugeBuffer', 'KVCache', 'LoadedModel', 'PrefixPages', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'box_grammar', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_memory_plan', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
+__all__: list[str] = ['BandwidthProbe', 'CudaOps', 'CudaPages', 'CudaProduct', 'CudaWeights', 'Decoder', 'Engine', 'Grammar', 'GrammarRow', 'Guidance', 'HugeBuffer', 'KVCache', 'LoadedModel', 'PrefixPages', 'Turn', 'Weights', 'add_branches', 'affinity_cpus', 'barrier_times', 'best_isa', 'box_grammar', 'build_info', 'cgroup_cpu_quota', 'cpu_brand', 'cpu_features', 'cuda_built', 'cuda_device_count', 'cuda_device_info', 'cuda_half_pack', 'cuda_int4_pack', 'cuda_int8_pack', 'cuda_memory_plan', 'cuda_why_not', 'embedding', 'float_pack', 'float_packed_bytes', 'int4_matmul', 'int4_pack', 'int4_packed_bytes', 'int8_matmul', 'int8_pack', 'int8_packed_bytes', 'int8_peak', 'isas', 'layer_norm', 'linear_probe', 'log_softmax', 'matmul', 'paged_attention', 'physical_cores', 'qkv_append', 'quantize_int4', 'read_bandwidth', 'rms_norm', 'sample', 'top_logprobs']
 class BandwidthProbe:
     """
     read_bandwidth with a buffer that is kept, to be asked around whatever is measured.
@@ -18,6 +18,68 @@ class BandwidthProbe:
     def measure(self, passes: typing.SupportsInt | typing.SupportsIndex = 1) -> float:
         """
         Median bytes per second over `passes`.
+        """
+class CudaProduct:
+    """
+    y [M, N] = act(x [M, K] W^T + bias) by addresses; internal.
+    """
+    def __init__(self, *, m: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, x: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, y_is_element: bool, gelu: bool, workspace: typing.SupportsInt | typing.SupportsIndex, workspace_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        workspace: see CudaOps.workspace.
+        """
+class CudaPages:
+    """
+    K and V [NP, H, 16, D] and a block table [S, max_pages] by addresses; internal.
+    """
+    def __init__(self, *, kind: str, k: typing.SupportsInt | typing.SupportsIndex, v: typing.SupportsInt | typing.SupportsIndex, k_scales: typing.SupportsInt | typing.SupportsIndex, v_scales: typing.SupportsInt | typing.SupportsIndex, block_table: typing.SupportsInt | typing.SupportsIndex, max_pages: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class CudaOps:
+    """
+    Single kernels of a GPU on the caller's stream, by addresses of device memory, which are
+    trusted; internal: ops.gpu is the way in. Calls return when the work is on the stream.
+    Raise InvalidArgumentError with the kernel's reason for a size that it cannot take.
+    """
+    @staticmethod
+    def decode_scratch(sequences: typing.SupportsInt | typing.SupportsIndex, heads: typing.SupportsInt | typing.SupportsIndex, head_dim: typing.SupportsInt | typing.SupportsIndex, max_pages: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        float32 numbers of decode_attention's scratch.
+        """
+    @staticmethod
+    def sampling_settings(*, vocab: typing.SupportsInt | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, min_p: typing.SupportsFloat | typing.SupportsIndex, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex, presence_penalty: typing.SupportsFloat | typing.SupportsIndex, frequency_penalty: typing.SupportsFloat | typing.SupportsIndex, logit_bias: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], banned: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], history: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, sample: typing.SupportsInt | typing.SupportsIndex) -> bytes:
+        """
+        What sample reads of one row, checked; history: how long it is.
+        """
+    def __init__(self, *, emulation: str = '', device: typing.SupportsInt | typing.SupportsIndex = 0, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        stream: a cudaStream_t of that device. emulation: the path of the CUDA library compiled
+        for the host, for tests, where addresses are the host's. Raises UnsupportedError where no GPU can be used.
+        """
+    def add_branches(self, *, rows: typing.SupportsInt | typing.SupportsIndex, width: typing.SupportsInt | typing.SupportsIndex, eps: typing.SupportsFloat | typing.SupportsIndex, sum: typing.SupportsInt | typing.SupportsIndex, x: typing.SupportsInt | typing.SupportsIndex, attention: typing.SupportsInt | typing.SupportsIndex, mlp: typing.SupportsInt | typing.SupportsIndex, rms_weight: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def decode_attention(self, *, sequences: typing.SupportsInt | typing.SupportsIndex, heads: typing.SupportsInt | typing.SupportsIndex, head_dim: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, out: typing.SupportsInt | typing.SupportsIndex, out_is_half: bool, q: typing.SupportsInt | typing.SupportsIndex, pages: CudaPages, lengths: typing.SupportsInt | typing.SupportsIndex, scratch: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def embedding(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, vocab: typing.SupportsInt | typing.SupportsIndex, width: typing.SupportsInt | typing.SupportsIndex, kind: str, y: typing.SupportsInt | typing.SupportsIndex, rows: typing.SupportsInt | typing.SupportsIndex, scales: typing.SupportsInt | typing.SupportsIndex, ids: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def float_matmul(self, product: CudaProduct, *, weights: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def half_matmul(self, product: CudaProduct, *, bfloat16: bool, weights: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def int4_matmul(self, product: CudaProduct, *, group: typing.SupportsInt | typing.SupportsIndex, weights: typing.SupportsInt | typing.SupportsIndex, scales: typing.SupportsInt | typing.SupportsIndex, zeros: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def int8_matmul(self, product: CudaProduct, *, weights: typing.SupportsInt | typing.SupportsIndex, row_scales: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def norm(self, *, rows: typing.SupportsInt | typing.SupportsIndex, width: typing.SupportsInt | typing.SupportsIndex, is_rms: bool, eps: typing.SupportsFloat | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, x: typing.SupportsInt | typing.SupportsIndex, weight: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def prefill_attention(self, *, sequences: typing.SupportsInt | typing.SupportsIndex, heads: typing.SupportsInt | typing.SupportsIndex, head_dim: typing.SupportsInt | typing.SupportsIndex, max_tokens: typing.SupportsInt | typing.SupportsIndex, scale: typing.SupportsFloat | typing.SupportsIndex, out: typing.SupportsInt | typing.SupportsIndex, out_is_half: bool, q: typing.SupportsInt | typing.SupportsIndex, pages: CudaPages, first_tokens: typing.SupportsInt | typing.SupportsIndex, tokens: typing.SupportsInt | typing.SupportsIndex, contexts: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def qkv_append(self, *, tokens: typing.SupportsInt | typing.SupportsIndex, heads: typing.SupportsInt | typing.SupportsIndex, head_dim: typing.SupportsInt | typing.SupportsIndex, rotary_dims: typing.SupportsInt | typing.SupportsIndex, rotary_positions: typing.SupportsInt | typing.SupportsIndex, sequences: typing.SupportsInt | typing.SupportsIndex, page_count: typing.SupportsInt | typing.SupportsIndex, eps: typing.SupportsFloat | typing.SupportsIndex, q_kind: str, q: typing.SupportsInt | typing.SupportsIndex, pages: CudaPages, qkv: typing.SupportsInt | typing.SupportsIndex, positions: typing.SupportsInt | typing.SupportsIndex, sequence_of: typing.SupportsInt | typing.SupportsIndex, q_weight: typing.SupportsInt | typing.SupportsIndex, q_bias: typing.SupportsInt | typing.SupportsIndex, k_weight: typing.SupportsInt | typing.SupportsIndex, k_bias: typing.SupportsInt | typing.SupportsIndex, cos: typing.SupportsInt | typing.SupportsIndex, sin: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def sample(self, *, vocab: typing.SupportsInt | typing.SupportsIndex, top: typing.SupportsInt | typing.SupportsIndex, logits: typing.SupportsInt | typing.SupportsIndex, settings: typing.SupportsInt | typing.SupportsIndex, positions: typing.SupportsInt | typing.SupportsIndex, history: typing.SupportsInt | typing.SupportsIndex, bias_ids: typing.SupportsInt | typing.SupportsIndex, bias_values: typing.SupportsInt | typing.SupportsIndex, banned_ids: typing.SupportsInt | typing.SupportsIndex, row: typing.SupportsInt | typing.SupportsIndex, counts: typing.SupportsInt | typing.SupportsIndex, ids: typing.SupportsInt | typing.SupportsIndex, logprobs: typing.SupportsInt | typing.SupportsIndex, top_ids: typing.SupportsInt | typing.SupportsIndex, top_logprobs: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def workspace(self, *, kind: str, m: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
+        """
+        Bytes of a product's workspace, and how many of them, the first, must be 0 before the
+        launch. kind: 'int4', 'int8', 'f16', 'bf16' or 'f32'.
         """
 class KVCache:
     """
@@ -458,6 +520,20 @@ def cuda_device_count() -> int:
 def cuda_device_info(index: typing.SupportsInt | typing.SupportsIndex = 0) -> dict[str, typing.Any]:
     """
     Name, compute_capability, multiprocessors, memory_bytes and l2_bytes of a GPU.
+    """
+def cuda_half_pack(weight: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16]) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    u32 words of weight u16 [N, K] (bits of f16 or bf16) in the order the GPU's kernel reads.
+    """
+def cuda_int4_pack(qweight: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], scales: typing.Annotated[numpy.typing.ArrayLike, numpy.uint16], zeros: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8] | None, columns: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+    """
+    (weights, scales, zeros or None), u32 words, in the order the GPU's int4 kernels read, of
+    qweight u8 [N, ceil(K/2)], scales u16 [N, ceil(K/G)] (bits of f16) and zeros u8
+    [N, ceil(ceil(K/G)/2)] or None. Raises InvalidArgumentError.
+    """
+def cuda_int8_pack(qweight: typing.Annotated[numpy.typing.ArrayLike, numpy.int8]) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    u32 words of qweight i8 [N, K] in the order the GPU's int8 kernel reads.
     """
 def cuda_memory_plan(architecture: dict, forms: dict, *, kv_kind: str, kv_tokens: typing.SupportsInt | typing.SupportsIndex, max_sequences: typing.SupportsInt | typing.SupportsIndex = 8, steps: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None = None, emulation: str = '') -> dict[str, int]:
     """

@@ -9,13 +9,13 @@ so.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +67,19 @@ INSTRUCTIONS = {
 EARLY_STARTS = ("sm_90a", "sm_120")
 PREFETCHES = ("int4_gemv", "norm_rows")
 
-DECODER = ("decoder", "draw_inputs", "runner", "sampler", "step", "storage", "table", "weights")
+DECODER = ("decoder", "draw_inputs", "kernel_table", "runner", "sampler", "step", "storage", "table", "weights")
+DECODER_SOURCES = ("tests/cuda_decoder_test", "tests/cuda_graphs_test", *(f"model/cuda/{name}" for name in DECODER))
+DEVICE_TESTS = (
+    *("int4_gemv", "paged_attention", "prefill_attention", "int4_gemm", "int8_gemm", "half_gemm", "float_gemm"),
+    # the prefix sets these tests apart from those of the CPU's ops
+    *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding", "cuda_sampling", "cuda_advance"),
+)
+LATER = "compute_90"  # PTX for GPUs that have no code of their own
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 
-def nvcc(repository: Path, *arguments: str | Path) -> str:
-    command = [str(NVCC), "-std=c++17", "-O3", f"-I{repository / 'csrc'}", *map(str, arguments)]
+def nvcc(*arguments: str | Path) -> str:
+    command = [str(NVCC), "-std=c++17", f"-I{CSRC}", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -79,25 +87,62 @@ def nvcc(repository: Path, *arguments: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Compiled:
-    """All kernels of the library for one target: what ptxas says of them, and the file."""
+    """What nvcc, and ptxas, had to say, and the file."""
 
     report: str
-    cubin: Path
+    path: Path
+
+
+Job = tuple[str, str]  # what to compile (a key of FLAGS), and the target or the name of the source
+KERNELS = CSRC / "model/cuda/kernels.cc"  # instantiates every kernel of the library, and nothing else does
+OPTIMISED = ("-O3", "-x", "cu")
+# That it compiles is all that is asked: its kernels are those of KERNELS. Optimising them took half of the time.
+UNOPTIMISED = ("-O0", "-Xcicc", "-O0", "-x", "cu", "-arch=sm_90", "-c")
+
+
+def compile_job(job: Job, folder: Path) -> Compiled:
+    what, name = job
+    out = folder / f"{what} {name}".replace("/", "-")
+    if what == "kernels":
+        form = ("-ptx",) if name == LATER else ("-cubin", "-Xptxas", "-v")
+        return Compiled(nvcc(*OPTIMISED, f"-arch={name}", *form, KERNELS, "-o", out), out)
+    source = {
+        "device test": f"tests/{name}_test",
+        "host": f"kernels/cuda/{name.removeprefix('cuda_')}",
+        "decoder": name,
+    }
+    return Compiled(nvcc(*UNOPTIMISED, CSRC / f"{source[what]}.cc", "-o", out), out)
+
+
+# What the tests with one argument wait for.
+WAITS = {
+    "test_every_kernel_compiles_without_spills": ("kernels",),
+    "test_kernels_have_the_instructions_they_were_written_for": ("kernels",),
+    "test_no_kernel_touches_memory_before_its_wait": ("kernels",),
+    "test_later_gpus_get_ptx": ("kernels",),
+    "test_device_tests_compile": ("device test", "host"),
+    "test_the_decoder_compiles": ("decoder",),
+}
 
 
 @pytest.fixture(scope="module")
-def compile_kernels(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Compiled]:
-    """csrc/model/cuda/kernels.cc instantiates every kernel of the library, and nothing else does."""
-
-    @functools.cache
-    def compiled(target: str) -> Compiled:
-        cubin = tmp_path_factory.mktemp(target) / "kernels.cubin"
-        source = repository / "csrc/model/cuda/kernels.cc"
-        return Compiled(
-            nvcc(repository, "-x", "cu", f"-arch={target}", "-cubin", "-Xptxas", "-v", source, "-o", cubin), cubin
-        )
-
-    return compiled
+def compiled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str, str], Compiled]]:
+    """The result of a job. All jobs of the tests that were chosen run side by side, in the order of the tests: one
+    nvcc uses one processor."""
+    folder = tmp_path_factory.mktemp("nvcc")
+    jobs: dict[Job, Future[Compiled]] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for item in request.session.items:
+            if item.path == request.path and isinstance(item, pytest.Function):
+                arguments = getattr(item, "callspec", None)
+                for what in WAITS.get(item.originalname, ()):
+                    job = (what, next(iter(arguments.params.values())))
+                    if job not in jobs:
+                        jobs[job] = pool.submit(compile_job, job, folder)
+        yield lambda what, name: jobs[what, name].result()
+        pool.shutdown(cancel_futures=True)
 
 
 def family(kernel: str) -> str:
@@ -122,7 +167,7 @@ def test_ci_leaves_nothing_out() -> None:
 
 def test_nvcc_knows_every_target(repository: Path) -> None:
     """One that does not would leave a GPU without code of its own."""
-    known = nvcc(repository, "--list-gpu-code")
+    known = nvcc("--list-gpu-code")
     assert [target for target in TARGETS if target.removesuffix("a") not in known.split()] == []
     cmake = (repository / "cmake/cuda.cmake").read_text(encoding="utf-8")
     assert set(re.findall(r"(\d+a?)-real", cmake)) == {target.removeprefix("sm_") for target in TARGETS}
@@ -131,9 +176,9 @@ def test_nvcc_knows_every_target(repository: Path) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_compiles_without_spills(
-    repository: Path, compile_kernels: Callable[[str], Compiled], target: str
+    repository: Path, compiled: Callable[[str, str], Compiled], target: str
 ) -> None:
-    report = compile_kernels(target).report
+    report = compiled("kernels", target).report
     kernels = re.findall(r"Compiling entry function '(\w+)'", report)
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", report)]
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", report)]
@@ -159,11 +204,11 @@ def disassembly(cubin: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernels_have_the_instructions_they_were_written_for(
-    compile_kernels: Callable[[str], Compiled], target: str
+    compiled: Callable[[str, str], Compiled], target: str
 ) -> None:
-    compiled = compile_kernels(target)
-    code = disassembly(compiled.cubin)
-    assert set(code) == set(re.findall(r"Compiling entry function '(\w+)'", compiled.report))
+    kernels = compiled("kernels", target)
+    code = disassembly(kernels.path)
+    assert set(code) == set(re.findall(r"Compiling entry function '(\w+)'", kernels.report))
     for kernel, text in code.items():
         wanted = [patterns for name, patterns in INSTRUCTIONS.items() if name in kernel]
         assert len(wanted) == 1, kernel
@@ -175,10 +220,10 @@ def test_kernels_have_the_instructions_they_were_written_for(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_kernel_touches_memory_before_its_wait(compile_kernels: Callable[[str], Compiled], target: str) -> None:
+def test_no_kernel_touches_memory_before_its_wait(compiled: Callable[[str, str], Compiled], target: str) -> None:
     """device/dependent.cuh: before the wait for the launch before, weights are asked for, and nothing is read or
     written; behind it the next launch may start. GPUs before sm_90 have no such launches."""
-    for kernel, text in disassembly(compile_kernels(target).cubin).items():
+    for kernel, text in disassembly(compiled("kernels", target).path).items():
         before, wait, behind = text.partition("ACQBULK")
         if target not in EARLY_STARTS:
             assert not wait and "PREEXIT" not in text and "CCTL.E.PF2" not in text, kernel
@@ -188,11 +233,10 @@ def test_no_kernel_touches_memory_before_its_wait(compile_kernels: Callable[[str
         assert ("CCTL.E.PF2" in before) == (family(kernel) in PREFETCHES), f"{kernel} for {target}"
 
 
-def test_later_gpus_get_ptx(repository: Path, tmp_path: Path) -> None:
-    """compute_90 for what this nvcc has no target of its own for: the same kernels and products."""
-    source, out = repository / "csrc/model/cuda/kernels.cc", tmp_path / "kernels.ptx"
-    nvcc(repository, "-x", "cu", "-arch=compute_90", "-ptx", source, "-o", out)
-    ptx = out.read_text(encoding="utf-8")
+@pytest.mark.parametrize("target", [LATER])
+def test_later_gpus_get_ptx(repository: Path, compiled: Callable[[str, str], Compiled], target: str) -> None:
+    """What this nvcc has no target of its own for gets the same kernels and products."""
+    ptx = compiled("kernels", target).path.read_text(encoding="utf-8")
     assert ".target sm_90\n" in ptx
     assert {family(kernel) for kernel in re.findall(r"\.entry (\w+)", ptx)} == families(repository)
     assert "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" in ptx
@@ -200,28 +244,17 @@ def test_later_gpus_get_ptx(repository: Path, tmp_path: Path) -> None:
     assert ptx.count("griddepcontrol.wait") == ptx.count("griddepcontrol.launch_dependents") == ptx.count(".entry ")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("int4_gemv", "paged_attention", "prefill_attention", "int4_gemm", "int8_gemm", "half_gemm", "float_gemm"),
-        # the prefix sets these tests apart from those of the CPU's ops
-        *("cuda_norm", "cuda_qkv_append", "cuda_page_copy", "cuda_embedding", "cuda_sampling", "cuda_advance"),
-    ],
-)
-def test_device_tests_compile(repository: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", DEVICE_TESTS)
+def test_device_tests_compile(compiled: Callable[[str, str], Compiled], name: str) -> None:
     """The executables that benchmarks/gpu_check.sh runs on a GPU, from the same sources as the emulation's."""
-    test = repository / f"csrc/tests/{name}_test.cc"
-    host = repository / f"csrc/kernels/cuda/{name.removeprefix('cuda_')}.cc"
-    nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", test, "-o", tmp_path / "test.o")
-    nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", host, "-o", tmp_path / "host.o")
+    assert compiled("device test", name).path.exists()
+    assert compiled("host", name).path.exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["tests/cuda_decoder_test", "tests/cuda_graphs_test", *(f"model/cuda/{name}" for name in DECODER)]
-)
-def test_the_decoder_compiles(repository: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", DECODER_SOURCES)
+def test_the_decoder_compiles(compiled: Callable[[str, str], Compiled], name: str) -> None:
     """Its sources serve the emulation and nvcc, so they are C++17."""
-    nvcc(repository, "-x", "cu", "-arch=sm_90", "-c", repository / f"csrc/{name}.cc", "-o", tmp_path / "out.o")
+    assert compiled("decoder", name).path.exists()
 
 
 def test_device_wrappers_compile_in_full(repository: Path, tmp_path: Path) -> None:
@@ -273,7 +306,7 @@ __global__ void use(unsigned* counter, const uint4* in, float* out) {
 """,
         encoding="utf-8",
     )
-    nvcc(repository, "-arch=sm_90", "-cubin", source, "-o", tmp_path / "all.cubin")
+    nvcc("-O3", "-arch=sm_90", "-cubin", source, "-o", tmp_path / "all.cubin")
 
 
 def test_no_inline_assembly_outside_the_wrappers(repository: Path) -> None:

@@ -32,9 +32,7 @@ def have(monkeypatch: pytest.MonkeyPatch, *features: str) -> None:
         ((*AVX512, "amx_bf16"), "bfloat16"),
     ],
 )
-def test_the_faster_one_of_this_cpu(
-    features: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_faster_one_of_this_cpu(features: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, *features)
     assert best_precision(CPU) == expected
     with autocast(CPU):

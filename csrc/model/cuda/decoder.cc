@@ -4,17 +4,15 @@
 #include <cmath>
 #include <string>
 
+#include "model/cuda/device_limits.h"
+#include "model/cuda/kernel_table.h"
 #include "model/rotary.h"
 
 namespace tgv::model {
 
 namespace {
 
-constexpr int64_t kGemvRows = 8;        // of x, at most; a number of rows that graphs have
-constexpr int kGemvBlocks = 4;          // a multiprocessor, see int4_gemv.cuh
 constexpr int64_t kSinglesAtOnce = 64;  // of attention: bounds its scratch
-constexpr int kEmulatedProcessors = 4;
-constexpr int64_t kEmulatedSharedBytes = 232448;  // of sm_90
 
 std::string layer_name(int64_t layer, const char* tensor) {
   return concat("text.layers.", layer, ".", tensor);
@@ -25,24 +23,12 @@ cuda::KvKind query_kind(cuda::KvKind kind) {
 }
 
 CudaDecoderOptions with_device(CudaDecoderOptions options) {
-  int processors = kEmulatedProcessors;
-  int64_t shared_bytes = kEmulatedSharedBytes;
-  bool can_start_early = true;
-#if defined(__CUDACC__)
-  int device = 0, shared = 0, major = 0;
-  cuda::check(cudaGetDevice(&device), "cudaGetDevice");
-  cuda::check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
-              "cudaDeviceGetAttribute");
-  cuda::check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-              "cudaDeviceGetAttribute");
-  shared_bytes = shared;
-  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-              "cudaDeviceGetAttribute");
-  can_start_early = major >= 9;
-#endif
-  options.early_starts = options.early_starts && can_start_early;
-  if (options.multiprocessors == 0) options.multiprocessors = processors;
-  if (options.shared_bytes_per_block == 0) options.shared_bytes_per_block = shared_bytes;
+  const DeviceLimits device = device_limits();
+  options.early_starts = options.early_starts && device.can_start_early;
+  if (options.multiprocessors == 0) options.multiprocessors = device.multiprocessors;
+  if (options.shared_bytes_per_block == 0) {
+    options.shared_bytes_per_block = device.shared_bytes_per_block;
+  }
   check_range("multiprocessors", options.multiprocessors, 1, 65536);
   return options;
 }

@@ -61,6 +61,13 @@ struct CudaDecoderOptions {
   bool early_starts = true;            // kernels may start early (dependent.cuh) where they can
 };
 
+// What a device lets a launch have; as it stands here, the emulation's: a small GPU of sm_90.
+struct DeviceLimits {
+  int multiprocessors = 4;
+  int64_t shared_bytes_per_block = 232448;
+  bool can_start_early = true;  // see kernels/cuda/device/dependent.cuh
+};
+
 // What was put on a stream so far.
 struct StreamCounts {
   int64_t uploads = 0;

@@ -1,10 +1,8 @@
 #include "model/cuda/table.h"
 
-#include <cstdio>
-#include <exception>
 #include <memory>
 
-#include "base/errors.h"
+#include "model/cuda/guarded.h"
 #include "model/cuda/runner.h"
 
 namespace tgv::model {
@@ -19,47 +17,11 @@ struct CudaRunnerHandle {
 
 namespace {
 
-// Calls come from several threads, and which device is current in each is somebody else's choice.
-class OnFirstDevice {
-#if defined(__CUDACC__)
- public:
-  OnFirstDevice() {
-    cuda::check(cudaGetDevice(&before_), "cudaGetDevice");
-    cuda::check(cudaSetDevice(0), "cudaSetDevice");
-  }
-  ~OnFirstDevice() { (void)cudaSetDevice(before_); }
-  OnFirstDevice(const OnFirstDevice&) = delete;
-  OnFirstDevice& operator=(const OnFirstDevice&) = delete;
-
- private:
-  int before_ = 0;
-#endif
-};
-
-CudaStatus failed(CudaStatus status, const char* message, CudaError* error) noexcept {
-  std::snprintf(error->message, sizeof error->message, "%s", message);
-  return status;
-}
+constexpr int kFirstDevice = 0;
 
 template <class Body>
 CudaStatus guarded(CudaError* error, const Body& body) noexcept {
-  try {
-    [[maybe_unused]] const OnFirstDevice device;
-    body();
-    return CudaStatus::kNone;
-  } catch (const InvalidArgument& thrown) {
-    return failed(CudaStatus::kInvalidArgument, thrown.what(), error);
-  } catch (const Unsupported& thrown) {
-    return failed(CudaStatus::kUnsupported, thrown.what(), error);
-  } catch (const CapacityError& thrown) {
-    return failed(CudaStatus::kCapacity, thrown.what(), error);
-  } catch (const SystemError& thrown) {
-    return failed(CudaStatus::kSystem, thrown.what(), error);
-  } catch (const std::exception& thrown) {
-    return failed(CudaStatus::kOther, thrown.what(), error);
-  } catch (...) {
-    return failed(CudaStatus::kOther, "an unknown error", error);
-  }
+  return guarded(error, kFirstDevice, body);
 }
 
 CudaStatus plan_memory(CudaMemoryPlan* out, const Architecture* architecture,
@@ -191,7 +153,7 @@ const CudaTable kTable = {kCudaTableVersion, kIsEmulated,    plan_memory, make_m
                           free_model,        model_bytes,    put_matrix,  put_embedding,
                           put_vector,        check_complete, make_runner, free_runner,
                           arena_bytes,       page_bytes,     draw_limits, graph_cost,
-                          stream_counts,     step,           copy_rows};
+                          stream_counts,     step,           copy_rows,   kernel_table()};
 
 }  // namespace
 

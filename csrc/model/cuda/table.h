@@ -12,7 +12,9 @@
 #include <cstdint>
 
 #include "model/architecture.h"
+#include "model/cuda/kernel_table.h"
 #include "model/cuda/sizes.h"
+#include "model/cuda/status.h"
 #include "model/cuda/step.h"
 #include "model/draw.h"
 #include "model/graph_cost.h"
@@ -20,22 +22,8 @@
 
 namespace tgv::model {
 
-inline constexpr int32_t kCudaTableVersion = 7;
+inline constexpr int32_t kCudaTableVersion = 8;
 inline constexpr const char* kCudaTableEntry = "tgv_cuda_model_table";
-
-// Which exception it was. kNone: the call did what it says.
-enum class CudaStatus : int32_t {
-  kNone,
-  kInvalidArgument,
-  kUnsupported,
-  kCapacity,
-  kSystem,
-  kOther
-};
-
-struct CudaError {
-  char message[1024];  // always terminated; not written by a call that succeeds
-};
 
 // What a step came to, in the host's memory until the next step.
 struct CudaStepResults {
@@ -54,7 +42,8 @@ struct CudaModelHandle;   // weights, to be filled and then never changed
 struct CudaRunnerHandle;  // pages and a decoder over them
 
 // A model outlives its runners. One call at a time for each handle, from any thread. Everything is
-// on CUDA's first device; which one is current for the caller's thread does not matter and stays.
+// on CUDA's first device, but for single kernels, which are told theirs; which one is current for
+// the caller's thread does not matter and stays.
 struct CudaTable {
   int32_t version;
   int32_t is_emulated;  // 1: compiled for the host, for tests
@@ -91,6 +80,8 @@ struct CudaTable {
                      CudaStepResults* out, CudaError* error);
   CudaStatus (*copy_rows)(CudaRunnerHandle* runner, int64_t to_page, int64_t from_page,
                           int64_t rows, CudaError* error);
+
+  CudaKernelTable kernels;
 };
 
 }  // namespace tgv::model

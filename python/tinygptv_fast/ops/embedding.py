@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from ..errors import InvalidArgumentError
-from .tensors import buffer_of, dense_of, native_module
+from .gpu import embedding as gpu
+from .tensors import buffer_of, dense_of, native_module, on_gpu
 
 _KINDS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 
@@ -25,6 +26,8 @@ def embedding(
     """
     if torch.compiler.is_compiling() and out is None:
         return torch.ops.tinygptv_fast.embedding(ids, table, scales)
+    if on_gpu(table):
+        return gpu.embedding(ids, table, scales, out)
     if not isinstance(table, torch.Tensor) or table.dtype not in _KINDS:
         what = str(table.dtype) if isinstance(table, torch.Tensor) else type(table).__name__
         raise InvalidArgumentError(f"table is {what}, expected a float32, bfloat16 or int8 tensor")

@@ -9,12 +9,13 @@ other rows, the threads or the instruction set. csrc/kernels/cpu/linear.h has th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
 import torch
 
 from ..env import read_settings
 from ..errors import CheckpointError, InvalidArgumentError
+from .gpu import products as gpu
 from .packed import allocate, check_activation, fake_product, multiply
 from .tensors import buffer_of, native_module, thread_count
 
@@ -51,8 +52,15 @@ class PackedInt4:
         return self.data.numel()
 
 
-def pack_int4(matrix: Int4Matrix, *, threads: int | None = None) -> PackedInt4:
-    """``matrix`` (an ``Int4Tensor``: qweight uint8 [N, ceil(K/2)], scales float16, zeros or None) in streamed order.
+@overload
+def pack_int4(matrix: Int4Matrix, *, threads: int | None = None, device: None = None) -> PackedInt4: ...
+@overload
+def pack_int4(matrix: Int4Matrix, *, threads: int | None = None, device: gpu.Device) -> gpu.GpuInt4: ...
+def pack_int4(
+    matrix: Int4Matrix, *, threads: int | None = None, device: gpu.Device | None = None
+) -> PackedInt4 | gpu.GpuInt4:
+    """``matrix`` (an ``Int4Tensor``: qweight uint8 [N, ceil(K/2)], scales float16, zeros or None) in streamed order;
+    with a ``device`` ("cuda") for the GPU's kernels, there.
 
     N is padded to 16 and K to 32. Raises ``InvalidArgumentError`` for parts of a wrong shape, dtype or device and
     ``CheckpointError`` for a scale that is not finite.
@@ -69,6 +77,8 @@ def pack_int4(matrix: Int4Matrix, *, threads: int | None = None) -> PackedInt4:
         raise CheckpointError("scales of an int4 matrix hold NaN or infinity, expected finite float16")
     rows = qweight.shape[0] if qweight.ndim else 0
     symmetric = zeros is None
+    if device is not None:
+        return gpu.pack_int4(matrix, device)
     size = native.int4_packed_bytes(rows, matrix.columns, matrix.group_size, symmetric)
     data = allocate(size)
     native.int4_pack(data.numpy(), qweight, scales, zeros, matrix.columns, matrix.group_size, count)
@@ -77,7 +87,7 @@ def pack_int4(matrix: Int4Matrix, *, threads: int | None = None) -> PackedInt4:
 
 def int4_matmul(
     x: torch.Tensor,
-    w: PackedInt4,
+    w: PackedInt4 | gpu.GpuInt4,
     bias: torch.Tensor | None = None,
     *,
     activation: str | None = None,
@@ -94,6 +104,9 @@ def int4_matmul(
     Raises ``InvalidArgumentError`` for a wrong type, dtype, device, shape or stride, ``UnsupportedError`` for an
     instruction set (``TINYGPTV_CPU_ISA``) this CPU lacks or a tensor that requires a gradient.
     """
+    if isinstance(w, gpu.GpuInt4):
+        check_activation(activation)
+        return gpu.matmul(x, w, bias, activation, out, threads)
     if not isinstance(w, PackedInt4):
         raise InvalidArgumentError(f"w is {type(w).__name__}, expected a PackedInt4 (pack_int4 makes one)")
     check_activation(activation)

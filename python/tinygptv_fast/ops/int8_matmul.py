@@ -9,12 +9,13 @@ csrc/kernels/cpu/linear.h has the arithmetic and the layout, ``reference.int8_ma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
 import torch
 
 from ..env import read_settings
 from ..errors import CheckpointError, InvalidArgumentError
+from .gpu import products as gpu
 from .packed import allocate, check_activation, fake_product, multiply
 from .tensors import buffer_of, native_module, thread_count
 
@@ -43,8 +44,15 @@ class PackedInt8:
         return self.data.numel()
 
 
-def pack_int8(matrix: Int8Matrix, *, threads: int | None = None) -> PackedInt8:
-    """``matrix`` (an ``Int8Tensor``: qweight int8 [N, K], scales float32 [N]) in streamed order.
+@overload
+def pack_int8(matrix: Int8Matrix, *, threads: int | None = None, device: None = None) -> PackedInt8: ...
+@overload
+def pack_int8(matrix: Int8Matrix, *, threads: int | None = None, device: gpu.Device) -> gpu.GpuInt8: ...
+def pack_int8(
+    matrix: Int8Matrix, *, threads: int | None = None, device: gpu.Device | None = None
+) -> PackedInt8 | gpu.GpuInt8:
+    """``matrix`` (an ``Int8Tensor``: qweight int8 [N, K], scales float32 [N]) in streamed order; with a ``device``
+    ("cuda") for the GPU's kernels, there.
 
     N is padded to 16 and K to 32. Raises ``InvalidArgumentError`` for parts of a wrong shape, dtype or device and
     ``CheckpointError`` for a scale that is not finite.
@@ -61,6 +69,8 @@ def pack_int8(matrix: Int8Matrix, *, threads: int | None = None) -> PackedInt8:
     if qweight.ndim != 2:
         raise InvalidArgumentError(f"qweight is {list(qweight.shape)} int8, expected [N, K]")
     rows, columns = qweight.shape
+    if device is not None:
+        return gpu.pack_int8(matrix, device)
     data = allocate(native.int8_packed_bytes(rows, columns))
     native.int8_pack(data.numpy(), qweight, scales, count)
     return PackedInt8(data, rows, columns)
@@ -68,7 +78,7 @@ def pack_int8(matrix: Int8Matrix, *, threads: int | None = None) -> PackedInt8:
 
 def int8_matmul(
     x: torch.Tensor,
-    w: PackedInt8,
+    w: PackedInt8 | gpu.GpuInt8,
     bias: torch.Tensor | None = None,
     *,
     activation: str | None = None,
@@ -79,6 +89,9 @@ def int8_matmul(
 
     Options, errors and what NaN and vanishing activations do are as in ``int4_matmul``.
     """
+    if isinstance(w, gpu.GpuInt8):
+        check_activation(activation)
+        return gpu.matmul(x, w, bias, activation, out, threads)
     if not isinstance(w, PackedInt8):
         raise InvalidArgumentError(f"w is {type(w).__name__}, expected a PackedInt8 (pack_int8 makes one)")
     check_activation(activation)

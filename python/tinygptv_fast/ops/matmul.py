@@ -8,11 +8,13 @@ csrc/kernels/cpu/linear.h has the layout, ``reference.matmul`` the slow twin.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 
 from ..env import read_settings
 from ..errors import InvalidArgumentError
+from .gpu import products as gpu
 from .packed import allocate, check_activation, fake_product, multiply
 from .tensors import buffer_of, native_module, thread_count
 
@@ -35,11 +37,26 @@ class PackedFloat:
         return self.data.numel()
 
 
-def pack_float(weight: torch.Tensor, *, dtype: torch.dtype = torch.float32, threads: int | None = None) -> PackedFloat:
+@overload
+def pack_float(
+    weight: torch.Tensor, *, dtype: torch.dtype = ..., threads: int | None = None, device: None = None
+) -> PackedFloat: ...
+@overload
+def pack_float(
+    weight: torch.Tensor, *, dtype: torch.dtype = ..., threads: int | None = None, device: gpu.Device
+) -> gpu.GpuFloat: ...
+def pack_float(
+    weight: torch.Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+    device: gpu.Device | None = None,
+) -> PackedFloat | gpu.GpuFloat:
     """``weight`` float32 or bfloat16 [N, K] in streamed order, stored as ``dtype`` (float32, or bfloat16 rounded to
-    nearest even). N is padded to 16. Raises ``InvalidArgumentError`` for a wrong shape, dtype, device or stride.
+    nearest even); with a ``device`` ("cuda") for the GPU's kernels, there, also as float16. N is padded to 16. Raises
+    ``InvalidArgumentError`` for a wrong shape, dtype, device or stride.
     """
-    if dtype not in KINDS:
+    if dtype not in (KINDS if device is None else gpu.FLOATS):
         raise InvalidArgumentError(f"dtype is {dtype}, expected torch.float32 or torch.bfloat16")
     native = native_module()
     count = thread_count(threads, read_settings())
@@ -49,6 +66,8 @@ def pack_float(weight: torch.Tensor, *, dtype: torch.dtype = torch.float32, thre
     if weights.ndim != 2:
         raise InvalidArgumentError(f"weight is {list(weights.shape)} {weight.dtype}, expected [N, K]")
     rows, columns = weights.shape
+    if device is not None:
+        return gpu.pack_float(weight, dtype, device)
     data = allocate(native.float_packed_bytes(rows, columns, KINDS[dtype]))
     native.float_pack(data.numpy(), weights, KINDS[dtype], count)
     return PackedFloat(data, rows, columns, KINDS[dtype])
@@ -56,7 +75,7 @@ def pack_float(weight: torch.Tensor, *, dtype: torch.dtype = torch.float32, thre
 
 def matmul(
     x: torch.Tensor,
-    w: PackedFloat,
+    w: PackedFloat | gpu.GpuFloat,
     bias: torch.Tensor | None = None,
     *,
     activation: str | None = None,
@@ -67,6 +86,9 @@ def matmul(
 
     Options and errors are as in ``int4_matmul``; NaN and infinity go the way of float32 arithmetic.
     """
+    if isinstance(w, gpu.GpuFloat):
+        check_activation(activation)
+        return gpu.matmul(x, w, bias, activation, out, threads)
     if not isinstance(w, PackedFloat):
         raise InvalidArgumentError(f"w is {type(w).__name__}, expected a PackedFloat (pack_float makes one)")
     check_activation(activation)

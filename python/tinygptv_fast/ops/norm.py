@@ -10,7 +10,8 @@ import torch
 
 from ..env import read_settings
 from ..errors import InvalidArgumentError
-from .tensors import buffer_of, native_module
+from .gpu import norm as gpu
+from .tensors import buffer_of, native_module, on_gpu
 
 
 def layer_norm(
@@ -25,6 +26,8 @@ def layer_norm(
     """
     if torch.compiler.is_compiling() and out is None:
         return torch.ops.tinygptv_fast.layer_norm(x, weight, bias, eps)
+    if on_gpu(x):
+        return gpu.layer_norm(x, weight, bias, _number("eps", eps), out)
     x_buffer = buffer_of("x", x, torch.float32)
     out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     native_module().layer_norm(
@@ -47,6 +50,8 @@ def rms_norm(
     """
     if torch.compiler.is_compiling() and out is None:
         return torch.ops.tinygptv_fast.rms_norm(x, weight, eps)
+    if on_gpu(x):
+        return gpu.rms_norm(x, weight, _number("eps", eps), out)
     x_buffer = buffer_of("x", x, torch.float32)
     out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     native_module().rms_norm(
@@ -74,6 +79,8 @@ def add_branches(
     """
     if torch.compiler.is_compiling() and out is None:
         return torch.ops.tinygptv_fast.add_branches(x, attention, mlp, weight, eps)
+    if on_gpu(x):
+        return gpu.add_branches(x, attention, mlp, weight, _number("eps", eps), out)
     buffer_of("x", x, torch.float32)
     if out is None:
         out = x.clone(memory_format=torch.contiguous_format)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 
 from ..env import read_settings
+from .gpu import attention as gpu
 from .kv_pages import number, page_buffers, page_kind, position
-from .tensors import buffer_of, native_module, thread_count
+from .tensors import buffer_of, native_module, on_gpu, thread_count
 
 
 def paged_attention(
@@ -19,7 +20,7 @@ def paged_attention(
     k_pages: torch.Tensor,
     v_pages: torch.Tensor,
     block_table: torch.Tensor,
-    first_position: int,
+    first_position: int | torch.Tensor,
     *,
     k_scales: torch.Tensor | None = None,
     v_scales: torch.Tensor | None = None,
@@ -44,6 +45,11 @@ def paged_attention(
         return torch.ops.tinygptv_fast.paged_attention(
             q, k_pages, v_pages, block_table, first_position, k_scales, v_scales, scale, threads
         )
+    if on_gpu(q):
+        chosen = number("scale", max(q.shape[-1] if q.dim() else 1, 1) ** -0.5 if scale is None else scale)
+        return gpu.paged_attention(
+            q, k_pages, v_pages, block_table, first_position, k_scales, v_scales, chosen, out, threads
+        )
     return _run(q, k_pages, v_pages, block_table, first_position, k_scales, v_scales, scale, out, threads)
 
 
@@ -52,7 +58,7 @@ def _run(
     k_pages: torch.Tensor,
     v_pages: torch.Tensor,
     block_table: torch.Tensor,
-    first_position: int,
+    first_position: int | torch.Tensor,
     k_scales: torch.Tensor | None,
     v_scales: torch.Tensor | None,
     scale: float | None,

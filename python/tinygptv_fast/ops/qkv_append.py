@@ -9,8 +9,9 @@ import torch
 
 from ..env import read_settings
 from ..errors import InvalidArgumentError
+from .gpu import attention as gpu
 from .kv_pages import number, page_buffers, page_kind, position
-from .tensors import buffer_of, native_module, thread_count
+from .tensors import buffer_of, native_module, on_gpu, thread_count
 
 Norm = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -20,7 +21,7 @@ def qkv_append(
     k_pages: torch.Tensor,
     v_pages: torch.Tensor,
     block_table: torch.Tensor,
-    first_position: int,
+    first_position: int | torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
     *,
@@ -50,7 +51,8 @@ def qkv_append(
         return torch.ops.tinygptv_fast.qkv_append(
             qkv, k_pages, v_pages, block_table, first_position, cos, sin, k_scales, v_scales, *weights, eps, threads
         )
-    return _run(
+    run = gpu.qkv_append if on_gpu(qkv) else _run
+    return run(
         qkv, k_pages, v_pages, block_table, first_position, cos, sin, k_scales, v_scales, weights, eps, out, threads
     )
 
@@ -68,7 +70,7 @@ def _run(
     k_pages: torch.Tensor,
     v_pages: torch.Tensor,
     block_table: torch.Tensor,
-    first_position: int,
+    first_position: int | torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
     k_scales: torch.Tensor | None,

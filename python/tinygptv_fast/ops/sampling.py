@@ -13,7 +13,8 @@ import torch
 
 from ..env import read_settings
 from ..errors import InvalidArgumentError
-from .tensors import buffer_of, native_module
+from .gpu import sampling as gpu
+from .tensors import buffer_of, native_module, on_gpu
 
 
 class SampledToken(NamedTuple):
@@ -52,22 +53,32 @@ def sample(
     Raises ``InvalidArgumentError`` with one sentence about the first bad argument, ``UnsupportedError`` for an
     instruction set (``TINYGPTV_CPU_ISA``) this CPU lacks or logits that require a gradient.
     """
+    settings = {
+        "temperature": _number("temperature", temperature),
+        "top_k": _integer("top_k", top_k, 63),
+        "top_p": _number("top_p", top_p),
+        "min_p": _number("min_p", min_p),
+        "repetition_penalty": _number("repetition_penalty", repetition_penalty),
+        "presence_penalty": _number("presence_penalty", presence_penalty),
+        "frequency_penalty": _number("frequency_penalty", frequency_penalty),
+        "seed": _integer("seed", seed, 64, unsigned=True),
+        "sample": _integer("sample", sample, 32, unsigned=True),
+    }
+    bias = {_integer("logit_bias id", i, 31): _number("logit_bias", b) for i, b in (logit_bias or {}).items()}
+    banned = [_integer("banned id", i, 31) for i in banned]
+    history = [_integer("history id", i, 31) for i in history]
+    position = _integer("position", position, 63)
+    if on_gpu(logits):
+        token, logprob = gpu.sample(logits, bias, banned, history, position, settings)
+        return SampledToken(token, logprob, token >= 0)
     found = native_module().sample(
         buffer_of("logits", logits, torch.float32),
-        _number("temperature", temperature),
-        _integer("top_k", top_k, 63),
-        _number("top_p", top_p),
-        _number("min_p", min_p),
-        _number("repetition_penalty", repetition_penalty),
-        _number("presence_penalty", presence_penalty),
-        _number("frequency_penalty", frequency_penalty),
-        [(_integer("logit_bias id", i, 31), _number("logit_bias", b)) for i, b in (logit_bias or {}).items()],
-        [_integer("banned id", i, 31) for i in banned],
-        [_integer("history id", i, 31) for i in history],
-        _integer("position", position, 63),
-        _integer("seed", seed, 64, unsigned=True),
-        _integer("sample", sample, 32, unsigned=True),
-        read_settings().cpu_isa,
+        logit_bias=list(bias.items()),
+        banned=banned,
+        history=history,
+        position=position,
+        isa=read_settings().cpu_isa,
+        **settings,
     )
     return SampledToken(*found)
 
@@ -80,9 +91,11 @@ def top_logprobs(logits: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tens
     """
     if torch.compiler.is_compiling():
         return torch.ops.tinygptv_fast.top_logprobs(logits, n)
-    buffer = buffer_of("logits", logits, torch.float32)
+    buffer = None if on_gpu(logits) else buffer_of("logits", logits, torch.float32)
     if type(n) is not int or not 1 <= n <= logits.numel():
         raise InvalidArgumentError(f"n is {n!r}, expected an integer 1..V={logits.numel()}")
+    if buffer is None:
+        return gpu.top_logprobs(logits, n)
     ids, logprobs = torch.empty(n, dtype=torch.int32), torch.empty(n)
     native_module().top_logprobs(ids.numpy(), logprobs.numpy(), buffer, read_settings().cpu_isa)
     return ids, logprobs

@@ -43,6 +43,11 @@ def dense_of(name: str, tensor: Any, dtype: torch.dtype) -> torch.Tensor:
     return tensor
 
 
+def on_gpu(tensor: Any) -> bool:
+    """Whether it is for ``ops.gpu``."""
+    return isinstance(tensor, torch.Tensor) and tensor.device.type == "cuda"
+
+
 def native_module() -> ModuleType:
     """The compiled core, or ``UnsupportedError`` that says what is missing."""
     try:
