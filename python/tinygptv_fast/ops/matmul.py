@@ -57,7 +57,8 @@ def pack_float(
     ``InvalidArgumentError`` for a wrong shape, dtype, device or stride.
     """
     if dtype not in (KINDS if device is None else gpu.FLOATS):
-        raise InvalidArgumentError(f"dtype is {dtype}, expected torch.float32 or torch.bfloat16")
+        allowed = " or ".join(map(str, KINDS if device is None else gpu.FLOATS))
+        raise InvalidArgumentError(f"dtype is {dtype}, expected {allowed}")
     native = native_module()
     count = thread_count(threads, read_settings())
     if isinstance(weight, torch.Tensor) and weight.dtype == torch.bfloat16:

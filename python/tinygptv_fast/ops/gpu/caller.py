@@ -17,7 +17,7 @@ from ..tensors import native_module
 if TYPE_CHECKING:
     from ..._native import CudaOps
 
-_ALIGNMENT = 16  # bytes; torch's own allocations begin at multiples of 512
+_ALIGNMENT = 16  # bytes, of what is read in vectors: everything but int32; torch's own allocations have 512
 
 
 class Caller:
@@ -51,7 +51,7 @@ class Caller:
             raise InvalidArgumentError(f"{name} is {found}, {expected}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise UnsupportedError(f"{name} requires a gradient, which this op has not; call it under torch.no_grad()")
-        if tensor.data_ptr() % _ALIGNMENT:
+        if tensor.dtype != torch.int32 and tensor.data_ptr() % _ALIGNMENT:
             raise InvalidArgumentError(
                 f"{name} does not begin at a multiple of {_ALIGNMENT} bytes, expected one that does"
             )
