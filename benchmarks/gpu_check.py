@@ -195,13 +195,14 @@ def bench(run: Runner) -> dict[str, Step]:
 
 def e2e(run: Runner) -> dict[str, Step]:
     """The demo model by ``from_pretrained(device="cuda")`` beside the CPU, its pictures and the released tower's, a Phi
-    of transformers beside torch."""
+    of transformers beside torch, the ops on torch's tensors."""
     site = REPOSITORY / "build" / "site"
     steps = {}
     for name, program, needed in (
         ("generate", "gpu_generate.py", ("numpy", "PIL", "tokenizers")),
         ("pictures", "gpu_pictures.py", ("numpy", "PIL", "tokenizers", "torch")),
         ("accelerate", "gpu_accelerate.py", ("numpy", "torch", "transformers")),
+        ("ops", "gpu_ops.py", ("numpy", "torch")),
     ):
         missing = [module for module in needed if importlib.util.find_spec(module) is None]
         if not (site / "tinygptv_fast").exists():

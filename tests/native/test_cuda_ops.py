@@ -4,7 +4,6 @@ float64 and the CPU's ops. What a GPU does to the same calls no test here says; 
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -21,21 +20,14 @@ from tinygptv_fast.quantize.int4 import dequantize_int4, quantize_int4
 from tinygptv_fast.quantize.int8 import dequantize_int8, quantize_int8
 from tinygptv_fast.reference import norm as twin
 
-DISPATCHING = ("norm", "embedding", "paged_attention", "qkv_append", "sampling")
+VARIABLE = "TINYGPTV_CUDA_EMULATION"
 HALF, FLOAT = 2.0**-11, 2.0**-24  # half a unit in the last place, relative
 
 
 @pytest.fixture(autouse=True)
 def emulated(cpp_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of the CPU pass for a GPU's."""
-    monkeypatch.setenv("TINYGPTV_CUDA_EMULATION", str(cpp_build / "csrc" / "tests" / "libtinygptv_cuda_emulated.so"))
-    for name in DISPATCHING:
-        take(monkeypatch, name, on_gpu=True)
-
-
-def take(monkeypatch: pytest.MonkeyPatch, name: str, *, on_gpu: bool) -> None:
-    """Whether the tensors of ``ops.name`` pass for a GPU's."""
-    monkeypatch.setattr(importlib.import_module(f"tinygptv_fast.ops.{name}"), "on_gpu", lambda tensor: on_gpu)
+    monkeypatch.setenv(VARIABLE, str(cpp_build / "csrc" / "tests" / "libtinygptv_cuda_emulated.so"))
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -231,7 +223,7 @@ def test_append(dtype: torch.dtype, normed: bool, monkeypatch: pytest.MonkeyPatc
     qkv = normal(5, 2, 3, 80)
     mine, theirs = poisoned(dtype, 2, 80, 30), poisoned(dtype, 2, 80, 30)
     q = append(qkv, mine, 21, mine.table, normed)
-    take(monkeypatch, "qkv_append", on_gpu=False)
+    monkeypatch.delenv(VARIABLE)
     expected = append(qkv, theirs, 21, theirs.table, normed)
     assert q.dtype == query_dtype(dtype)
     unit = {torch.float32: 2.0**-18, torch.float16: 2 * HALF, torch.bfloat16: 2.0**-7}[q.dtype]
@@ -276,7 +268,7 @@ def test_sampling_is_the_cpus(settings: dict[str, Any], monkeypatch: pytest.Monk
     logits = [normal(517, seed=seed) * 3 for seed in range(6)]
     here = [ops.sample(row, **settings) for row in logits]
     best = [ops.top_logprobs(row, 5) for row in logits]
-    take(monkeypatch, "sampling", on_gpu=False)
+    monkeypatch.delenv(VARIABLE)
     for row, drawn, (ids, logprobs) in zip(logits, here, best, strict=True):
         token = ops.sample(row, **settings)
         assert (drawn.id, drawn.finite) == (token.id, token.finite)
@@ -362,15 +354,16 @@ def test_gradients_are_refused() -> None:
 def test_a_gpu_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the emulation: one sentence, from the call that comes first."""
     w = products.pack_float(normal(4, 8), torch.float32, "cpu")
-    monkeypatch.delenv("TINYGPTV_CUDA_EMULATION")
+    monkeypatch.delenv(VARIABLE)
     with pytest.raises(InvalidArgumentError, match="x is on cpu, expected a tensor on a GPU"):
         ops.matmul(normal(2, 8), w)
     with pytest.raises(UnsupportedError, match="CUDA"):
         _native.CudaOps()
 
 
-def test_the_cpu_is_asked_nothing_of_cuda() -> None:
+def test_the_cpu_is_asked_nothing_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """An op on the CPU opens no CUDA library and looks at no GPU."""
+    monkeypatch.delenv(VARIABLE)
     code = (
         "import torch; from tinygptv_fast import ops, _native; _native.CudaOps = None\n"
         "torch.cuda.current_stream = None; print(ops.rms_norm(torch.ones(1, 8), torch.ones(8)).shape)"

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InvalidArgumentError
 from .gpu import embedding as gpu
-from .tensors import buffer_of, dense_of, native_module, on_gpu
+from .tensors import DEVICES, buffer_of, dense_of, native_module, on_gpu
 
 _KINDS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 
@@ -56,7 +56,7 @@ def _narrow(ids: torch.Tensor) -> torch.Tensor:
     return ids.clamp(-1, 2**31 - 1).to(torch.int32).contiguous()
 
 
-@torch.library.custom_op("tinygptv_fast::embedding", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("tinygptv_fast::embedding", mutates_args=(), device_types=DEVICES)
 def _embedding_op(ids: torch.Tensor, table: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
     return embedding(ids, table, scales)
 

@@ -11,7 +11,7 @@ import torch
 from ..env import read_settings
 from ..errors import InvalidArgumentError
 from .gpu import norm as gpu
-from .tensors import buffer_of, native_module, on_gpu
+from .tensors import DEVICES, buffer_of, native_module, on_gpu
 
 
 def layer_norm(
@@ -106,17 +106,17 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-@torch.library.custom_op("tinygptv_fast::layer_norm", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("tinygptv_fast::layer_norm", mutates_args=(), device_types=DEVICES)
 def _layer_norm_op(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     return layer_norm(x, weight, bias, eps)
 
 
-@torch.library.custom_op("tinygptv_fast::rms_norm", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("tinygptv_fast::rms_norm", mutates_args=(), device_types=DEVICES)
 def _rms_norm_op(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     return rms_norm(x, weight, eps)
 
 
-@torch.library.custom_op("tinygptv_fast::add_branches", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("tinygptv_fast::add_branches", mutates_args=(), device_types=DEVICES)
 def _add_branches_op(
     x: torch.Tensor, attention: torch.Tensor, mlp: torch.Tensor, weight: torch.Tensor | None = None, eps: float = 1e-5
 ) -> torch.Tensor:

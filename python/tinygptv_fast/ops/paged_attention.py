@@ -12,7 +12,7 @@ import torch
 from ..env import read_settings
 from .gpu import attention as gpu
 from .kv_pages import number, page_buffers, page_kind, position
-from .tensors import buffer_of, native_module, on_gpu, thread_count
+from .tensors import DEVICES, buffer_of, native_module, on_gpu, thread_count
 
 
 def paged_attention(
@@ -41,7 +41,7 @@ def paged_attention(
     short or names a page that is not there, ``UnsupportedError`` for an instruction set (``TINYGPTV_CPU_ISA``) this CPU
     lacks or a tensor that requires a gradient.
     """
-    if torch.compiler.is_compiling() and out is None:
+    if torch.compiler.is_compiling() and out is None and isinstance(first_position, int):
         return torch.ops.tinygptv_fast.paged_attention(
             q, k_pages, v_pages, block_table, first_position, k_scales, v_scales, scale, threads
         )
@@ -87,7 +87,7 @@ def _run(
     return out
 
 
-@torch.library.custom_op("tinygptv_fast::paged_attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("tinygptv_fast::paged_attention", mutates_args=(), device_types=DEVICES)
 def _paged_attention_op(
     q: torch.Tensor,
     k_pages: torch.Tensor,
@@ -100,7 +100,10 @@ def _paged_attention_op(
     threads: int | None = None,
 ) -> torch.Tensor:
     """``paged_attention``: what torch.compile calls."""
-    return _run(q, k_pages, v_pages, block_table, first_position, k_scales, v_scales, scale, None, threads)
+    return paged_attention(
+        q, k_pages, v_pages, block_table, first_position,
+        k_scales=k_scales, v_scales=v_scales, scale=scale, threads=threads,
+    )  # fmt: skip
 
 
 @_paged_attention_op.register_fake
@@ -116,4 +119,4 @@ def _paged_attention_fake(
     threads: int | None = None,
 ) -> torch.Tensor:
     torch._check(q.dim() == 3, lambda: f"q is {list(q.shape)}, expected [T, H, D]")
-    return q.new_empty(q.shape)
+    return q.new_empty(q.shape, dtype=torch.float32)

@@ -10,8 +10,9 @@ import torch
 from ..env import read_settings
 from ..errors import InvalidArgumentError
 from .gpu import attention as gpu
+from .gpu.pages import query_dtype
 from .kv_pages import number, page_buffers, page_kind, position
-from .tensors import buffer_of, native_module, on_gpu, thread_count
+from .tensors import DEVICES, buffer_of, native_module, on_gpu, thread_count
 
 Norm = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -47,7 +48,7 @@ def qkv_append(
     (``TINYGPTV_CPU_ISA``) this CPU lacks or a tensor that requires a gradient.
     """
     weights = (*_norm("q_norm", q_norm), *_norm("k_norm", k_norm))
-    if torch.compiler.is_compiling() and out is None:
+    if torch.compiler.is_compiling() and out is None and isinstance(first_position, int):
         return torch.ops.tinygptv_fast.qkv_append(
             qkv, k_pages, v_pages, block_table, first_position, cos, sin, k_scales, v_scales, *weights, eps, threads
         )
@@ -106,7 +107,7 @@ def _run(
 @torch.library.custom_op(
     "tinygptv_fast::qkv_append",
     mutates_args=("k_pages", "v_pages", "k_scales", "v_scales"),
-    device_types="cpu",
+    device_types=DEVICES,
 )
 def _qkv_append_op(
     qkv: torch.Tensor,
@@ -126,10 +127,11 @@ def _qkv_append_op(
     threads: int | None = None,
 ) -> torch.Tensor:
     """``qkv_append``: what torch.compile calls."""
-    weights = (q_weight, q_bias, k_weight, k_bias)
-    return _run(
-        qkv, k_pages, v_pages, block_table, first_position, cos, sin, k_scales, v_scales, weights, eps, None, threads
-    )
+    return qkv_append(
+        qkv, k_pages, v_pages, block_table, first_position, cos, sin, k_scales=k_scales, v_scales=v_scales,
+        q_norm=None if q_weight is None else (q_weight, q_bias),
+        k_norm=None if k_weight is None else (k_weight, k_bias), eps=eps, threads=threads,
+    )  # fmt: skip
 
 
 @_qkv_append_op.register_fake
@@ -151,4 +153,5 @@ def _qkv_append_fake(
     threads: int | None = None,
 ) -> torch.Tensor:
     torch._check(qkv.dim() == 4, lambda: f"qkv is {list(qkv.shape)}, expected [T, H, 3, D]")
-    return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[3])
+    dtype = query_dtype(k_pages.dtype) if on_gpu(qkv) else torch.float32
+    return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[3], dtype=dtype)

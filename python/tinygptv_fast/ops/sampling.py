@@ -14,7 +14,7 @@ import torch
 from ..env import read_settings
 from ..errors import InvalidArgumentError
 from .gpu import sampling as gpu
-from .tensors import buffer_of, native_module, on_gpu
+from .tensors import DEVICES, buffer_of, native_module, on_gpu
 
 
 class SampledToken(NamedTuple):
@@ -129,7 +129,7 @@ def _integer(name: str, value: object, bits: int, *, unsigned: bool = False) -> 
     return value
 
 
-@torch.library.custom_op("tinygptv_fast::top_logprobs", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("tinygptv_fast::top_logprobs", mutates_args=(), device_types=DEVICES)
 def _top_logprobs_op(logits: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return top_logprobs(logits, n)
 

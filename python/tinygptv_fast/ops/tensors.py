@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from ..env import MAX_THREADS, Settings
+from ..env import MAX_THREADS, Settings, read_settings
 from ..errors import InvalidArgumentError, UnsupportedError
+
+DEVICES = ("cpu", "cuda")  # of ops that are on both
 
 
 def buffer_of(name: str, tensor: Any, dtype: torch.dtype) -> Any:
@@ -44,8 +46,8 @@ def dense_of(name: str, tensor: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def on_gpu(tensor: Any) -> bool:
-    """Whether it is for ``ops.gpu``."""
-    return isinstance(tensor, torch.Tensor) and tensor.device.type == "cuda"
+    """Whether it is for ``ops.gpu``: on a GPU, or on the CPU while that emulates one (tests)."""
+    return isinstance(tensor, torch.Tensor) and (tensor.is_cuda or bool(read_settings().cuda_emulation))
 
 
 def native_module() -> ModuleType:
