@@ -3,8 +3,9 @@
 python benchmarks/gpu_pictures.py FOLDER-OF-THE-INSTALLED-PACKAGE [--device cuda]
 
 answers   the shipped demo model in the exact mode about drawn scenes: the same ids on GPU and CPU.
-tower     random weights of the released sizes at 224 and 448 px, bfloat16 and int8: ms from pixels on the host to
-          visual tokens there (median), bytes that torch holds for it and most bytes while it computes.
+tower     random weights of the released sizes at 224 and 448 px, bfloat16 and int8, there all the time or offloaded: ms
+          from pixels on the host to visual tokens there (median), bytes that torch holds for it and most bytes while it
+          computes.
 
 Prints one JSON line a result; exit code 1 where ids differ. Needs numpy, pillow, tokenizers and torch with CUDA.
 --device cpu computes the same by torch on the CPU, to try the program.
@@ -13,6 +14,7 @@ Prints one JSON line a result; exit code 1 where ids differ. Needs numpy, pillow
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -48,17 +50,18 @@ def answers(device: str) -> bool:
     return same
 
 
-def tower(device: str, size: int, kind: str, layers: int, rounds: int) -> dict[str, Any]:
+def tower(device: str, size: int, kind: str, offload: bool, layers: int, rounds: int) -> dict[str, Any]:
     import torch
 
     from tinygptv_fast.vision import VisionTower
     from vision_weights import PoolSource, real_config
 
     where = torch.device(device, 0) if device == "cuda" else torch.device("cpu")
-    made = VisionTower(PoolSource(real_config(size, kind, layers)), kind, gpu=where)
+    made = VisionTower(PoolSource(real_config(size, kind, layers)), kind, gpu=where, offload=offload)
     pixels = torch.randn(3, size, size, generator=torch.Generator().manual_seed(1))
     made.encode(pixels)
-    out: dict[str, Any] = {"name": f"tower_{kind}_{size}", "layers": layers, "arithmetic": str(made.arithmetic)}
+    name = f"tower_{kind}_{size}" + ("_offloaded" if offload else "")
+    out: dict[str, Any] = {"name": name, "layers": layers, "arithmetic": str(made.arithmetic)}
     if device == "cuda":
         out["held_bytes"] = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -84,8 +87,8 @@ def main(arguments: list[str]) -> int:
     sys.path.insert(0, given.folder)
     right = answers(given.device)
     for size in given.sizes:
-        for kind in ("bfloat16", "int8"):
-            print(json.dumps(tower(given.device, size, kind, given.layers, given.rounds)), flush=True)
+        for kind, offload in itertools.product(("bfloat16", "int8"), (False, True)):
+            print(json.dumps(tower(given.device, size, kind, offload, given.layers, given.rounds)), flush=True)
     return 0 if right else 1
 
 

@@ -4,6 +4,7 @@ float64 and the CPU's ops. What a GPU does to the same calls no test here says; 
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -280,6 +281,16 @@ def test_sampling_is_the_cpus(settings: dict[str, Any], monkeypatch: pytest.Monk
 def test_no_token() -> None:
     drawn = ops.sample(torch.tensor([1.0, torch.nan, 2.0]))
     assert drawn.id == -1 and not drawn.finite and drawn.logprob != drawn.logprob
+
+
+def test_the_page_of_the_documentation(repository: Path) -> None:
+    page = (repository / "docs" / "gpu_ops.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert 'device = "cuda"' in code
+    names: dict[str, Any] = {}
+    exec(code.replace('device = "cuda"', 'device = "cpu"'), names)
+    assert names["y"].dtype == torch.float16 and names["y"].shape == (4, 512)
+    assert names["out"].dtype == torch.float32 and not names["out"].isnan().any()
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -224,6 +224,16 @@ def test_pictures_and_questions_end_to_end(exact: tuple[tgv.TinyGPTV, tgv.TinyGP
     assert [one.text for one in found] == [one.text for one in expected]  # type: ignore[union-attr]
 
 
+def test_pictures_with_offloaded_weights(emulated: str, exact: tuple[tgv.TinyGPTV, tgv.TinyGPTV]) -> None:
+    example = showcase(1)
+    asked = {"image": draw(example.scene, SHOWCASE_SIDE), "prompt": example.questions[0].prompt}
+    with tgv.TinyGPTV.from_pretrained(
+        "demo", device="cuda", dtype="float32", vision_device="offload", **SMALL
+    ) as offloaded:
+        assert offloaded.info["vision_device"] == "offload"
+        assert offloaded.generate(**asked).token_ids == exact[1].generate(**asked).token_ids
+
+
 def test_info_says_what_it_runs_on(exact: tuple[tgv.TinyGPTV, tgv.TinyGPTV]) -> None:
     cpu, cuda = exact
     for name in ("device", "vision_device"):

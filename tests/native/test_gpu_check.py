@@ -124,7 +124,10 @@ def test_what_was_not_built_is_not_available(
             "gpu_pictures.py",
             ["--layers", "1", "--rounds", "1", "--sizes", "28"],
             "same_ids_as_the_cpu",
-            ["pictures_demo", "tower_bfloat16_28", "tower_int8_28"],
+            [
+                "pictures_demo",
+                *(f"tower_{n}" for n in ("bfloat16_28", "bfloat16_28_offloaded", "int8_28", "int8_28_offloaded")),
+            ],
         ),
         (
             "gpu_ops.py",

@@ -18,6 +18,7 @@ from tinygptv_fast.errors import CapacityError, InvalidArgumentError, Unsupporte
 from tinygptv_fast.generate.loading import locate
 from tinygptv_fast.vision import VisionTower, choose_on_gpu, gpu_device
 from tinygptv_fast.vision.gpu import OnDevice
+from tinygptv_fast.vision.offload import Offloaded
 
 from ..golden_support import CASES, convert_case, load_case
 from .conftest import MemorySource, picture, reference_of
@@ -98,6 +99,34 @@ def test_torch_may_have_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_device() == torch.device("cuda", 0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_offloaded_weights_give_the_same_tokens(kind: str, plain: dict[str, Tensor]) -> None:
+    stays, offloaded = (VisionTower(MemorySource(plain, "int8"), kind, gpu=HERE, offload=off) for off in (False, True))
+    assert torch.equal(offloaded.encode(picture(3)), stays.encode(picture(3)))
+    assert offloaded.arithmetic == stays.arithmetic and offloaded.steps == stays.steps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_offloaded_weights_are_all_brought_and_stay_where_they_were(kind: str, plain: dict[str, Tensor]) -> None:
+    """On "meta", which refuses to compute with a tensor that is not there."""
+    tower = VisionTower(MemorySource(plain, "bfloat16"), kind, gpu=torch.device("meta"), offload=True)
+    encoder, over = tower.begin(picture(3)), False
+    while not over:
+        over = encoder.step()
+    assert encoder._rows is not None and encoder._rows.x.is_meta and encoder._rows.x.shape == (12, 320)
+    again = VisionTower(MemorySource(plain, "bfloat16"), kind, gpu=HERE, offload=True)
+    for step, fresh in zip(tower._steps, again._steps, strict=True):
+        assert isinstance(step, Offloaded) and isinstance(fresh, Offloaded)
+        mine, other = tensors_of(step), tensors_of(fresh)
+        assert mine and all(torch.equal(a, b) and a.device == HERE for a, b in zip(mine, other, strict=True))
+
+
+def tensors_of(part: Any) -> list[Tensor]:
+    if isinstance(part, Tensor):
+        return [part]
+    return [tensor for inner in getattr(part, "__dict__", {}).values() for tensor in tensors_of(inner)]
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 def full(*_: Any, **__: Any) -> Any:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -157,5 +186,7 @@ def test_the_vision_side_follows_the_text() -> None:
         assert model.info["vision_device"] is None
     with pytest.raises(UnsupportedError, match="vision_device is 'cuda' with device 'auto', expected device='cuda'"):
         tgv.TinyGPTV.from_pretrained("demo", vision_device="cuda")
-    with pytest.raises(InvalidArgumentError, match="vision_device is 'gpu', expected one of 'auto', 'cpu', 'cuda'"):
+    with pytest.raises(
+        InvalidArgumentError, match="vision_device is 'gpu', expected one of 'auto', 'cpu', 'cuda', 'offload'"
+    ):
         tgv.TinyGPTV.from_pretrained("demo", vision_device="gpu")

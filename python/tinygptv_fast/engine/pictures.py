@@ -31,15 +31,23 @@ class PictureEncoder:
     """Encodes pictures of one model directory. Any thread may call it; one picture's steps stay in their thread.
 
     threads: torch's, from the first picture on; 0 leaves them. gpu: the tower is on the device that torch calls its
-    first GPU. Raises UnsupportedError for a ``dtype`` that this CPU cannot compute in.
+    first GPU; offload: its weights are there only while they compute. Raises UnsupportedError for a ``dtype`` that this
+    CPU cannot compute in.
     """
 
     def __init__(
-        self, directory: ModelDirectory, dtype: str, cache_bytes: int, threads: int = 0, *, gpu: bool = False
+        self,
+        directory: ModelDirectory,
+        dtype: str,
+        cache_bytes: int,
+        threads: int = 0,
+        *,
+        gpu: bool = False,
+        offload: bool = False,
     ) -> None:
         self._directory = directory
         self._threads = threads
-        self._gpu = gpu
+        self._gpu, self._offload = gpu, offload
         stored = directory.config.quantization.vision
         if gpu:
             choose_on_gpu(dtype, stored)  # or raises
@@ -64,7 +72,8 @@ class PictureEncoder:
 
                 if self._threads:
                     torch.set_num_threads(self._threads)
-                self._tower = VisionTower(self._directory, self._dtype, gpu=gpu_device() if self._gpu else None)
+                device = gpu_device() if self._gpu else None
+                self._tower = VisionTower(self._directory, self._dtype, gpu=device, offload=self._offload)
             return self._tower
 
     def warm_up(self) -> None:

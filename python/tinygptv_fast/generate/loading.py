@@ -20,6 +20,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DTYPES = ("float32", "bfloat16")
 KV_DTYPES = ("int8", "float16", "bfloat16", "float32")
 MAX_SEQUENCES, MAX_KV_TOKENS = 1024, 1 << 26
+ON_GPU = ("cuda", "offload")  # of vision_device: pictures are encoded there
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 
 
@@ -37,7 +38,7 @@ class Settings:
     kv_tokens: int | None
     backend: str
     device: str  # "cpu" or "cuda"
-    vision_device: str  # where pictures are encoded, "cpu" or "cuda"
+    vision_device: str  # where pictures are encoded, "cpu", "cuda" or "offload"
 
     def check_directory(self, config: ModelConfig) -> None:
         """Raises InvalidArgumentError where a setting contradicts the directory."""
@@ -94,7 +95,7 @@ def check_settings(
     _one_of("device", device, ("auto", "cpu", "cuda"))
     _one_of("quantization", quantization, ("auto", "int4", "int8", "none"))
     _one_of("vision_dtype", vision_dtype, ("auto", "float32", "bfloat16", "int8"))
-    _one_of("vision_device", vision_device, ("auto", "cpu", "cuda"))
+    _one_of("vision_device", vision_device, ("auto", "cpu", "cuda", "offload"))
     _one_of("load", load, ("auto", "mmap"))
     name = _dtype_name("dtype", dtype, DTYPES)
     kv_name = _dtype_name("kv_dtype", kv_dtype, KV_DTYPES)
@@ -122,8 +123,10 @@ def check_settings(
         check_cuda()
     count = threads or read_settings().threads or 0
     where = "cuda" if device == "cuda" else "cpu"  # "auto" is the CPU until a GPU has shown that it is right
-    if vision_device == "cuda" and where != "cuda":
-        raise UnsupportedError(f"vision_device is 'cuda' with device {device!r}, expected device='cuda' with it")
+    if vision_device in ON_GPU and where != "cuda":
+        raise UnsupportedError(
+            f"vision_device is {vision_device!r} with device {device!r}, expected device='cuda' with it"
+        )
     return Settings(
         name,
         quantization,

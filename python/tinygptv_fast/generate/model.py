@@ -68,8 +68,9 @@ class TinyGPTV(LoadedModel):
         what the engine is tested against.
 
         device: "auto" and "cpu" are this machine's CPU; "cuda" is its first GPU (no GPU has run it yet:
-        docs/gpu_status.md). vision_device: "auto" encodes pictures where the text is computed; "cpu" keeps the GPU's
-        memory for text.
+        docs/gpu_status.md). vision_device: "auto" encodes pictures where the text is computed; "offload" does so
+        too, and keeps the vision side's weights in the host's memory but for the half block that computes; "cpu" keeps
+        the GPU for text.
         dtype: "auto" computes with the weights as they are stored; "float32" dequantises them, which is the exact mode
         of the native engine; "bfloat16" holds them in that type. quantization: other than "auto" it must agree with
         the directory. kv_dtype: "auto" is int8 for quantised weights and the weights' own type for float ones; else

@@ -12,7 +12,7 @@ from ..checkpoint.directory import ModelDirectory
 from ..env import read_settings
 from ..processing.tokenizer import Tokenizer
 from ..protocol import Backend
-from .loading import Settings
+from .loading import ON_GPU, Settings
 
 if TYPE_CHECKING:
     from .. import _native
@@ -31,7 +31,7 @@ def open_backend(directory: ModelDirectory, settings: Settings, vision: bool) ->
             token_bytes = words.token_bytes(directory.config.text.vocab_size)
             return words, ReferenceBackend(directory, dtype, token_bytes, vision=vision)
         pictures = _pictures(directory, settings) if vision else None
-        if pictures is not None and settings.vision_device == "cuda":
+        if pictures is not None and settings.vision_device in ON_GPU:
             pictures.warm_up()  # before what is left of the GPU's memory is planned
         ready = _on_gpu(directory, settings) if settings.device == "cuda" else _on_cpu(directory, settings)
         words = tokenizer.result()
@@ -99,5 +99,11 @@ def _pictures(directory: ModelDirectory, settings: Settings) -> PictureEncoder:
 
     exact = settings.dtype == "float32" and settings.vision_dtype == "auto"
     dtype = "float32" if exact else settings.vision_dtype
-    on_gpu = settings.vision_device == "cuda"
-    return PictureEncoder(directory, dtype, read_settings().image_cache_bytes, settings.threads, gpu=on_gpu)
+    return PictureEncoder(
+        directory,
+        dtype,
+        read_settings().image_cache_bytes,
+        settings.threads,
+        gpu=settings.vision_device in ON_GPU,
+        offload=settings.vision_device == "offload",
+    )

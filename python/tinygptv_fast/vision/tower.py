@@ -29,6 +29,7 @@ from .blocks import (
     VisionMLP,
 )
 from .gpu import OnDevice
+from .offload import Offloaded
 from .source import WeightSource
 
 Step = Callable[[Rows], None]
@@ -41,6 +42,7 @@ class VisionTower:
     source: a ``ModelDirectory``, or anything with its four methods. dtype: 'auto', 'float32', 'bfloat16' or 'int8'
     (``arithmetic.choose_arithmetic`` says what 'auto' is). features: what the CPU has, by default this one's. gpu:
     compute there, in its arithmetic (``arithmetic.choose_on_gpu``); pixels come from the CPU and visual tokens go back.
+    offload: keep the weights on the host, and bring those of a step to the GPU while it computes.
     Raises UnsupportedError for a text-only model and for int8 on a CPU that cannot, InvalidArgumentError for another
     dtype, CheckpointError for weights that cannot be used, CapacityError without room on the GPU.
 
@@ -55,6 +57,7 @@ class VisionTower:
         *,
         features: Mapping[str, bool] | None = None,
         gpu: torch.device | None = None,
+        offload: bool = False,
     ) -> None:
         config = source.config
         if config.vision is None or config.qformer is None:
@@ -67,10 +70,13 @@ class VisionTower:
         )
         self._size = config.vision.image_size
         self._device = torch.device("cpu") if gpu is None else gpu
-        weights = source if gpu is None else OnDevice(source, gpu)
+        weights = source if gpu is None or offload else OnDevice(source, gpu)
         with _explaining():
             makers = step_makers(config.vision, config.qformer)
-            self._steps: Sequence[Step] = [make(weights, self.arithmetic) for make in makers]
+            steps: list[Step] = [make(weights, self.arithmetic) for make in makers]
+            if gpu is not None and offload:
+                steps = [Offloaded(step, gpu) for step in steps]
+            self._steps: Sequence[Step] = steps
 
     @property
     def steps(self) -> int:
@@ -161,8 +167,8 @@ def _explaining() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise CapacityError(
-            "no room on the GPU for the vision side: free some, or give a smaller kv_tokens, vision_dtype='int8' or "
-            "vision_device='cpu'"
+            "no room on the GPU for the vision side: free some, or give a smaller kv_tokens, vision_dtype='int8', "
+            "vision_device='offload' or vision_device='cpu'"
         ) from error
 
 
