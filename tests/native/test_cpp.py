@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from side_by_side import side_by_side
 
 EXECUTABLES = (
     "base_test",
@@ -41,11 +45,38 @@ EXECUTABLES = (
 )
 
 
-# The first test that needs the build also compiles it.
+# Of more than one thread each, which would get in each other's way.
+THREADED = ("base_test", "thread_pool_test", "linear_test", "attention_test", "decoder_test", "engine_test")
+
+
+def run(cpp_build: Path, name: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([cpp_build / "csrc" / "tests" / name], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    request: pytest.FixtureRequest, cpp_build: Path
+) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
+    def needed(test: str, name: str) -> list[str]:
+        return [name] if test == "test_executable" and name not in THREADED else []
+
+    with side_by_side(request, needed, functools.partial(run, cpp_build)) as result:
+        yield result
+
+
+@pytest.mark.timeout(600)  # the first test that needs the build also compiles it
+@pytest.mark.parametrize("name", THREADED)
+def test_threaded_executable(cpp_build: Path, name: str) -> None:
+    check(run(cpp_build, name))
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", EXECUTABLES)
-def test_executable(cpp_build: Path, name: str) -> None:
-    done = subprocess.run([cpp_build / "csrc" / "tests" / name], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("name", [name for name in EXECUTABLES if name not in THREADED])
+def test_executable(finished: Callable[[str], subprocess.CompletedProcess[str]], name: str) -> None:
+    check(finished(name))
+
+
+def check(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert ", 0 failed" in done.stdout
 

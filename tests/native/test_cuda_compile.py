@@ -15,11 +15,12 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from side_by_side import side_by_side
 
 
 def find_tool(name: str) -> str | None:
@@ -129,20 +130,13 @@ WAITS = {
 def compiled(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str, str], Compiled]]:
-    """The result of a job. All jobs of the tests that were chosen run side by side, in the order of the tests: one
-    nvcc uses one processor."""
     folder = tmp_path_factory.mktemp("nvcc")
-    jobs: dict[Job, Future[Compiled]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item in request.session.items:
-            if item.path == request.path and isinstance(item, pytest.Function):
-                arguments = getattr(item, "callspec", None)
-                for what in WAITS.get(item.originalname, ()):
-                    job = (what, next(iter(arguments.params.values())))
-                    if job not in jobs:
-                        jobs[job] = pool.submit(compile_job, job, folder)
-        yield lambda what, name: jobs[what, name].result()
-        pool.shutdown(cancel_futures=True)
+
+    def needed(test: str, name: str) -> list[Job]:
+        return [(what, name) for what in WAITS.get(test, ())]
+
+    with side_by_side(request, needed, lambda job: compile_job(job, folder)) as result:
+        yield lambda what, name: result((what, name))
 
 
 def family(kernel: str) -> str:

@@ -27,7 +27,8 @@ struct NormParams {
   float rms_eps = 0;  // not read without rms_weight
 
   Half* y = nullptr;                     // [T, C] f16; may be null
-  float* y_float = nullptr;              // [T, C] f32; may be null, and is where y is not
+  float* y_float = nullptr;              // [T, C] f32; may be null, and is where y is not; may be
+                                         // residual itself, without source_rows
   float* sum = nullptr;                  // [T, C] f32; may be null or residual itself
   const float* residual = nullptr;       // [T, C] f32, or [any, C] with source_rows
   const float* attention = nullptr;      // as residual; may be null, with mlp

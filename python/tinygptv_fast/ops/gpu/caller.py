@@ -17,7 +17,8 @@ from ..tensors import native_module
 if TYPE_CHECKING:
     from ..._native import CudaOps
 
-_ALIGNMENT = 16  # bytes, of what is read in vectors: everything but int32; torch's own allocations have 512
+_ALIGNMENT = 16  # bytes, of what is read in vectors; torch's own allocations have 512
+_NUMBERS = (torch.int32, torch.int64)  # read one by one
 
 
 class Caller:
@@ -51,7 +52,7 @@ class Caller:
             raise InvalidArgumentError(f"{name} is {found}, {expected}")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise UnsupportedError(f"{name} requires a gradient, which this op has not; call it under torch.no_grad()")
-        if tensor.dtype != torch.int32 and tensor.data_ptr() % _ALIGNMENT:
+        if tensor.dtype not in _NUMBERS and tensor.data_ptr() % _ALIGNMENT:
             raise InvalidArgumentError(
                 f"{name} does not begin at a multiple of {_ALIGNMENT} bytes, expected one that does"
             )

@@ -21,11 +21,10 @@ def embedding(
     if table.dtype not in KINDS:
         raise InvalidArgumentError(f"table is {table.dtype}, expected one of {', '.join(map(str, KINDS))}")
     (T,) = dims("ids", ids, "T")
-    if ids.dtype == torch.int64:
-        ids = torch.where((ids >= 0) & (ids < V), ids, V).to(torch.int32)  # none wraps around to one that is there
-    else:
-        caller.address("ids", ids, torch.int32, T)
-        ids = torch.where(ids >= 0, ids, V)  # the kernel takes a negative one for a row of somebody else's
+    caller.address("ids", ids, (torch.int32, torch.int64), T)
+    # What names no row becomes V, which the kernel knows as such: as int32 an int64 could wrap around to one that is
+    # there, and a negative one names a row that somebody gives.
+    ids = torch.where((ids >= 0) & (ids < V), ids, V).to(torch.int32)
     out = caller.result(out, torch.float32, T, C)
     arguments = {
         "y": caller.address("out", out, torch.float32, T, C),

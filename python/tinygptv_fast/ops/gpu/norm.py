@@ -23,14 +23,14 @@ def _norm(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float, out: torch.Tensor | None
 ) -> torch.Tensor:
     caller, (T, C) = Caller("x", x), dims("x", x, "TC")
-    is_same, out = out is x, caller.result(out, torch.float32, T, C)
+    out = caller.result(out, torch.float32, T, C)
     arguments = {
         "y": caller.address("out", out, torch.float32, T, C),
         "x": caller.address("x", x, torch.float32, T, C),
         "weight": caller.address("weight", weight, torch.float32, C),
         "bias": caller.optional("bias", bias, torch.float32, C),
     }
-    check_apart(out, weight=weight, bias=bias, x=None if is_same else x)
+    check_apart(out, weight=weight, bias=bias, x=None if out.data_ptr() == x.data_ptr() else x)
     if T:
         caller.kernels.norm(rows=T, width=C, is_rms=bias is None, eps=eps, **arguments)
     return out
@@ -46,7 +46,7 @@ def add_branches(
 ) -> torch.Tensor:
     """x + (rms_norm(attention) + mlp), or x + (attention + mlp); float32 [T, C]. Raises ``InvalidArgumentError``."""
     caller, (T, C) = Caller("x", x), dims("x", x, "TC")
-    is_same, out = out is x, caller.result(out, torch.float32, T, C)
+    out = caller.result(out, torch.float32, T, C)
     arguments = {
         "sum": caller.address("out", out, torch.float32, T, C),
         "x": caller.address("x", x, torch.float32, T, C),
@@ -54,7 +54,7 @@ def add_branches(
         "mlp": caller.address("mlp", mlp, torch.float32, T, C),
         "rms_weight": caller.optional("weight", weight, torch.float32, C),
     }
-    check_apart(out, attention=attention, mlp=mlp, weight=weight, x=None if is_same else x)
+    check_apart(out, attention=attention, mlp=mlp, weight=weight, x=None if out.data_ptr() == x.data_ptr() else x)
     if T:
         caller.kernels.add_branches(rows=T, width=C, eps=eps, **arguments)
     return out
