@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bindings/bindings.h"
+#include "bindings/cuda_kinds.h"
 #include "bindings/model.h"
 #include "bindings/weight_sources.h"
 #include "engine/engine.h"
@@ -33,15 +34,6 @@ CudaForm form_of(const std::string& kind) {
                                     "', expected 'int4', 'int8', 'bf16', 'f16' or 'f32' on a GPU"));
 }
 
-cuda::EmbeddingKind embedding_of(const std::string& kind) {
-  if (kind == "int8") return cuda::EmbeddingKind::kI8;
-  if (kind == "f16") return cuda::EmbeddingKind::kF16;
-  if (kind == "bf16") return cuda::EmbeddingKind::kBF16;
-  if (kind == "f32") return cuda::EmbeddingKind::kF32;
-  throw InvalidArgument(tgv::concat("forms.embedding is '", kind.substr(0, 40),
-                                    "', expected 'int8', 'f16', 'bf16' or 'f32'"));
-}
-
 CudaForms::Matrix matrix_form(const FormTuple& form) {
   const auto& [kind, group_size, symmetric] = form;
   check_range("group_size", group_size, 1, 1024);
@@ -52,7 +44,8 @@ CudaForms forms_of(const py::dict& fields) {
   CudaForms forms;
   forms.body = matrix_form(taken<FormTuple>(fields, "body", "forms"));
   forms.head = matrix_form(taken<FormTuple>(fields, "head", "forms"));
-  forms.embedding = embedding_of(taken<std::string>(fields, "embedding", "forms"));
+  forms.embedding =
+      embedding_kind("forms.embedding", taken<std::string>(fields, "embedding", "forms"));
   return forms;
 }
 

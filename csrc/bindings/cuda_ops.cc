@@ -8,6 +8,7 @@
 
 #include "base/errors.h"
 #include "bindings/bindings.h"
+#include "bindings/cuda_kinds.h"
 #include "kernels/cpu/sampling.h"
 #include "model/cuda_call.h"
 #include "model/cuda_emulation.h"
@@ -36,15 +37,6 @@ cuda::KvKind pages_of(const std::string& kind) {
   if (kind == "e4m3") return cuda::KvKind::kE4M3;
   throw InvalidArgument(tgv::concat("kind is '", kind.substr(0, 40),
                                     "', expected 'f32', 'f16', 'bf16', 'int8' or 'e4m3'"));
-}
-
-cuda::EmbeddingKind rows_of(const std::string& kind) {
-  if (kind == "f32") return cuda::EmbeddingKind::kF32;
-  if (kind == "f16") return cuda::EmbeddingKind::kF16;
-  if (kind == "bf16") return cuda::EmbeddingKind::kBF16;
-  if (kind == "int8") return cuda::EmbeddingKind::kI8;
-  throw InvalidArgument(
-      tgv::concat("kind is '", kind.substr(0, 40), "', expected 'f32', 'f16', 'bf16' or 'int8'"));
 }
 
 // y[M, N] = f(x[M, K] W^T + bias); what W is, is the kernel's.
@@ -166,7 +158,7 @@ class CudaOps {
     p.tokens = tokens;
     p.vocab = vocab;
     p.width = width;
-    p.kind = rows_of(kind);
+    p.kind = embedding_kind("kind", kind);
     p.y = at<float>(y);
     p.rows = at<const void>(rows);
     p.scales = at<const float>(scales);
