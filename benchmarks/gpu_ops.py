@@ -13,6 +13,7 @@ emulation at TINYGPTV_CUDA_EMULATION on small sizes, to try the program; it time
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -55,7 +56,7 @@ def products(device: str, width: int, hidden: int) -> list[Case]:
             x = torch.randn(rows, width).to(dtype).to(device)
             w, x64 = weights.double().to(device), x.double()
             unit = 2.0**-8 if dtype == torch.bfloat16 else HALF
-            call = lambda name=name, x=x, packed=packed: getattr(ops, name)(x, packed)  # noqa: E731
+            call = functools.partial(getattr(ops, name), x, packed)
             bound = (unit + 2.0**-23 * width) * (x64.abs() @ w.abs().T) + 1e-6
             cases.append(Case(f"{name}_{str(dtype)[6:]}_{rows}", call, x64 @ w.T, bound))
     return cases
@@ -71,7 +72,10 @@ def rows(device: str, width: int) -> list[Case]:
     square = x.double() * (x.double().square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
     table = torch.randn(500, width, device=device).half()
     ids = torch.randint(0, 500, (64,), device=device)
-    near = lambda truth: 2.0**-14 * (1 + truth.abs())  # noqa: E731
+
+    def near(truth: torch.Tensor) -> torch.Tensor:
+        return 2.0**-14 * (1 + truth.abs())
+
     found = table[ids].double()
     return [
         Case("layer_norm", lambda: ops.layer_norm(x, weight, bias), norm, near(norm)),
@@ -108,11 +112,19 @@ def attention(device: str, heads: int, context: int) -> list[Case]:
     causal = torch.zeros(tokens, context, dtype=torch.float64, device=device).masked_fill(later, float("-inf"))
     truth, bound = attend(chunk, 0, causal)
     return [
-        Case("paged_attention_batch", lambda: ops.paged_attention(q, k, v, tables, last),
-             torch.cat([t for t, _ in parts]), torch.cat([b for _, b in parts])),
-        Case("paged_attention_prompt", lambda: ops.paged_attention(chunk, k, v, tables[0], context - tokens),
-             truth, bound),
-    ]  # fmt: skip
+        Case(
+            "paged_attention_batch",
+            lambda: ops.paged_attention(q, k, v, tables, last),
+            torch.cat([t for t, _ in parts]),
+            torch.cat([b for _, b in parts]),
+        ),
+        Case(
+            "paged_attention_prompt",
+            lambda: ops.paged_attention(chunk, k, v, tables[0], context - tokens),
+            truth,
+            bound,
+        ),
+    ]
 
 
 def right(case: Case) -> bool:

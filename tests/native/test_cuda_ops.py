@@ -314,6 +314,12 @@ def small_heads() -> torch.Tensor:
     return attend(q=torch.zeros(2, 2, 40).half(), **{name: torch.zeros(3, 2, 16, 40).half() for name in PAGES})
 
 
+def place(**changes: Any) -> torch.Tensor:
+    angles = torch.zeros(64, 16)
+    given = {"qkv": torch.zeros(1, 2, 3, 80), "first_position": 0, "cos": angles, "sin": angles}
+    return ops.qkv_append(**{**given, **PAGES, "block_table": TABLE, **changes})
+
+
 REFUSED: list[tuple[Any, str]] = [
     (lambda: ops.rms_norm(X.double(), W), r"x is \[2, 64\] torch.float64 on cpu, expected a contiguous torch.float32"),
     (lambda: ops.rms_norm(X.T, W[:2]), r"x is \[64, 2\] .* with strides"),
@@ -337,11 +343,17 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: attend(first_position=-1), "first_position is -1"),
     (lambda: attend(block_table=TABLE[None]), r"block_table is \[1, 2\], expected \[P\]"),
     (lambda: attend(block_table=TABLE[None], first_position=TABLE), r"expected \[T=2, P\], one sequence a token"),
+    (lambda: attend(k_pages=None), "k_pages is NoneType, expected a tensor of"),
+    (lambda: attend(k_pages=PAGES["k_pages"].double()), "k_pages is torch.float64, expected a tensor of"),
     (lambda: attend(block_table=TABLE.long()), "block_table is .* torch.int64"),
     (lambda: attend(q=torch.zeros(2, 2, 80)), "q is .* torch.float32 .* torch.float16"),
     (lambda: attend(k_scales=torch.zeros(3, 2, 16).half()), "k_scales is Tensor and v_scales NoneType, expected"),
     (lambda: attend(v_pages=PAGES["v_pages"][:2]), r"v_pages is \[2, 2, 16, 80\]"),
     (small_heads, "head_dim is 40"),
+    (lambda: place(k_pages=None), "k_pages is NoneType, expected a tensor of"),
+    (lambda: place(eps="small"), "eps is 'small', expected a finite number"),
+    (lambda: place(cos=X), r"sin is \[64, 16\] .*, expected a contiguous torch.float32 tensor \[2, 64\]"),
+    (lambda: place(first_position=40), "block_table has 2 pages of 16, expected enough for 41 positions"),
     (lambda: ops.sample(X[0], history=[64]), "history holds id 64, expected 0..63"),
     (lambda: ops.sample(X[0], position=-1), "position is -1"),
     (lambda: ops.sample(X[0], temperature=-1.0), "temperature is -1"),

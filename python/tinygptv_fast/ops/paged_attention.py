@@ -101,9 +101,16 @@ def _paged_attention_op(
 ) -> torch.Tensor:
     """``paged_attention``: what torch.compile calls."""
     return paged_attention(
-        q, k_pages, v_pages, block_table, first_position,
-        k_scales=k_scales, v_scales=v_scales, scale=scale, threads=threads,
-    )  # fmt: skip
+        q,
+        k_pages,
+        v_pages,
+        block_table,
+        first_position,
+        k_scales=k_scales,
+        v_scales=v_scales,
+        scale=scale,
+        threads=threads,
+    )
 
 
 @_paged_attention_op.register_fake

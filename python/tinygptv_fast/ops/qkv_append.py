@@ -128,10 +128,20 @@ def _qkv_append_op(
 ) -> torch.Tensor:
     """``qkv_append``: what torch.compile calls."""
     return qkv_append(
-        qkv, k_pages, v_pages, block_table, first_position, cos, sin, k_scales=k_scales, v_scales=v_scales,
+        qkv,
+        k_pages,
+        v_pages,
+        block_table,
+        first_position,
+        cos,
+        sin,
+        k_scales=k_scales,
+        v_scales=v_scales,
         q_norm=None if q_weight is None else (q_weight, q_bias),
-        k_norm=None if k_weight is None else (k_weight, k_bias), eps=eps, threads=threads,
-    )  # fmt: skip
+        k_norm=None if k_weight is None else (k_weight, k_bias),
+        eps=eps,
+        threads=threads,
+    )
 
 
 @_qkv_append_op.register_fake
@@ -153,5 +163,5 @@ def _qkv_append_fake(
     threads: int | None = None,
 ) -> torch.Tensor:
     torch._check(qkv.dim() == 4, lambda: f"qkv is {list(qkv.shape)}, expected [T, H, 3, D]")
-    dtype = query_dtype(k_pages.dtype) if on_gpu(qkv) else torch.float32
+    dtype = query_dtype(k_pages) if on_gpu(qkv) else torch.float32
     return qkv.new_empty(qkv.shape[0], qkv.shape[1], qkv.shape[3], dtype=dtype)

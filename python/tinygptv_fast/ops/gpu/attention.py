@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from ..kv_pages import number
 from .caller import Caller, check_apart, dims, refuse_threads
-from .pages import Places, pages_of, places_of, query_dtype
+from .pages import Places, page_dtype, pages_of, places_of, query_dtype
 
 _SINGLE_TOKEN = (torch.float32,)  # pages that the kernel for many tokens does not take
 
@@ -35,7 +36,7 @@ def paged_attention(
     refuse_threads(threads)
     caller, (T, H, D) = Caller("q", q), dims("q", q, "THD")
     places = places_of(caller, block_table, first_position, T)
-    if not places.is_batch and (T == 1 or k_pages.dtype in _SINGLE_TOKEN):
+    if not places.is_batch and (T == 1 or page_dtype(k_pages) in _SINGLE_TOKEN):
         places = _alone(caller, places, T)
     out = caller.result(out, torch.float32, T, H, D)
     pages = pages_of(caller, k_pages, v_pages, k_scales, v_scales, places.table, H, D)
@@ -49,7 +50,7 @@ def paged_attention(
     sizes |= {
         "out": caller.address("out", out, (torch.float32, torch.float16), T, H, D),
         "out_is_half": out.dtype == torch.float16,
-        "q": caller.address("q", q, query_dtype(k_pages.dtype), T, H, D),
+        "q": caller.address("q", q, query_dtype(k_pages), T, H, D),
     }
     check_apart(out, q=q, k_pages=k_pages, v_pages=v_pages)
     if T == 0:
@@ -107,7 +108,7 @@ def qkv_append(
     caller, (T, H, _, D) = Caller("qkv", qkv), dims("qkv", qkv, ("T", "H", "3", "D"))
     places = places_of(caller, block_table, first_position, T)
     rows, half = dims("cos", cos, ("positions", "R/2"))
-    out = caller.result(out, query_dtype(k_pages.dtype), T, H, D)
+    out = caller.result(out, query_dtype(k_pages), T, H, D)
     pages = pages_of(caller, k_pages, v_pages, k_scales, v_scales, places.table, H, D)
     names = ("q_weight", "q_bias", "k_weight", "k_bias")
     arguments = {name: caller.optional(name, x, torch.float32, D) for name, x in zip(names, weights, strict=True)}
@@ -126,8 +127,18 @@ def qkv_append(
         positions = torch.arange(positions, positions + T, dtype=torch.int32, device=caller.device)
     kind = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}[out.dtype]
     caller.kernels.qkv_append(
-        tokens=T, heads=H, head_dim=D, rotary_dims=2 * half, rotary_positions=rows, sequences=places.table.shape[0],
-        page_count=k_pages.shape[0], eps=eps, q_kind=kind, pages=pages, positions=positions.data_ptr(),
-        sequence_of=0 if sequence_of is None else sequence_of.data_ptr(), **arguments,
-    )  # fmt: skip
+        tokens=T,
+        heads=H,
+        head_dim=D,
+        rotary_dims=2 * half,
+        rotary_positions=rows,
+        sequences=places.table.shape[0],
+        page_count=k_pages.shape[0],
+        eps=number("eps", eps),
+        q_kind=kind,
+        pages=pages,
+        positions=positions.data_ptr(),
+        sequence_of=0 if sequence_of is None else sequence_of.data_ptr(),
+        **arguments,
+    )
     return out

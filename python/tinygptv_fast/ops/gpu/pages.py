@@ -25,9 +25,18 @@ KINDS = {
 SCALED = (torch.int8, torch.float8_e4m3fn)
 
 
-def query_dtype(pages: torch.dtype) -> torch.dtype:
-    """What products with such pages are made in."""
-    return torch.float16 if pages in SCALED else pages
+def page_dtype(k_pages: Any) -> torch.dtype:
+    """Raises ``InvalidArgumentError`` for what is no tensor of a kind that pages have."""
+    if not isinstance(k_pages, torch.Tensor) or k_pages.dtype not in KINDS:
+        found = k_pages.dtype if isinstance(k_pages, torch.Tensor) else type(k_pages).__name__
+        raise InvalidArgumentError(f"k_pages is {found}, expected a tensor of {', '.join(map(str, KINDS))}")
+    return k_pages.dtype
+
+
+def query_dtype(k_pages: Any) -> torch.dtype:
+    """What products with such pages are made in. Raises as ``page_dtype``."""
+    dtype = page_dtype(k_pages)
+    return torch.float16 if dtype in SCALED else dtype
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,6 @@ def pages_of(
 ) -> CudaPages:
     """The four and a block table [S, P] for a kernel. Raises ``InvalidArgumentError``."""
     NP = dims("k_pages", k_pages, ("NP", "H", "PS", "D"))[0]
-    if k_pages.dtype not in KINDS:
-        raise InvalidArgumentError(f"k_pages is {k_pages.dtype}, expected one of {', '.join(map(str, KINDS))}")
     shape = (NP, heads, PAGE_TOKENS, head_dim)
     if (k_pages.dtype in SCALED) != (k_scales is not None) or (k_scales is None) != (v_scales is None):
         raise InvalidArgumentError(
