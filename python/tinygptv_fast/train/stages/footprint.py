@@ -209,7 +209,7 @@ def _step(model: TinyGPTVReference, stage: StageConfig, work: Work) -> None:
     bfloat16 rows are padded by left out."""
     assert model.config.qformer is not None
     queries = min(model.config.qformer.queries, work.tokens)
-    with torch.autocast("cpu", torch.bfloat16, enabled=stage.precision != "float32"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=stage.precision != "float32"):  # "auto" as on a GPU
         seen = model.projector(torch.empty(work.rows, queries, model.config.qformer.width)).float()
         words = model.text.embed(torch.zeros(work.rows, work.tokens - queries, dtype=torch.int64))
         hidden = model.text(torch.cat([seen, words], dim=1), torch.ones(work.rows, work.tokens, dtype=torch.int64))
