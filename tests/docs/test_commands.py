@@ -141,7 +141,11 @@ def test_ci_runs_the_verbs_it_is_said_to_run() -> None:
 PYTHON = [text for _, text in blocks({"python"})]
 
 
-@pytest.mark.parametrize("text", [text for text in PYTHON if ".pth" not in text])
+# docs/gpu_ops.md: tests/native/test_cuda_ops.py runs it over the emulation.
+_ON_A_GPU = 'device = "cuda"'
+
+
+@pytest.mark.parametrize("text", [text for text in PYTHON if ".pth" not in text and _ON_A_GPU not in text])
 def test_every_python_block_without_foreign_files_runs(text: str, workplace: Path) -> None:
     exec(compile(text, "documentation", "exec"), {"__name__": "documentation"})
 

@@ -383,6 +383,10 @@ def test_a_gpu_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         ops.matmul(normal(2, 8), w)
     with pytest.raises(UnsupportedError, match="CUDA"):
         _native.CudaOps()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for pack in (lambda: ops.pack_int4(INT4, device="cuda"), lambda: ops.pack_float(X, device="cuda")):
+        with pytest.raises(UnsupportedError, match=r"device is 'cuda', but torch .* has no GPU"):
+            pack()
 
 
 def test_the_cpu_is_asked_nothing_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,15 @@ class Caller:
         return torch.empty(shape, dtype=dtype, device=self.device) if out is None else out
 
 
+def check_device(device: torch.device | str) -> None:
+    """Raises ``UnsupportedError`` for a GPU where torch has none."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedError(
+            f"device is {str(device)!r}, but torch {torch.__version__} has no GPU: install torch with CUDA, or leave "
+            "device out for weights of the CPU's kernels"
+        )
+
+
 def dims(name: str, tensor: Any, letters: Sequence[str]) -> tuple[int, ...]:
     """The sizes of a tensor that has as many dims as ``letters``, which name them."""
     if not isinstance(tensor, torch.Tensor) or tensor.dim() != len(letters):

@@ -16,7 +16,7 @@ import torch
 
 from ...errors import InvalidArgumentError
 from ..tensors import native_module
-from .caller import Caller, check_apart, dims, refuse_threads
+from .caller import Caller, check_apart, check_device, dims, refuse_threads
 
 if TYPE_CHECKING:
     from ..._native import CudaProduct
@@ -78,6 +78,7 @@ def _sent(words: Any, device: Device) -> torch.Tensor:
 
 def pack_int4(matrix: Int4Matrix, device: Device) -> GpuInt4:
     """``matrix`` (parts on the CPU) on ``device``."""
+    check_device(device)
     bits = matrix.scales.contiguous().view(torch.int16).numpy().view(np.uint16)
     zeros = None if matrix.zeros is None else matrix.zeros.numpy()
     words, scales, levels = native_module().cuda_int4_pack(
@@ -90,6 +91,7 @@ def pack_int4(matrix: Int4Matrix, device: Device) -> GpuInt4:
 
 def pack_int8(matrix: Int8Matrix, device: Device) -> GpuInt8:
     """``matrix`` (parts on the CPU) on ``device``."""
+    check_device(device)
     rows, columns = dims("qweight", matrix.qweight, "NK")
     words = native_module().cuda_int8_pack(matrix.qweight.numpy())
     return GpuInt8(_sent(words, device), rows, columns, matrix.scales.to(device))
@@ -97,6 +99,7 @@ def pack_int8(matrix: Int8Matrix, device: Device) -> GpuInt8:
 
 def pack_float(weight: torch.Tensor, dtype: torch.dtype, device: Device) -> GpuFloat:
     """``weight`` [N, K] on the CPU as ``dtype``, one of ``FLOATS``, on ``device``."""
+    check_device(device)
     rows, columns = dims("weight", weight, "NK")
     rounded = weight.detach().to(dtype).contiguous()
     if dtype == torch.float32:
