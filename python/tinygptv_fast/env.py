@@ -91,6 +91,11 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+def cuda_emulation() -> str:
+    """``read_settings().cuda_emulation``, which every op asks for, without reading the others."""
+    return os.environ.get("TINYGPTV_CUDA_EMULATION", "")
+
+
 def _switch(name: str, given: Mapping[str, str]) -> bool:
     """On unless it is 0."""
     return _one_of(name, given.get(name, ""), ("0", "1"), "1") == "1"

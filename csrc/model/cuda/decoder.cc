@@ -5,7 +5,7 @@
 #include <string>
 
 #include "model/cuda/device_limits.h"
-#include "model/cuda/kernel_table.h"
+#include "model/cuda/int4_choice.h"
 #include "model/rotary.h"
 
 namespace tgv::model {
@@ -446,24 +446,6 @@ cuda::PrefillAttentionParams CudaDecoder::prompts_params(const Layer& layer,
   return p;
 }
 
-cuda::Int4GemvParams CudaDecoder::gemv_params(const CudaMatrix& matrix,
-                                              const Product& product) const {
-  cuda::Int4GemvParams p;
-  p.n = matrix.rows;
-  p.k = matrix.columns;
-  p.batch = static_cast<int>(product.rows);
-  p.group = matrix.form.group;
-  p.y = product.y;
-  p.y_is_half = product.y_is_half;
-  p.gelu = product.gelu;
-  p.x = static_cast<const Half*>(product.x);
-  p.weights = static_cast<const uint32_t*>(matrix.weights);
-  p.scales = matrix.scales;
-  p.zeros = matrix.zeros;
-  p.bias = static_cast<const Half*>(matrix.bias);
-  return p;
-}
-
 template <class Params>
 Params CudaDecoder::gemm_params(const CudaMatrix& matrix, const Product& product) const {
   Params p;
@@ -505,21 +487,20 @@ cuda::Launch CudaDecoder::on_stream(int blocks) const {
 }
 
 // Chosen for the rows that a graph of such a step would have.
-bool CudaDecoder::takes_gemv(cuda::Int4GemvParams p) const {
-  if (p.batch > kGemvRows) return false;
-  int rows = 1;
-  while (rows < p.batch) rows *= 2;
-  p.batch = rows;
-  return cuda::int4_gemv_why_not(p, options_.shared_bytes_per_block).empty();
+bool CudaDecoder::few_rows(cuda::Int4GemmParams p) const {
+  int64_t rows = 1;
+  while (rows < p.m) rows *= 2;
+  p.m = rows;
+  return takes_gemv(p, options_.shared_bytes_per_block);
 }
 
 void CudaDecoder::multiply(const CudaMatrix& matrix, const Product& product) const {
   const cuda::Launch gemm = on_stream(options_.multiprocessors);
   switch (matrix.form.form) {
     case CudaForm::kInt4: {
-      const cuda::Int4GemvParams gemv = gemv_params(matrix, product);
-      if (takes_gemv(gemv)) return run_kernel(gemv, on_stream(kGemvBlocks * gemm.blocks));
-      return run_kernel(gemm_params<cuda::Int4GemmParams>(matrix, product), gemm);
+      const auto p = gemm_params<cuda::Int4GemmParams>(matrix, product);
+      if (!few_rows(p)) return run_kernel(p, gemm);
+      return run_kernel(gemv_of(p), on_stream(kGemvBlocks * gemm.blocks));
     }
     case CudaForm::kInt8:
       return run_kernel(gemm_params<cuda::Int8GemmParams>(matrix, product), gemm);

@@ -127,7 +127,6 @@ class CudaDecoder {
   cuda::QkvAppendParams append_params(const Layer& layer, const StepShape& shape) const;
   cuda::PagedAttentionParams singles_params(const Layer& layer, int first, int count) const;
   cuda::PrefillAttentionParams prompts_params(const Layer& layer, const StepShape& shape) const;
-  cuda::Int4GemvParams gemv_params(const CudaMatrix& matrix, const Product& product) const;
   template <class Params>
   Params gemm_params(const CudaMatrix& matrix, const Product& product) const;
   void add_branches(cuda::NormParams& p, const Layer& layer) const;
@@ -137,7 +136,7 @@ class CudaDecoder {
   void attend(const Layer& layer, const StepShape& shape) const;
   void run_head(const StepShape& shape) const;
   void multiply(const CudaMatrix& matrix, const Product& product) const;
-  bool takes_gemv(cuda::Int4GemvParams p) const;
+  bool few_rows(cuda::Int4GemmParams p) const;
   void give_workspace(cuda::GemmProblem& p, const cuda::GemmWork& work) const;
   cuda::Launch on_stream(int blocks) const;
 

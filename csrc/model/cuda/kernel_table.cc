@@ -30,23 +30,6 @@ CudaStatus limits(DeviceLimits* out, const CudaCall* call, CudaError* error) {
   return guarded(error, call->device, [&] { *out = device_limits(); });
 }
 
-cuda::Int4GemvParams gemv_of(const cuda::Int4GemmParams& p) {
-  cuda::Int4GemvParams out;
-  out.n = p.n;
-  out.k = p.k;
-  out.batch = static_cast<int>(p.m);
-  out.group = p.group;
-  out.y = p.y;
-  out.y_is_half = p.y_is_element;
-  out.gelu = p.gelu;
-  out.x = static_cast<const Half*>(p.x);
-  out.weights = p.weights;
-  out.scales = p.scales;
-  out.zeros = p.zeros;
-  out.bias = static_cast<const Half*>(p.bias);
-  return out;
-}
-
 CudaStatus int4_product(const cuda::Int4GemmParams* p, const CudaCall* call, CudaError* error) {
   return guarded(error, call->device, [&] {
     cuda::Launch launch = launch_of(*call);

@@ -19,24 +19,11 @@
 #include "kernels/cuda/prefill_attention.h"
 #include "kernels/cuda/qkv_append.h"
 #include "kernels/cuda/sampling.h"
+#include "model/cuda/int4_choice.h"
 #include "model/cuda/sizes.h"
 #include "model/cuda/status.h"
 
 namespace tgv::model {
-
-inline constexpr int kGemvRows = 8;    // of x, at most; a number of rows that graphs have
-inline constexpr int kGemvBlocks = 4;  // a multiprocessor, see int4_gemv.cuh
-
-// Whether int4_product takes int4_gemv, which wants no workspace, rather than int4_gemm.
-inline bool takes_gemv(const cuda::Int4GemmParams& p, int64_t shared_bytes_per_block) {
-  cuda::Int4GemvParams few;
-  few.n = p.n;
-  few.k = p.k;
-  few.batch = static_cast<int>(p.m < kGemvRows ? p.m : kGemvRows);
-  few.group = p.group;
-  return p.m <= kGemvRows && cuda::int4_gemv_shared_bytes(few) + cuda::kInt4GemvStaticSharedBytes <=
-                                 shared_bytes_per_block;
-}
 
 struct CudaCall {
   int32_t device = 0;

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..env import MAX_THREADS, Settings, read_settings
+from ..env import MAX_THREADS, Settings, cuda_emulation
 from ..errors import InvalidArgumentError, UnsupportedError
 
 DEVICES = ("cpu", "cuda")  # of ops that are on both
@@ -47,7 +47,7 @@ def dense_of(name: str, tensor: Any, dtype: torch.dtype) -> torch.Tensor:
 
 def on_gpu(tensor: Any) -> bool:
     """Whether it is for ``ops.gpu``: on a GPU, or on the CPU while that emulates one (tests)."""
-    return isinstance(tensor, torch.Tensor) and (tensor.is_cuda or bool(read_settings().cuda_emulation))
+    return isinstance(tensor, torch.Tensor) and (tensor.is_cuda or bool(cuda_emulation()))
 
 
 def native_module() -> ModuleType:

@@ -2,8 +2,8 @@
 sequence), prefill_attention.h (many of one) and qkv_append.h.
 
 What the CPU's ops do for one sequence is also done for a batch: with ``block_table`` int32 [S, P] and
-``first_position`` int32 [S], both on the GPU, token s is of sequence s. Such a call waits for nothing and can be
-captured in a graph. Page numbers and positions on the GPU are trusted.
+``first_position`` int32 [S], both on the GPU, token s is of sequence s. Such a call waits for nothing and is
+fit for a graph. Page numbers and positions on the GPU are trusted.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...env import read_settings
+from ...env import cuda_emulation
 from ...errors import InvalidArgumentError, UnsupportedError
 from ..tensors import native_module
 
@@ -28,7 +28,7 @@ class Caller:
     """
 
     def __init__(self, name: str, anchor: Any) -> None:
-        emulation = read_settings().cuda_emulation
+        emulation = cuda_emulation()
         wanted = "cpu" if emulation else "cuda"
         if not isinstance(anchor, torch.Tensor) or anchor.device.type != wanted:
             found = anchor.device if isinstance(anchor, torch.Tensor) else type(anchor).__name__
@@ -36,7 +36,7 @@ class Caller:
         self.device = anchor.device
         index = 0 if emulation else self.device.index or 0
         stream = 0 if emulation else torch.cuda.current_stream(self.device).cuda_stream
-        self.kernels: CudaOps = native_module().CudaOps(emulation=emulation or "", device=index, stream=stream)
+        self.kernels: CudaOps = native_module().CudaOps(emulation=emulation, device=index, stream=stream)
 
     def address(self, name: str, tensor: Any, dtypes: torch.dtype | Sequence[torch.dtype], *shape: int) -> int:
         """Where ``tensor`` begins. Raises ``InvalidArgumentError`` unless it is a contiguous tensor of this device of
