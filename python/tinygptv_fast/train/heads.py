@@ -7,7 +7,7 @@ al. 2020, DETR, arXiv 2005.12872). What there is to name is given as data; nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from .matching import assign
 CELLS = 4  # labels per side of a patch
 _BOX_WEIGHT, _OVERLAP_WEIGHT = 5.0, 2.0
 _EDGE_BLUR = 1.0  # standard deviation of an edge's label, in classes
+_TAKEN = 1e3  # far above what a row can cost
 _NAMES = ("shape", "colour")  # what rows and objects are matched by, besides their boxes
 
 
@@ -47,6 +48,16 @@ class Labels:
             None if self.ground is None else self.ground.to(device),
         )
 
+    def of(self, pictures: Tensor) -> Labels:
+        """Those of some pictures, int64 [n], in that order."""
+        return Labels(
+            {name: tensor[pictures] for name, tensor in self.cells.items()},
+            {name: tensor[pictures] for name, tensor in self.things.items()},
+            self.box[pictures],
+            tuple(self.counts[index] for index in pictures.tolist()),
+            None if self.ground is None else self.ground[pictures],
+        )
+
 
 @dataclass(frozen=True)
 class Teaching:
@@ -55,6 +66,8 @@ class Teaching:
     weights: of an object's name in the loss, 1 where it is not given. rare_cells: of a cell's name, the weight of the
     mean over cells that are not background, on top of the mean over all: letters are four cells in a hundred.
     presence: the weight of which rows stand for an object, which is what counting needs.
+    spares: with it a second row tells every object as well, one that does not count as present. Where two objects fall
+    to one row, the spare of one still tells it.
     edges: classes over 0..1 that a linear head tells each edge of a box by (0: no such head). A box that only a hidden
     layer can read from a row is one that a language model is slow to read, too.
     """
@@ -66,6 +79,7 @@ class Teaching:
     weights: Mapping[str, float] = field(default_factory=dict)
     rare_cells: Mapping[str, float] = field(default_factory=dict)
     presence: float = 3.0
+    spares: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,25 +149,45 @@ class SeeingLoss:
     figures: Mapping[str, float]
 
 
-@torch.no_grad()
-def match(said: ObjectLogits, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
-    """Which row stands for which object: three int64 [objects] index vectors (picture, row, object)."""
+Matched = tuple[Tensor, Tensor, Tensor]
+"""Which row stands for which object: three int64 [objects] index vectors (picture, row, object)."""
+
+
+def _unlikeness(said: ObjectLogits, labels: Labels) -> Tensor:
+    """[B, NQ, M]: how little each row says each object, presence left out."""
     NQ = said.presence.shape[1]
-    cost = -said.presence.sigmoid()[..., None]
+    cost = torch.zeros_like(said.presence)[..., None]
     for name in _NAMES:
         target = labels.things[name][:, None].expand(-1, NQ, -1)
         likely = said.classes[name].softmax(-1).gather(2, target.clamp(min=0))
         cost = cost - likely.masked_fill(target == IGNORE, 0.0)
     cost = cost + _BOX_WEIGHT * (said.box[:, :, None] - labels.box[:, None]).abs().sum(-1)
-    cost = cost - _OVERLAP_WEIGHT * generalised_iou(corners(said.box)[:, :, None], corners(labels.box)[:, None])
+    return cost - _OVERLAP_WEIGHT * generalised_iou(corners(said.box)[:, :, None], corners(labels.box)[:, None])
+
+
+@torch.no_grad()
+def match(said: ObjectLogits, labels: Labels) -> Matched:
+    """The rows that stand for the objects: the cheapest assignment, by presence, names and boxes."""
+    return _assigned(_unlikeness(said, labels) - said.presence.sigmoid()[..., None], labels.counts)
+
+
+@torch.no_grad()
+def match_spares(said: ObjectLogits, labels: Labels, taken: Matched) -> Matched:
+    """A second row for every object, by names and boxes, none of those that stand for one already (``taken``)."""
+    cost = _unlikeness(said, labels)
+    cost[taken[0], taken[1]] += _TAKEN
+    return _assigned(cost, labels.counts)
+
+
+def _assigned(cost: Tensor, counts: Sequence[int]) -> Matched:
     picture: list[int] = []
     row: list[int] = []
     item: list[int] = []
-    for index, (table, count) in enumerate(zip(cost.transpose(1, 2).tolist(), labels.counts, strict=True)):
+    for index, (table, count) in enumerate(zip(cost.transpose(1, 2).tolist(), counts, strict=True)):
         picture += [index] * count
         row += assign(table[:count])
         item += range(count)
-    device = said.box.device
+    device = cost.device
     picture_, row_, item_ = (torch.tensor(index, dtype=torch.int64, device=device) for index in (picture, row, item))
     return picture_, row_, item_
 
@@ -166,10 +200,10 @@ def edge_loss(logits: Tensor, true: Tensor) -> Tensor:
     return -(wanted * logits.log_softmax(-1)).sum() / max(1, 4 * len(logits))
 
 
-def seeing_loss(heads: TeachingHeads, patches: Tensor, rows: Tensor, labels: Labels) -> SeeingLoss:
-    """patches [B, I-1, E] (class row left out), rows [B, NQ, Q]."""
+def seeing_loss(heads: TeachingHeads, patches: Tensor | None, rows: Tensor, labels: Labels) -> SeeingLoss:
+    """patches [B, I-1, E] (class row left out; None: nothing is asked of them), rows [B, NQ, Q]."""
     loss = torch.zeros((), device=rows.device)
-    for name, logits in heads.cell_logits(patches).items():
+    for name, logits in ({} if patches is None else heads.cell_logits(patches)).items():
         flat, target = logits.flatten(0, 2), labels.cells[name].flatten()
         loss = loss + F.cross_entropy(flat, target)
         if name in heads.teaching.rare_cells:
@@ -182,21 +216,26 @@ def seeing_loss(heads: TeachingHeads, patches: Tensor, rows: Tensor, labels: Lab
     present = torch.zeros_like(said.presence)
     present[picture, row] = 1.0
     loss = loss + heads.teaching.presence * F.binary_cross_entropy_with_logits(said.presence, present)
+    there = len(picture)  # behind these come the spares, which learn the same and are not in the figures
+    if heads.teaching.spares:
+        spare = match_spares(said, labels, (picture, row, item))
+        picture, row, item = (torch.cat(both) for both in zip((picture, row, item), spare, strict=True))
     figures = {}
     for name, every in said.classes.items():
         logits, target = every[picture, row], labels.things[name][picture, item]
         loss = loss + heads.teaching.weights.get(name, 1.0) * mean_cross_entropy(logits, target)
-        figures[name] = _share(logits.argmax(-1)[target != IGNORE] == target[target != IGNORE])
-    mine, true = said.box[picture, row], labels.box[picture, item]
-    overlap = generalised_iou(corners(mine), corners(true))
+        told, true = logits[:there].argmax(-1), target[:there]
+        figures[name] = _share(told[true != IGNORE] == true[true != IGNORE])
+    mine, box = said.box[picture, row], labels.box[picture, item]
+    overlap = generalised_iou(corners(mine), corners(box))
     many = max(1, len(overlap))
-    loss = loss + (_BOX_WEIGHT * (mine - true).abs().sum() + _OVERLAP_WEIGHT * (1 - overlap).sum()) / many
-    figures["located"] = _share(overlap > 0.5)
+    loss = loss + (_BOX_WEIGHT * (mine - box).abs().sum() + _OVERLAP_WEIGHT * (1 - overlap).sum()) / many
+    figures["located"] = _share(overlap[:there] > 0.5)
     if said.edges is not None:
         edges = said.edges[picture, row]
-        loss = loss + edge_loss(edges, corners(true))
-        told = edges.argmax(-1) / (heads.teaching.edges - 1)
-        figures["edges"] = (told - corners(true)).abs().mean().item() if len(told) else 0.0
+        loss = loss + edge_loss(edges, corners(box))
+        off = (edges.argmax(-1) / (heads.teaching.edges - 1) - corners(box)).abs()[:there]
+        figures["edges"] = off.mean().item() if there else 0.0
     counts = torch.tensor(labels.counts, device=rows.device)
     figures["counted"] = _share((said.presence > 0).sum(1) == counts)
     return SeeingLoss(loss, figures)

@@ -1,13 +1,16 @@
-"""What the frozen vision side says of the pictures of the stages, once for all: the Q-Former's rows in float16.
+"""What the frozen vision side says of pictures, once for all, in float16.
 
-Picture i of a file is scene i of its stage (``scenes_of(recipe, stage, 0, [i])``). Rows are computed in blocks of 64
-that begin at multiples of 64, so that a picture's rows do not depend on where the run was stopped.
+That is the tower's patches of the pictures "v5" learns from, and the Q-Former's rows of those of the stages.
+
+Picture i of a file is scene i of its stage (``scenes_of(recipe, stage, 0, [i])``). They are computed in blocks of 64
+that begin at multiples of 64, so that what is kept of a picture does not depend on where the run was stopped.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from ..precision import autocast
 from ..stages.interrupt import stop_on_interrupt
 from .loop import Bar, Paused, Session, check_marks, marks, write_json
 from .pictures import Eyes, pixels_of, scenes_of
-from .recipe import CACHES, SEEING, DemoRecipe
+from .recipe import CACHES, KEPT, SEEING, SHOWN, DemoRecipe
 from .seeing import load_eyes
 
 BLOCK = 64
@@ -31,19 +34,52 @@ _PROGRESS = "progress.json"
 @torch.no_grad()
 def block_rows(eyes: Eyes, recipe: DemoRecipe, shown: str, size: int, first: int, count: int) -> np.ndarray:
     """float16 [count, NQ, Q] of pictures ``first`` and on: a function of its arguments alone."""
+    return _block(eyes, eyes.vision.pos_embed.device, recipe, shown, size, first, count)
+
+
+@torch.no_grad()
+def block_patches(eyes: Eyes, recipe: DemoRecipe, shown: str, size: int, first: int, count: int) -> np.ndarray:
+    """float16 [count, I, E], the tower's of the same, normalised."""
+    return _block(eyes.patches, eyes.vision.pos_embed.device, recipe, shown, size, first, count)
+
+
+def _block(
+    see: Callable[[torch.Tensor], torch.Tensor],
+    device: torch.device,
+    recipe: DemoRecipe,
+    shown: str,
+    size: int,
+    first: int,
+    count: int,
+) -> np.ndarray:
     scenes = scenes_of(recipe, shown, 0, range(first, first + count))
-    device = eyes.vision.pos_embed.device
     pixels = pixels_of(recipe, scenes, size, _PATH, size, first).to(device)
     with autocast(device):
-        rows = eyes(pixels)
-    return rows.float().cpu().numpy().astype(np.float16)
+        seen = see(pixels)
+    return seen.float().cpu().numpy().astype(np.float16)
+
+
+def size_of(recipe: DemoRecipe, phase: str, shown: str) -> int:
+    """The size of the pictures of a file of ``phase``."""
+    small = shown != SHOWN["v5"] if phase == KEPT else phase == CACHES[0]
+    return recipe.small_size if small else recipe.large_size
+
+
+def shape_of(recipe: DemoRecipe, phase: str, shown: str) -> tuple[int, int]:
+    """What is kept of each picture: patches [I, E] or rows [NQ, Q]."""
+    config = recipe.model_config(size_of(recipe, phase, shown))
+    assert config.vision is not None and config.qformer is not None
+    if phase == KEPT:
+        return config.vision.tokens, config.vision.width
+    return config.qformer.queries, config.qformer.width
 
 
 def fill(session: Session, phase: str) -> None:
-    """Write the files of "cache64" or "cache128", from wherever they are."""
+    """Write the files of "patches", "cache64" or "cache128", from wherever they are."""
     recipe, folder = session.recipe, session.path(phase)
-    size = recipe.small_size if phase == CACHES[0] else recipe.large_size
-    progress, now = folder / _PROGRESS, marks(session, phase, SEEING[-1:])
+    before = SEEING[-2] if phase == KEPT else SEEING[-1]
+    block = block_patches if phase == KEPT else block_rows
+    progress, now = folder / _PROGRESS, marks(session, phase, (before,))
     done: dict[str, int] = {}
     seconds = 0.0
     if progress.exists():
@@ -51,26 +87,26 @@ def fill(session: Session, phase: str) -> None:
         check_marks(progress, saved["marks"], now)
         done, seconds = saved["done"], saved["seconds"]
         session.note(f"{phase}: continue from {sum(done.values())} pictures")
-    eyes = load_eyes(session)
+    eyes = load_eyes(session, before)
     folder.mkdir(parents=True, exist_ok=True)
     files = recipe.cached(phase)
-    shape = (16, recipe.vision_width)
     bar = Bar(session, phase, sum(done.values()), sum(files.values()))
     flushed = time.monotonic()
     try:
         with stop_on_interrupt() as asked:
             for shown, total in files.items():
-                path = folder / f"{shown}.npy"
+                path, size = folder / f"{shown}.npy", size_of(recipe, phase, shown)
                 again = shown in done
                 if again:
                     kept = np.lib.format.open_memmap(path, mode="r+")
                 else:
-                    kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(total, *shape))
+                    shape = (total, *shape_of(recipe, phase, shown))
+                    kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
                 at = done.get(shown, 0)
                 while at < total:
                     began = time.monotonic()
                     count = min(BLOCK, total - at)
-                    kept[at : at + count] = block_rows(eyes, recipe, shown, size, at, count)
+                    kept[at : at + count] = block(eyes, recipe, shown, size, at, count)
                     at += count
                     seconds += time.monotonic() - began
                     done[shown] = at
@@ -93,14 +129,14 @@ def fill(session: Session, phase: str) -> None:
 
 
 class Cache:
-    """The rows of one file; read through the page cache, never all in memory."""
+    """What one file keeps; read through the page cache, never all in memory."""
 
     def __init__(self, path: Path, shown: str) -> None:
         self.path, self.shown = path, shown
         try:
             self._rows: Any = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is not a file of cached rows: {error}") from error
+            raise CheckpointError(f"{path} is not a file of rows or patches: {error}") from error
 
     def __len__(self) -> int:
         return int(self._rows.shape[0])
@@ -109,9 +145,13 @@ class Cache:
         """f32 [NQ, Q]."""
         return torch.from_numpy(self._rows[index].astype(np.float32))
 
+    def some(self, indices: np.ndarray) -> torch.Tensor:
+        """f16 [n, I, E] or [n, NQ, Q] of int64 [n] pictures."""
+        return torch.from_numpy(self._rows[indices])
+
 
 def open_cache(session: Session, name: str) -> Cache:
-    """The cached rows of stage ``name``'s pictures."""
-    phase = next(phase for phase in CACHES if name in session.recipe.cached(phase))
+    """What is kept of the pictures of ``name``."""
+    phase = next(phase for phase in (KEPT, *CACHES) if name in session.recipe.cached(phase))
     session.weights(phase)  # raises if the phase has not ended
     return Cache(session.path(phase, f"{name}.npy"), name)

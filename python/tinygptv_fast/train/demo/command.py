@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import CheckpointError, InvalidArgumentError, TinyGPTVError, UnsupportedError
 from ...heap import keep_heap
-from .recipe import CACHES, PHASES, SEEING, STAGES, TINY, DemoRecipe, first_use
+from .recipe import CACHES, KEPT, PHASES, SEEING, STAGES, TINY, DemoRecipe, first_use
 
 RECIPE_FILE = "recipe.json"
 
@@ -87,11 +87,15 @@ def _has_begun(folder: Path, phase: str) -> bool:
 
 def work_of(phase: str) -> Callable[[Any], None]:
     """What runs ``phase`` in a session."""
+    if phase == "v5":
+        from .attending import attend
+
+        return attend
     if phase in SEEING:
         from .seeing import see
 
         return lambda session: see(session, phase)
-    if phase in CACHES:
+    if phase in (KEPT, *CACHES):
         from .cache import fill
 
         return lambda session: fill(session, phase)

@@ -64,6 +64,9 @@ READING = dataclasses.replace(
 #: Of V4: the same, their edges from one linear map of a row as well, and more weight on how many there are.
 PLACING = dataclasses.replace(READING, edges=101, presence=8.0)
 
+#: Of V5: a second row for every thing.
+SPARING = dataclasses.replace(PLACING, spares=True)
+
 
 def scenes_of(recipe: DemoRecipe, shown: str, step: int, indices: Sequence[int]) -> list[Scene]:
     """Scenes ``indices`` of ``step``, of what stage ``shown`` draws."""

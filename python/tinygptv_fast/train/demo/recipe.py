@@ -13,10 +13,11 @@ from ...data.world_vocabulary import VOCAB_SIZE
 from ...errors import InvalidArgumentError
 from ..phase import Phase
 
-SEEING = ("v1a", "v1b", "v2", "v3", "v4")
+SEEING = ("v1a", "v1b", "v2", "v3", "v4", "v5")
+KEPT = "patches"  # between v4 and v5, which learns from them
 CACHES = ("cache64", "cache128")
 STAGES = ("s1", "s2", "s3", "s4")
-PHASES = (*SEEING, *CACHES, "text", "look", *STAGES, "finish", "report")
+PHASES = (*SEEING[:-1], KEPT, SEEING[-1], *CACHES, "text", "look", *STAGES, "finish", "report")
 #: What the pictures of each phase show and, in the stages, what is asked: names of ``world.sampler.STAGES``.
 SHOWN = {
     "v1a": "easy",
@@ -30,6 +31,7 @@ SHOWN = {
     "finish": "aimed",
     "v3": "reading",
     "v4": "unnamed",
+    "v5": "unnamed",
 }
 #: Which cached pictures each phase learns from. S3 asks new kinds of questions about the pictures of S2.
 CACHED = {"s1": "warm_up", "s2": "pretrain", "s3": "pretrain", "s4": "multitask", "finish": "multitask"}
@@ -42,8 +44,9 @@ SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision=
 _PHASE_FIELDS = (*SEEING, "text", "look", "finish")
 #: The first phase that depends on a setting which is not called like its phase. All others matter from the start.
 _FIRST_USE = {
-    "small_every": "v2", "warm_up": "cache64", "pretrain": "cache64", "multitask": "cache128", "made_up": "text",
-    "looking": "look", "row_noise": "look", "lora_rank": "s2", "report_questions": "report",
+    "small_every": "v2", "kept_small": KEPT, "kept_large": KEPT, "warm_up": "cache64", "pretrain": "cache64",
+    "multitask": "cache128", "made_up": "text", "looking": "look", "row_noise": "look",
+    "lora_rank": "s2", "report_questions": "report",
 }  # fmt: skip
 
 
@@ -68,7 +71,8 @@ class StagePlan:
 class DemoRecipe:
     """Everything a run depends on besides the code: two runs with equal recipes are equal.
 
-    Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``warm_up``,
+    Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``kept_small``,
+    ``kept_large``: pictures of either size whose patches "v5" learns from, again and again. ``warm_up``,
     ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
     "look" that are about a picture, the others about a scene in words; ``made_up`` of those in words have names made up
     for them. ``row_noise``: how much noise a picture's rows get when "look" begins, as a share of their own spread; it
@@ -81,6 +85,7 @@ class DemoRecipe:
     v2: Phase = Phase(steps=3000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.6)
     v3: Phase = Phase(steps=4000, pictures=16, questions=0, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
     v4: Phase = Phase(steps=2400, pictures=16, questions=0, muon_lr=0.003, adam_lr=5e-4, decay=0.85)
+    v5: Phase = Phase(steps=3500, pictures=64, questions=0, muon_lr=0.003, adam_lr=5e-4, decay=0.85)
     small_every: int = 4  # of the steps from v2 on, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
     look: Phase = Phase(steps=4400, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
@@ -89,6 +94,8 @@ class DemoRecipe:
     s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
     s4: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1e-3)
     finish: Phase = Phase(steps=600, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
+    kept_small: int = 10000
+    kept_large: int = 40000
     warm_up: int = 4000
     pretrain: int = 36000
     multitask: int = 30000
@@ -120,7 +127,7 @@ class DemoRecipe:
             raise InvalidArgumentError(f"large_size is {self.large_size}, expected twice small_size={self.small_size}")
 
     def phase(self, name: str) -> Phase:
-        """Settings of "v1a" to "v4", "text", "look" or "finish"."""
+        """Settings of "v1a" to "v5", "text", "look" or "finish"."""
         if name not in _PHASE_FIELDS:
             raise InvalidArgumentError(f"phase is {name!r}, expected one of {list(_PHASE_FIELDS)}")
         phase = getattr(self, name)
@@ -136,9 +143,11 @@ class DemoRecipe:
         return plan
 
     def cached(self, phase: str) -> dict[str, int]:
-        """Name → pictures of the files that "cache64" and "cache128" write."""
+        """Name → pictures of the files that "patches", "cache64" and "cache128" write."""
+        if phase == KEPT:
+            return {"full": self.kept_small, SHOWN["v5"]: self.kept_large}
         if phase not in CACHES:
-            raise InvalidArgumentError(f"phase is {phase!r}, expected one of {list(CACHES)}")
+            raise InvalidArgumentError(f"phase is {phase!r}, expected one of {[KEPT, *CACHES]}")
         if phase == "cache64":
             return {"warm_up": self.warm_up, "pretrain": self.pretrain}
         return {"multitask": self.multitask}
@@ -155,7 +164,7 @@ class DemoRecipe:
         for name in (*_PHASE_FIELDS, *STAGES):
             settings = getattr(self, name)
             changed[name] = dataclasses.replace(settings, steps=less(settings.steps, 3))
-        for name in ("warm_up", "pretrain", "multitask"):
+        for name in ("kept_small", "kept_large", "warm_up", "pretrain", "multitask"):
             changed[name] = less(getattr(self, name), 32)
         changed |= {"exam": less(self.exam, 1), "report_questions": less(self.report_questions, 40)}
         return dataclasses.replace(self, **changed)
@@ -209,7 +218,7 @@ class DemoRecipe:
         """``to_dict`` without what only later phases depend on; "text" has seen no picture."""
         if phase not in PHASES:
             raise InvalidArgumentError(f"phase is {phase!r}, expected one of {', '.join(PHASES)}")
-        without = {*PHASES[PHASES.index(phase) + 1 :], *((*SEEING[1:], *CACHES) if phase == "text" else ())}
+        without = {*PHASES[PHASES.index(phase) + 1 :], *((*SEEING[1:], KEPT, *CACHES) if phase == "text" else ())}
         return {name: value for name, value in self.to_dict().items() if first_use(name) not in without}
 
     @property

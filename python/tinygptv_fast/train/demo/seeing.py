@@ -1,4 +1,4 @@
-"""V1a, V1b, V2, V3, V4: the vision side learns under throw-away heads, with no words.
+"""V1a, V1b, V2, V3, V4 (and what V5 shares with them): the vision side learns under throw-away heads, with no words.
 
 In V4 its rows learn to say where things are so that one linear map can read it, and colours and shapes come apart: a
 third of what is drawn has no name. It may start from the vision side of a directory, which has no heads (``start.py``):
@@ -18,15 +18,15 @@ from ..heads import Labels, SeeingLoss, TeachingHeads, seeing_loss
 from ..optimizers import MuonAdamW
 from ..precision import autocast
 from .loop import Session, run_phase
-from .pictures import PLACING, READING, TEACHING, Eyes, labels_of, pixels_of, scenes_of
+from .pictures import PLACING, READING, SPARING, TEACHING, Eyes, labels_of, pixels_of, scenes_of
 from .recipe import SEEING, SHOWN, DemoRecipe
 
 _EXAM_STEP = 1 << 30  # of the sampler's path: far behind every step of training
 _EXAM_BATCH = 64
-_LARGE = ("v2", "v3", "v4")
+_LARGE = ("v2", "v3", "v4", "v5")
 _HEADS_ALONE = 200
-_EXAMINED = SHOWN | {"v4": "multitask"}  # what is to be seen in the end
-_TAUGHT = {"v3": READING, "v4": PLACING}  # TEACHING before
+_EXAMINED = SHOWN | {"v4": "multitask", "v5": "multitask"}  # what is to be seen in the end
+_TAUGHT = {"v3": READING, "v4": PLACING, "v5": SPARING}  # TEACHING before
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Seeing:
     def __init__(self, recipe: DemoRecipe, phase: str, device: torch.device) -> None:
         self.recipe, self.phase, self.device = recipe, phase, device
         self.settings = recipe.phase(phase)
-        self.made: Callable[[int], tuple[Tensor, Labels]] = Drawn(recipe, phase)
+        self.made: Callable[[int], Any] = Drawn(recipe, phase)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.eyes = Eyes(recipe).to(device)
@@ -74,6 +74,10 @@ class Seeing:
         with autocast(self.device):
             loss = self._loss(pixels, labels, still=step < self.alone)
         loss.total.backward()
+        return self.learn(step, loss)
+
+    def learn(self, step: int, loss: SeeingLoss) -> dict[str, float]:
+        """Take the step whose gradients are there; the figures of it that are logged."""
         self.optimiser.step(self.settings.rate(step))
         shown_figures = ("shape", "colour", "located", "counted", "edges")
         figures = {name: loss.figures[name] for name in shown_figures if name in loss.figures}
@@ -155,8 +159,8 @@ def see(session: Session, phase: str) -> None:
     run_phase(session, phase, learner, learner.settings.steps, before, learner.weights)
 
 
-def load_eyes(session: Session) -> Eyes:
-    """The vision side as the last of these phases left it, on the session's device."""
+def load_eyes(session: Session, phase: str = SEEING[-1]) -> Eyes:
+    """The vision side as ``phase`` left it, the last of these if none is named, on the session's device."""
     eyes = Eyes(session.recipe)
-    eyes.load_state_dict(session.weights(SEEING[-1])["eyes"])
+    eyes.load_state_dict(session.weights(phase)["eyes"])
     return eyes.to(session.device).eval()

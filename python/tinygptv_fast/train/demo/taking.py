@@ -22,7 +22,7 @@ from ...reference.vision import interpolate_position_embedding
 from .log import FILE_NAME
 from .loop import LOG, Session, append_line
 from .pictures import Eyes
-from .recipe import SEEING, DemoRecipe
+from .recipe import KEPT, SEEING, DemoRecipe
 
 TAKEN = SEEING[: SEEING.index("v4")]
 _PARTS = ("vision.", "ln_vision.", "qformer.")
@@ -48,7 +48,8 @@ def take_eyes(session: Session, source: Path) -> None:
         record = {"steps": 0, "seconds": 0.0, "exam": {}} | records.get(phase, {})
         record.pop("recipe", None)
         if phase == TAKEN[-1]:  # what the source's eyes learnt behind it is in them as well
-            record["seconds"] = round(record["seconds"] + records.get("v4", {}).get("seconds", 0.0), 1)
+            later = [records[name] for name in (*SEEING[len(TAKEN) :], KEPT) if name in records]
+            record["seconds"] = round(record["seconds"] + sum(one.get("seconds", 0.0) for one in later), 1)
         session.hand_on(phase, {"eyes": eyes.state_dict()} if phase == TAKEN[-1] else {"taken": directory.content_hash})
         session.finish(phase, {**record, "taken": directory.content_hash})
     session.note(f"{TAKEN[0]} to {TAKEN[-1]}: taken from {source}")

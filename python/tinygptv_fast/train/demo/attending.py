@@ -1,0 +1,88 @@
+"""V5: the Q-Former alone, on patches that were kept of many pictures.
+
+Which row stands for what is learnt slowest of all that the vision side learns: after V4 something in plain sight has no
+row in every fifth of the pictures that counting is asked of. Most of a step's time is the tower's, so its patches are
+kept once and the Q-Former goes over them again and again. The pictures are not those of the stages: rows that are
+better because the picture was met before must not be what the language model learns from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.randomness import generator
+from ..heads import Labels, seeing_loss
+from ..optimizers import MuonAdamW
+from ..precision import autocast
+from .cache import Cache, open_cache
+from .loop import Session, run_phase
+from .pictures import labels_of, scenes_of
+from .recipe import KEPT, SEEING, SHOWN, DemoRecipe
+from .seeing import Seeing
+
+_STREAM = 12  # apart from those of telling, looking and stages
+_PHASE = SEEING[-1]
+_SMALL, _LARGE = "full", SHOWN[_PHASE]
+
+
+@dataclass(frozen=True)
+class Met:
+    """Which kept pictures a step meets, of which file: each once before any comes again, in an order of its own."""
+
+    recipe: DemoRecipe
+
+    def __call__(self, step: int) -> tuple[str, np.ndarray]:
+        """(file, int64 [n]); as ``seeing.Drawn``, every fourth step has small pictures, and twice as many."""
+        recipe, often = self.recipe, self.recipe.small_every
+        many = recipe.v5.pictures
+        if step % often == often - 1:
+            return _SMALL, self._some(_SMALL, step // often * 2 * many, 2 * many)
+        return _LARGE, self._some(_LARGE, (step - step // often) * many, many)
+
+    def _some(self, shown: str, first: int, many: int) -> np.ndarray:
+        total = self.recipe.cached(KEPT)[shown]
+        number = (_SMALL, _LARGE).index(shown)
+        rounds = range(first // total, (first + many - 1) // total + 1)
+        orders = [generator(self.recipe.seed, _STREAM, number, one).permutation(total) for one in rounds]
+        return np.concatenate(orders)[first % total :][:many]
+
+
+class Attending(Seeing):
+    """The learner of the phase: the Q-Former and the heads on its rows learn, the tower and its cells stay."""
+
+    def __init__(self, recipe: DemoRecipe, device: torch.device, kept: Mapping[str, tuple[Cache, Labels]]) -> None:
+        super().__init__(recipe, _PHASE, device)
+        self.kept, self.made = kept, Met(recipe)
+        named = [(f"qformer.{name}", p) for name, p in self.eyes.qformer.named_parameters()]
+        named += [(f"heads.{n}", p) for n, p in self.heads.named_parameters() if not n.startswith("cells.")]
+        self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
+
+    def step(self, step: int) -> dict[str, float]:
+        shown, pictures = self.made(step)
+        cache, labels = self.kept[shown]
+        patches: Tensor = cache.some(pictures).to(self.device)
+        named = labels.of(torch.from_numpy(pictures)).to(self.device)
+        with autocast(self.device):
+            loss = seeing_loss(self.heads, None, self.eyes.qformer(patches.float()), named)
+        loss.total.backward()
+        return self.learn(step, loss)
+
+
+def attend(session: Session) -> None:
+    """Run phase "v5"."""
+    recipe = session.recipe
+    kept = {shown: (open_cache(session, shown), labels_kept(recipe, shown)) for shown in (_SMALL, _LARGE)}
+    learner = Attending(recipe, session.device, kept)
+    learner.begin(session.weights("v4"))
+    run_phase(session, _PHASE, learner, learner.settings.steps, ("v4", KEPT), learner.weights)
+
+
+def labels_kept(recipe: DemoRecipe, shown: str) -> Labels:
+    """What there is on the kept pictures of a file; nothing of their patches, since no head looks at them."""
+    whole = labels_of(scenes_of(recipe, shown, 0, range(recipe.cached(KEPT)[shown])), 1)
+    return Labels({}, whole.things, whole.box, whole.counts, whole.ground)
