@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tinygptv_fast.data.world.labels import COLOUR_CLASSES, SHAPE_CLASSES
 from tinygptv_fast.data.world.lexicon import MAX_THINGS
 from tinygptv_fast.data.world.sampling import scene_from_seed
-from tinygptv_fast.train.demo.pictures import PLACING, TEACHING, labels_of
+from tinygptv_fast.train.demo.pictures import PLACING, SPARING, TEACHING, labels_of
 from tinygptv_fast.train.heads import (
     ObjectLogits,
     TeachingHeads,
@@ -18,6 +20,7 @@ from tinygptv_fast.train.heads import (
     edge_loss,
     generalised_iou,
     match,
+    match_spares,
     seeing_loss,
 )
 
@@ -49,6 +52,49 @@ def test_match_finds_the_row_of_each_object() -> None:
             planted[b, i] = row
     picture, row, item = match(said, labels)
     assert {(b, i): r for b, r, i in zip(picture.tolist(), row.tolist(), item.tolist(), strict=True)} == planted
+
+
+def test_spares_are_other_rows_that_say_the_same() -> None:
+    labels = labels_of([scene_from_seed(seed) for seed in range(8)], 8)
+    torch.manual_seed(1)
+    heads = TeachingHeads(SPARING, 16, 24)
+    said = heads.object_logits(torch.randn(8, 16, 24))
+    first = match(said, labels)
+    second = match_spares(said, labels, first)
+    rows = [set(zip(picture.tolist(), row.tolist(), strict=True)) for picture, row, _ in (first, second)]
+    objects = [sorted(zip(picture.tolist(), item.tolist(), strict=True)) for picture, _, item in (first, second)]
+    assert len(rows[0]) == len(rows[1]) == sum(labels.counts) and rows[0].isdisjoint(rows[1])
+    assert objects[0] == objects[1]
+    # The row that is present stands for the object; the other one that says the same is its spare.
+    one = dataclasses.replace(labels.of(torch.tensor([0])), counts=(1,))
+    box = torch.full((1, 16, 4), 0.9)
+    box[0, [3, 11]] = one.box[0, 0]
+    alike = {name: torch.zeros(1, 16, logits.shape[-1]) for name, logits in said.classes.items()}
+    presence = torch.zeros(1, 16)
+    presence[0, 11] = 9.0
+    alone = ObjectLogits(presence, alike, box)
+    taken = match(alone, one)
+    assert (int(taken[1]), int(match_spares(alone, one, taken)[1])) == (11, 3)
+
+
+def test_spares_learn_but_are_not_counted() -> None:
+    labels = dataclasses.replace(labels_of([scene_from_seed(seed) for seed in range(3)], 8), ground=None)
+    grads, figures = [], []
+    for teaching in (PLACING, SPARING):
+        torch.manual_seed(2)
+        heads = TeachingHeads(teaching, 16, 24)
+        rows = torch.randn(3, 16, 24, requires_grad=True)
+        loss = seeing_loss(heads, None, rows, labels)
+        loss.total.backward()
+        assert rows.grad is not None
+        unit = F.normalize(heads.names.weight[0].detach(), dim=0)  # of presence
+        grads.append(rows.grad)
+        figures.append(loss.figures)
+    assert figures[0] == figures[1]
+    # A row that stands for nothing learns along one direction, that of presence; with spares more rows learn others.
+    rest = [grad - (grad @ unit)[..., None] * unit for grad in grads]
+    others = [int((one.norm(dim=-1) > 1e-3 * one.norm(dim=-1).max()).sum()) for one in rest]
+    assert others == [sum(labels.counts), 2 * sum(labels.counts)]
 
 
 def test_loss_is_finite_and_teaches_every_head() -> None:
