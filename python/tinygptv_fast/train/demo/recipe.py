@@ -88,7 +88,7 @@ class DemoRecipe:
     v5: Phase = Phase(steps=3500, pictures=64, questions=0, muon_lr=0.003, adam_lr=5e-4, decay=0.85)
     small_every: int = 4  # of the steps from v2 on, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
-    look: Phase = Phase(steps=4200, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
+    look: Phase = Phase(steps=5200, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
     s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
     s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
     s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
