@@ -216,7 +216,7 @@ def seeing_loss(heads: TeachingHeads, patches: Tensor | None, rows: Tensor, labe
     present = torch.zeros_like(said.presence)
     present[picture, row] = 1.0
     loss = loss + heads.teaching.presence * F.binary_cross_entropy_with_logits(said.presence, present)
-    there = len(picture)  # behind these come the spares, which learn the same and are not in the figures
+    firsts = len(picture)  # behind these come the spares, which learn the same and are not in the figures
     if heads.teaching.spares:
         spare = match_spares(said, labels, (picture, row, item))
         picture, row, item = (torch.cat(both) for both in zip((picture, row, item), spare, strict=True))
@@ -224,18 +224,18 @@ def seeing_loss(heads: TeachingHeads, patches: Tensor | None, rows: Tensor, labe
     for name, every in said.classes.items():
         logits, target = every[picture, row], labels.things[name][picture, item]
         loss = loss + heads.teaching.weights.get(name, 1.0) * mean_cross_entropy(logits, target)
-        told, true = logits[:there].argmax(-1), target[:there]
-        figures[name] = _share(told[true != IGNORE] == true[true != IGNORE])
+        told, named = logits[:firsts].argmax(-1), target[:firsts]
+        figures[name] = _share(told[named != IGNORE] == named[named != IGNORE])
     mine, box = said.box[picture, row], labels.box[picture, item]
     overlap = generalised_iou(corners(mine), corners(box))
     many = max(1, len(overlap))
     loss = loss + (_BOX_WEIGHT * (mine - box).abs().sum() + _OVERLAP_WEIGHT * (1 - overlap).sum()) / many
-    figures["located"] = _share(overlap[:there] > 0.5)
+    figures["located"] = _share(overlap[:firsts] > 0.5)
     if said.edges is not None:
         edges = said.edges[picture, row]
         loss = loss + edge_loss(edges, corners(box))
-        off = (edges.argmax(-1) / (heads.teaching.edges - 1) - corners(box)).abs()[:there]
-        figures["edges"] = off.mean().item() if there else 0.0
+        off = (edges.argmax(-1) / (heads.teaching.edges - 1) - corners(box)).abs()[:firsts]
+        figures["edges"] = off.mean().item() if firsts else 0.0
     counts = torch.tensor(labels.counts, device=rows.device)
     figures["counted"] = _share((said.presence > 0).sum(1) == counts)
     return SeeingLoss(loss, figures)
