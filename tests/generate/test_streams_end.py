@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import tinygptv_fast as tgv
-from tinygptv_fast.generate.answer import Piece
 from tinygptv_fast.compat import Chat as OriginalChat
 from tinygptv_fast.compat import CONV_VISION_Vicuna0
 from tinygptv_fast.errors import TinyGPTVError
+from tinygptv_fast.generate.answer import Piece
 from tinygptv_fast.processing.tokenizer import StreamDecoder
 
 PICTURE = str(Path(__file__).parents[1] / "golden" / "images" / "img0.png")
