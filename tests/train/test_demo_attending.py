@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,22 @@ def test_a_stopped_phase_continues_to_the_bit(kept: Session, tmp_path: Path) -> 
 def test_the_phase_needs_what_is_kept(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="phase 'patches' has not ended"):
         attend(session_in(tmp_path / "run"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="space is claimed where the system can")
+def test_a_full_disk_is_one_error_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, offset: int, size: int) -> None:
+        assert size > 2 * 32 * 65 * RECIPE.vision_width  # the array and its header
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    session = session_in(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(CheckpointError, match=r"cannot keep 0\.00 GB in .*full\.npy: No space left"):
+            fill(session, KEPT)
+    assert not list(session.path(KEPT).glob("*.npy")) and session.done(KEPT) is None
+    fill(session, KEPT)  # once there is room
+    assert session.done(KEPT) is not None
 
 
 def test_a_file_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class SafetensorsWriter:
         self.size = size
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            _reserve(self._fd, size)
+            reserve(self._fd, size)
             write_all(self._fd, header, 0)
         except BaseException:
             os.close(self._fd)
@@ -92,7 +92,7 @@ def _layout(parts: list[Part], metadata: Mapping[str, str]) -> tuple[bytes, dict
     return header, {name: start + len(header) for name, start in starts.items()}, len(header) + position
 
 
-def _reserve(fd: int, size: int) -> None:
+def reserve(fd: int, size: int) -> None:
     """Claim the space now, so that a full disk shows before the work. Filesystems without it just grow the file."""
     if not hasattr(os, "posix_fallocate"):
         return

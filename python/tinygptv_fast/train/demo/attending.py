@@ -1,7 +1,7 @@
 """V5: the Q-Former alone, on patches that were kept of many pictures.
 
 Which row stands for what is learnt slowest of all that the vision side learns: after V4 something in plain sight has no
-row in every fifth of the pictures that counting is asked of. Most of a step's time is the tower's, so its patches are
+row in every fourth of the pictures that counting is asked of. Most of a step's time is the tower's, so its patches are
 kept once and the Q-Former goes over them again and again. The pictures are not those of the stages: rows that are
 better because the picture was met before must not be what the language model learns from.
 """
@@ -40,7 +40,7 @@ class Met:
         """(file, int64 [n]); as ``seeing.Drawn``, every fourth step has small pictures, and twice as many."""
         recipe, often = self.recipe, self.recipe.small_every
         many = recipe.v5.pictures
-        if step % often == often - 1:
+        if recipe.is_small(step):
             return _SMALL, self._some(_SMALL, step // often * 2 * many, 2 * many)
         return _LARGE, self._some(_LARGE, (step - step // often) * many, many)
 

@@ -9,6 +9,7 @@ that begin at multiples of 64, so that what is kept of a picture does not depend
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...checkpoint.writer import reserve
 from ...errors import CheckpointError
 from ..precision import autocast
 from ..stages.interrupt import stop_on_interrupt
@@ -74,6 +76,20 @@ def shape_of(recipe: DemoRecipe, phase: str, shown: str) -> tuple[int, int]:
     return config.qformer.queries, config.qformer.width
 
 
+def _new_file(path: Path, shape: tuple[int, ...]) -> Any:
+    """A float16 array of ``shape`` that lives in ``path``, its space claimed: a disk that fills up under a mapped file
+    would kill the process. Raises CheckpointError, and leaves no file, where there is not enough."""
+    try:
+        kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        with path.open("r+b") as file:
+            reserve(file.fileno(), path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        size = 2 * math.prod(shape)
+        raise CheckpointError(f"cannot keep {size / 1e9:.2f} GB in {path}: {error.strerror or error}") from error
+    return kept
+
+
 def fill(session: Session, phase: str) -> None:
     """Write the files of "patches", "cache64" or "cache128", from wherever they are."""
     recipe, folder = session.recipe, session.path(phase)
@@ -100,8 +116,7 @@ def fill(session: Session, phase: str) -> None:
                 if again:
                     kept = np.lib.format.open_memmap(path, mode="r+")
                 else:
-                    shape = (total, *shape_of(recipe, phase, shown))
-                    kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+                    kept = _new_file(path, (total, *shape_of(recipe, phase, shown)))
                 at = done.get(shown, 0)
                 while at < total:
                     began = time.monotonic()

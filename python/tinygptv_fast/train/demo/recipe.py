@@ -134,6 +134,10 @@ class DemoRecipe:
         assert isinstance(phase, Phase)
         return phase
 
+    def is_small(self, step: int) -> bool:
+        """Whether this step of a phase that sees both sizes has small pictures."""
+        return step % self.small_every == self.small_every - 1
+
     def plan(self, name: str) -> StagePlan:
         """Settings of "s1" to "s4"."""
         if name not in STAGES:

@@ -38,7 +38,7 @@ class Drawn:
 
     def size(self, step: int) -> int:
         """From V2 on the large size but for every fourth step."""
-        if self.phase not in _LARGE or step % self.recipe.small_every == self.recipe.small_every - 1:
+        if self.phase not in _LARGE or self.recipe.is_small(step):
             return self.recipe.small_size
         return self.recipe.large_size
 
