@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from tinygptv_fast.errors import CheckpointError, InvalidArgumentError
-from tinygptv_fast.train.demo.attending import Attending, Met, attend, labels_kept
+from tinygptv_fast.train.demo.attending import Attending, Met, attend, labels_kept, widened
 from tinygptv_fast.train.demo.cache import Cache, block_patches, fill, open_cache
 from tinygptv_fast.train.demo.loop import Paused, Session
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of, pixels_of, scenes_of
@@ -43,7 +43,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 def test_what_is_kept_is_what_the_tower_says(kept: Session) -> None:
-    eyes = Eyes(RECIPE).eval()
+    eyes = Eyes(RECIPE, RECIPE.first_queries).eval()
     eyes.load_state_dict(kept.weights("v4")["eyes"])
     for shown, size, tokens in (("full", 64, 65), ("unnamed", 128, 257)):
         cache = open_cache(kept, shown)
@@ -97,6 +97,37 @@ def test_only_the_q_former_and_its_heads_learn(kept: Session) -> None:
     for name, p in before.items():
         still = name.startswith(("vision.", "ln_vision.", "cells."))
         assert torch.equal(p, now[name]) == still, name
+
+
+def test_queries_get_twins(kept: Session) -> None:
+    """V4's stay as they are and each gets a twin near it; what cannot be shared out evenly goes to the first."""
+    queries = torch.randn(4, 32, generator=torch.Generator().manual_seed(3))
+    wide = widened(queries, 10, seed=0)
+    assert wide.shape == (10, 32) and torch.equal(wide[:4], queries) and len(torch.unique(wide, dim=0)) == 10
+    assert (torch.cdist(wide, queries).argmin(1) == torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0, 1])).all()
+    assert torch.equal(wide, widened(queries, 10, seed=0)) and widened(queries, 4, seed=0) is queries
+    learner = Attending(RECIPE, CPU, {n: (open_cache(kept, n), labels_kept(RECIPE, n)) for n in ("full", "unnamed")})
+    before = kept.weights("v4")["eyes"]["qformer.query_tokens"]
+    learner.begin(kept.weights("v4"))
+    tokens = learner.eyes.qformer.query_tokens
+    assert len(before) == RECIPE.first_queries == 16 and tokens.shape == (RECIPE.queries, 32)
+    assert torch.equal(tokens[:16], before)
+    again = Attending(RECIPE, CPU, learner.kept)
+    again.load_state_dict(learner.state_dict())
+    assert torch.equal(again.eyes.qformer.query_tokens, tokens)
+
+
+def test_exact_twins_change_nothing_that_was_there(kept: Session) -> None:
+    """Every key is there twice, so its weight is."""
+    eyes = Eyes(RECIPE, RECIPE.first_queries)
+    eyes.load_state_dict(kept.weights("v4")["eyes"])
+    patches = torch.randn(3, 65, RECIPE.vision_width, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        rows = eyes.qformer(patches)
+        tokens = eyes.qformer.query_tokens
+        eyes.qformer.query_tokens = torch.nn.Parameter(torch.cat([tokens, tokens]))
+        twice = eyes.qformer(patches)
+    assert torch.allclose(twice, torch.cat([rows, rows], 1), atol=1e-5)
 
 
 def test_the_loss_is_that_of_the_pictures_themselves(kept: Session) -> None:

@@ -22,6 +22,7 @@ from tinygptv_fast.errors import CheckpointError, InvalidArgumentError
 from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.reference.loss import IGNORE
 from tinygptv_fast.reference.model import TinyGPTVReference
+from tinygptv_fast.reference.projector import Projector
 from tinygptv_fast.train.coordinates import blurred_cross_entropy
 from tinygptv_fast.train.demo import command, taking
 from tinygptv_fast.train.demo.cache import Cache, block_rows
@@ -122,11 +123,11 @@ def test_settings_of_what_has_not_begun_may_change(tmp_path: Path) -> None:
 
 # --- from the eyes of a directory -------------------------------------------------------------------------------------
 def test_eyes_of_a_directory_are_taken_as_they_are(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(SMALLEST, v4=dataclasses.replace(SMALLEST.v4, steps=8))
+    recipe = dataclasses.replace(SMALLEST, v4=dataclasses.replace(SMALLEST.v4, steps=208))
     session = session_in(tmp_path / "run", recipe)
     torch.manual_seed(4)
-    eyes = Eyes(recipe)
-    config = recipe.model_config(recipe.large_size)
+    eyes = Eyes(recipe, recipe.first_queries)
+    config = recipe.model_config(recipe.large_size, recipe.first_queries)
     state = TinyGPTVReference(config).state_dict() | eyes.state_for(recipe.large_size)
     source = tmp_path / "source"
     session.folder.mkdir()
@@ -143,21 +144,60 @@ def test_eyes_of_a_directory_are_taken_as_they_are(tmp_path: Path) -> None:
     # The heads are new: they learn alone at first, and a run that is stopped then knows it.
     learner = Seeing(recipe, "v4", torch.device("cpu"))
     learner.begin(session.weights("v3"))
-    assert learner.alone == 2
+    assert learner.alone == 200
     heads = learner.heads.names.weight.clone()
     learner.step(0)
     assert all(torch.equal(taken[name], tensor) for name, tensor in learner.eyes.state_dict().items())
     assert not torch.equal(heads, learner.heads.names.weight)
     again = Seeing(recipe, "v4", torch.device("cpu"))
     again.load_state_dict(learner.state_dict())
-    assert again.alone == 2
-    learner.step(2)
+    assert again.alone == 200
+    learner.step(200)
     assert any(not torch.equal(taken[name], tensor) for name, tensor in learner.eyes.state_dict().items())
     with pytest.raises(InvalidArgumentError, match="v1a has begun"):
         taking.take_eyes(session, source)
     other = session_in(tmp_path / "other", dataclasses.replace(recipe, vision_width=64))
     with pytest.raises(InvalidArgumentError, match="its vision is"):
         taking.take_eyes(other, source)
+
+
+def test_words_of_a_directory_are_taken_as_they_are(tmp_path: Path) -> None:
+    session = session_in(tmp_path / "run")
+    session.folder.mkdir()
+    torch.manual_seed(5)
+    config = SMALLEST.model_config(SMALLEST.large_size)
+    model = TinyGPTVReference(config)
+    source = tmp_path / "source"
+    write_directory(session, config, model.state_dict(), source)
+    records = {"text": {"steps": 9, "seconds": 60.0, "exam": {}, "recipe": "old"}, "look": {"seconds": 5.0}}
+    (source / "training_log.json").write_text(json.dumps({"phases": records, "log": [{"phase": "text", "step": 9}]}))
+    taking.take_words(session, source)
+    hash_of = open_directory(source).content_hash
+    assert session.done("text") == {"steps": 9, "seconds": 65.0, "exam": {}, "taken": hash_of}
+    taken = session.weights("text")
+    assert all(torch.equal(taken["text"][name], tensor) for name, tensor in model.text.state_dict().items())
+    projector = Projector(SMALLEST.vision_width, config.text.width, SMALLEST.projector_hidden)
+    projector.load_state_dict(taken["projector"])
+    for mine, there in zip(projector.folded(), model.projector.folded(), strict=True):
+        assert torch.allclose(mine, there, atol=1e-6)
+    with pytest.raises(InvalidArgumentError, match="text has begun"):
+        taking.take_words(session, source)
+    with pytest.raises(InvalidArgumentError, match="its text is"):
+        taking.take_words(session_in(tmp_path / "other", dataclasses.replace(SMALLEST, text_mlp=64)), source)
+    with pytest.raises(InvalidArgumentError, match="projector_hidden is 31, expected at least 32"):
+        taking.factored(torch.zeros(64, 32), torch.zeros(64), 31)
+
+
+def test_what_a_projector_does_not_need_can_still_learn() -> None:
+    torch.manual_seed(6)
+    plain = torch.nn.Linear(3, 5)
+    projector = Projector(3, 5, 8)
+    projector.load_state_dict(taking.factored(plain.weight.detach(), plain.bias.detach(), 8))
+    x = torch.randn(7, 3)
+    assert torch.allclose(projector(x), plain(x), atol=1e-6)
+    projector(x).square().sum().backward()
+    gradient = projector.proj2.weight.grad
+    assert gradient is not None and (gradient.abs().amax(0) > 0).all()
 
 
 def test_a_broken_log_of_the_source_is_an_error(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.reference.model import TinyGPTVReference
 from tinygptv_fast.train.demo.report import make_exam, read_back
 from tinygptv_fast.train.demo.rows import Conversation, RowWriter, quick_marks
-from tinygptv_fast.train.demo.telling import QUERIES
 from tinygptv_fast.vision import VisionTower
 
 from .conftest import needs
@@ -32,7 +31,9 @@ def test_int8_costs_at_most_half_a_point() -> None:
     processor = ImageProcessor.from_dict(directory.preprocessor)
     pixels = [processor.pixels(draw(item.scene, SIDE)) for item in items]
     asked = [Conversation((item.question,), (True,), None, index) for index, item in enumerate(items)]
-    writer, model = RowWriter(Tokenizer.from_file(directory.tokenizer_file), QUERIES), read_back(directory.path)
+    model = read_back(directory.path)
+    assert model.config.qformer is not None
+    writer = RowWriter(Tokenizer.from_file(directory.tokenizer_file), model.config.qformer.queries)
 
     def right(kind: str) -> int:
         tower = VisionTower(directory, kind)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from .seeing import Seeing
 
 _STREAM = 12  # apart from those of telling, looking and stages
 _PHASE = SEEING[-1]
+_TOKENS = "qformer.query_tokens"
+_APART = 0.5  # of the tokens' own spread
 _SMALL, _LARGE = "full", SHOWN[_PHASE]
 
 
@@ -62,6 +65,12 @@ class Attending(Seeing):
         named += [(f"heads.{n}", p) for n, p in self.heads.named_parameters() if not n.startswith("cells.")]
         self.optimiser = MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
 
+    def begin(self, weights: dict[str, Any]) -> None:
+        """As ``Seeing.begin``; what V4 has too few queries, twins of its own make up."""
+        eyes = dict(weights["eyes"])
+        eyes[_TOKENS] = widened(eyes[_TOKENS], self.recipe.queries, self.recipe.seed)
+        super().begin({**weights, "eyes": eyes})
+
     def step(self, step: int) -> dict[str, float]:
         shown, pictures = self.made(step)
         cache, labels = self.kept[shown]
@@ -71,6 +80,19 @@ class Attending(Seeing):
             loss = seeing_loss(self.heads, None, self.eyes.qformer(patches.float()), named)
         loss.total.backward()
         return self.learn(step, loss)
+
+
+def widened(queries: Tensor, number: int, seed: int) -> Tensor:
+    """``queries`` [n, Q] and behind them a twin of each, up to [number, Q]: the same and some noise.
+
+    A softmax over keys that are all there twice is the softmax over them once, so the first rows begin as they were but
+    for the noise, and that is what parts the twins.
+    """
+    n, Q = queries.shape
+    if number <= n:
+        return queries
+    noise = torch.randn(number - n, Q, generator=torch.Generator().manual_seed(seed)).to(queries)
+    return torch.cat([queries, queries.repeat(-(-number // n), 1)[n:number] + _APART * queries.std() * noise])
 
 
 def attend(session: Session) -> None:

@@ -30,6 +30,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--eyes", type=Path, metavar="DIR", help="begin a new run behind v3, with the vision side of this directory"
     )
+    parser.add_argument(
+        "--words", type=Path, metavar="DIR", help="take what 'text' teaches from this directory's language model"
+    )
     parser.add_argument("--minutes", type=float, default=None, help="stop, saved, after so many minutes")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply every length by this, to try the machinery")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to try the machinery")
@@ -140,6 +143,10 @@ def train(options: argparse.Namespace) -> None:
         from .taking import take_eyes
 
         take_eyes(session, options.eyes)
+    if options.words is not None:
+        from .taking import take_words
+
+        take_words(session, options.words)
     wanted = [options.phase] if options.phase else PHASES[: PHASES.index(options.until) + 1]
     for phase in wanted:
         if options.fresh:

@@ -33,7 +33,6 @@ from .loop import Session, run_phase
 from .recipe import SHIPPED, SHOWN
 from .rows import RowWriter, answer_logits
 from .stages import CachedQuestions, SmallExam, batches_of, stage_conversations
-from .telling import QUERIES
 
 _BUCKETS = 3
 
@@ -79,7 +78,7 @@ class Finishing:
         self.optimiser = torch.optim.AdamW(
             self.trained.values(), lr=self.settings.adam_lr, betas=(0.9, 0.98), weight_decay=0.0
         )
-        self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
+        self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), recipe.queries)
         self._exam = SmallExam(session, SHOWN["finish"], self.model.text, self.model.projector, recipe.large_size)
 
     def _round(self) -> dict[str, Tensor]:

@@ -98,7 +98,10 @@ def look(session: Session) -> None:
     opened = {stage: (open_cache(session, CACHED[stage]), SHOWN[stage]) for stage in LOOKED_AT}
     caches = [opened[stage] for stage in LOOKED_AT]
     learner = Looking(recipe, session.device, caches)
-    learner.text.load_state_dict(session.weights("text")["text"])
+    told_before = session.weights("text")
+    learner.text.load_state_dict(told_before["text"])
     assert learner.projector is not None
+    if "projector" in told_before:  # taken from a model that has looked
+        learner.projector.load_state_dict(told_before["projector"])
     learner.small_exam = SmallExam(session, SHOWN["s4"], learner.text, learner.projector, recipe.large_size)
     run_phase(session, "look", learner, learner.settings.steps, ("text", *CACHES), learner.weights)

@@ -118,9 +118,9 @@ class Eyes(nn.Module):
     embedding, as at the step from 224 to 448 pixels in the original.
     """
 
-    def __init__(self, recipe: DemoRecipe) -> None:
+    def __init__(self, recipe: DemoRecipe, queries: int | None = None) -> None:
         super().__init__()
-        config = recipe.model_config(recipe.small_size)
+        config = recipe.model_config(recipe.small_size, queries)
         assert config.vision is not None and config.qformer is not None
         self.vision = VisionTower(config.vision)
         self.ln_vision = nn.LayerNorm(config.vision.width, eps=config.vision.ln_vision_eps)

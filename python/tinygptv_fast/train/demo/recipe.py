@@ -44,8 +44,9 @@ SHIPPED = QuantizationConfig(text="int4", group_size=32, symmetric=True, vision=
 _PHASE_FIELDS = (*SEEING, "text", "look", "finish")
 #: The first phase that depends on a setting which is not called like its phase. All others matter from the start.
 _FIRST_USE = {
-    "small_every": "v2", "kept_small": KEPT, "kept_large": KEPT, "warm_up": "cache64", "pretrain": "cache64",
-    "multitask": "cache128", "made_up": "text", "looking": "look", "row_noise": "look",
+    "small_every": "v2", "kept_small": KEPT, "kept_large": KEPT, "queries": "v5",
+    "warm_up": "cache64", "pretrain": "cache64", "multitask": "cache128",
+    "made_up": "text", "looking": "look", "row_noise": "look",
     "lora_rank": "s2", "report_questions": "report",
 }  # fmt: skip
 
@@ -111,6 +112,8 @@ class DemoRecipe:
     vision_heads: int = 6
     vision_layers: int = 6
     vision_mlp: int = 768
+    first_queries: int = 16
+    queries: int = 32
     qformer_layers: int = 4
     qformer_heads: int = 6
     qformer_mlp: int = 768
@@ -183,9 +186,11 @@ class DemoRecipe:
             )
         return dataclasses.replace(self, **changed)
 
-    def model_config(self, size: int) -> ModelConfig:
-        """The unquantised model for pictures of ``size`` pixels. Head dim 80 and 32 rotary dims are the real model's:
-        its kernels serve here."""
+    def model_config(self, size: int, queries: int | None = None) -> ModelConfig:
+        """The unquantised model for pictures of ``size`` pixels, with ``queries`` of them or as many as are shipped.
+
+        Head dim 80 and 32 rotary dims are the real model's: its kernels serve here.
+        """
         D = 80
         text = TextConfig(
             width=self.text_heads * D,
@@ -206,7 +211,7 @@ class DemoRecipe:
             mlp_width=self.vision_mlp,
         )
         qformer = QFormerConfig(
-            queries=16,
+            queries=self.queries if queries is None else queries,
             width=self.vision_width,
             layers=self.qformer_layers,
             heads=self.qformer_heads,

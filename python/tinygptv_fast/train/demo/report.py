@@ -40,7 +40,6 @@ from .loop import Bar, Paused, Session, write_json
 from .recipe import SHIPPED
 from .rows import Conversation, RowWriter, answer_logits
 from .stages import write_directory
-from .telling import QUERIES
 
 #: Family → its kinds; each family has a tenth of the questions, shared equally among its kinds.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -206,8 +205,9 @@ class Agreement:
 def agreement(first: Path, second: Path, items: Sequence[ExamItem], batch: int = 32) -> Agreement:
     """How often both models' most likely token is the same, each behind the true tokens and each with its own vision
     side, and how far their predictions are apart."""
-    writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
     models = [read_back(path) for path in (first, second)]
+    assert models[0].config.qformer is not None
+    writer = RowWriter(Tokenizer.from_string(tokenizer_json()), models[0].config.qformer.queries)
     words, every = AgreementCounter(), AgreementCounter()
     for start in range(0, len(items), batch):
         part = items[start : start + batch]

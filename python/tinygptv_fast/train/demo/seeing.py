@@ -60,7 +60,7 @@ class Seeing:
         self.made: Callable[[int], Any] = Drawn(recipe, phase)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.eyes = Eyes(recipe).to(device)
+            self.eyes = Eyes(recipe, recipe.first_queries if phase != "v5" else recipe.queries).to(device)
             width = recipe.vision_width
             self.heads = TeachingHeads(_TAUGHT.get(phase, TEACHING), width, width).to(device)
         self.alone = 0  # first steps, in which only the heads learn
@@ -138,7 +138,7 @@ class Seeing:
     def begin(self, weights: dict[str, Any]) -> None:
         """Start from what an earlier phase handed on; without heads, if it was taken from a directory."""
         self.eyes.load_state_dict(weights["eyes"])
-        self.alone = 0 if "heads" in weights else min(_HEADS_ALONE, self.settings.steps // 4)
+        self.alone = 0 if "heads" in weights else min(_HEADS_ALONE, self.settings.steps)
         if "heads" not in weights:
             return
         heads = dict(weights["heads"])
@@ -161,6 +161,7 @@ def see(session: Session, phase: str) -> None:
 
 def load_eyes(session: Session, phase: str = SEEING[-1]) -> Eyes:
     """The vision side as ``phase`` left it, the last of these if none is named, on the session's device."""
-    eyes = Eyes(session.recipe)
-    eyes.load_state_dict(session.weights(phase)["eyes"])
+    state = session.weights(phase)["eyes"]
+    eyes = Eyes(session.recipe, len(state["qformer.query_tokens"]))
+    eyes.load_state_dict(state)
     return eyes.to(session.device).eval()

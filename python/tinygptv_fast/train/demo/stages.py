@@ -41,7 +41,7 @@ from .pictures import Eyes, pixels_of
 from .recipe import CACHED, SHOWN, STAGES, DemoRecipe
 from .rows import SIGMA, UNTAGGED, Conversation, RowWriter, quick_marks, tagged, turns_of
 from .seeing import load_eyes
-from .telling import QUERIES, exam_conversations
+from .telling import exam_conversations
 
 _STREAM = 9
 _EXAMS = 6
@@ -198,7 +198,7 @@ class SmallExam:
         self._text, self._projector = text, projector
         self._asked = [replace(one, scene=None, picture=i) for i, (_, one) in enumerate(asked)]
         self._visual = see_scenes(load_eyes(session), recipe, [scene for scene, _ in asked], size)
-        self._writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
+        self._writer = RowWriter(Tokenizer.from_string(tokenizer_json()), session.recipe.queries)
 
     def take(self) -> dict[str, float]:
         """Share of right answers by kind, and their mean."""

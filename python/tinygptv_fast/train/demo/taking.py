@@ -1,8 +1,9 @@
-"""Begin behind V3 with the vision side of a model directory: what ``--eyes`` does.
+"""Begin with parts of a model directory: behind V3 with its vision side (``--eyes``), behind "text" with its language
+model (``--words``).
 
 V1a to V3 are half of the recipe's minutes, and a model that is there has them in it. What is taken counts as done, with
-the source's hash in its record and the minutes that the source's own log gives for it. The heads are not in a
-directory: V4 teaches them first.
+the source's hash in its record and the minutes that the source's own log gives for all that is in it. The heads are not
+in a directory: V4 teaches them first.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from ...checkpoint.directory import ModelDirectory, open_directory
 from ...config import ModelConfig
 from ...conversion import load_state
 from ...errors import CheckpointError, InvalidArgumentError
+from ...reference.projector import Projector
 from ...reference.vision import interpolate_position_embedding
 from .log import FILE_NAME
 from .loop import LOG, Session, append_line
 from .pictures import Eyes
-from .recipe import KEPT, SEEING, DemoRecipe
+from .recipe import KEPT, SEEING, STAGES, DemoRecipe
 
 TAKEN = SEEING[: SEEING.index("v4")]
+_TOLD = ("text", "look", *STAGES, "finish")  # what a language model has behind it
 _PARTS = ("vision.", "ln_vision.", "qformer.")
 
 
@@ -39,7 +42,7 @@ def take_eyes(session: Session, source: Path) -> None:
         raise InvalidArgumentError(f"--eyes {source}: {begun[0]} has begun in {session.folder}, expected a new run")
     directory = open_directory(source)
     check_sizes(session.recipe, directory.config, source)
-    eyes = Eyes(session.recipe)
+    eyes = Eyes(session.recipe, session.recipe.first_queries)
     eyes.load_state_dict(eyes_state(session.recipe, directory))
     records, lines = _history(source)
     for phase in TAKEN:
@@ -55,9 +58,55 @@ def take_eyes(session: Session, source: Path) -> None:
     session.note(f"{TAKEN[0]} to {TAKEN[-1]}: taken from {source}")
 
 
+def take_words(session: Session, source: Path) -> None:
+    """Leave what "text" would hand on, from directory ``source``, and its projector for "look" to begin with.
+
+    Raises as ``take_eyes`` does.
+    """
+    if session.path("text").exists():
+        raise InvalidArgumentError(f"--words {source}: text has begun in {session.folder}, expected a new run")
+    directory = open_directory(source)
+    wanted = session.recipe.model_config(session.recipe.large_size).text
+    if directory.config.text != wanted:
+        raise InvalidArgumentError(f"--words {source}: its text is {directory.config.text}, expected {wanted}")
+    state = {name: tensor.float() for name, tensor in load_state(directory).items()}
+    text = {name.removeprefix("text."): tensor for name, tensor in state.items() if name.startswith("text.")}
+    projector = factored(state["projector.weight"], state["projector.bias"], session.recipe.projector_hidden)
+    records, lines = _history(source)
+    for line in lines.get("text", []):
+        append_line(session.path("text", LOG), line)
+    record = {"steps": 0, "exam": {}} | records.get("text", {})
+    record.pop("recipe", None)
+    seconds = sum(records[name].get("seconds", 0.0) for name in _TOLD if name in records)
+    session.hand_on("text", {"text": text, "projector": projector})
+    session.finish("text", {**record, "seconds": round(seconds, 1), "taken": directory.content_hash})
+    session.note(f"text: taken from {source}")
+
+
+def factored(weight: Tensor, bias: Tensor, hidden: int) -> dict[str, Tensor]:
+    """The state of a ``Projector`` with ``hidden`` that folds to ``weight`` [C, Q] and ``bias`` [C]. What of its width
+    the product does not need is random before and zero behind, so that it can still learn.
+
+    Raises InvalidArgumentError where ``hidden`` is narrower than either side.
+    """
+    C, Q = weight.shape
+    rank = min(C, Q)
+    if hidden < rank:
+        raise InvalidArgumentError(f"projector_hidden is {hidden}, expected at least {rank} to take a projector")
+    U, S, V = torch.linalg.svd(weight, full_matrices=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        projector = Projector(Q, C, hidden)
+    state = {name: tensor.detach() for name, tensor in projector.state_dict().items()}
+    state["proj1.weight"][:rank] = S.sqrt()[:, None] * V
+    state["proj2.weight"].zero_()
+    state["proj2.weight"][:, :rank] = U * S.sqrt()
+    return state | {"proj1.bias": torch.zeros(hidden), "proj2.bias": bias.clone()}
+
+
 def check_sizes(recipe: DemoRecipe, config: ModelConfig, source: Path) -> None:
     """Raises InvalidArgumentError naming the first part that has another size than the recipe's."""
-    wanted = recipe.model_config(recipe.large_size)
+    wanted = recipe.model_config(recipe.large_size, recipe.first_queries)
     for part in ("vision", "qformer"):
         mine, theirs = getattr(wanted, part), getattr(config, part)
         if mine != theirs:

@@ -30,7 +30,6 @@ from .loop import Session, run_phase
 from .recipe import SHOWN, DemoRecipe
 from .rows import UNTAGGED, Conversation, RowWriter, answer_logits, answer_loss, quick_marks
 
-QUERIES = 16
 _BUCKETS = 4
 _STREAM = 8  # apart from the sampler's path elements
 EXAM_SEED = 9_200_001
@@ -98,7 +97,7 @@ class Telling:
         self.recipe, self.device = recipe, device
         self.settings = recipe.text
         self.made: Callable[[int], Any] = Told(recipe)
-        self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), QUERIES)
+        self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), recipe.queries)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 1)
             model = TinyGPTVReference(recipe.model_config(recipe.small_size))
