@@ -63,6 +63,9 @@ def test_every_phase_runs_and_the_model_answers(tmp_path: Path, capsys: pytest.C
     still = [name for name in before if torch.equal(before[name].float(), finished[name])]
     assert {n for n in before if n.startswith(("vision.", "qformer.", "ln_vision."))} <= set(still)
     assert "text.layers.0.mlp.fc1.weight" not in still  # "finish" learns the language model
+    first, looked = load_state(open_directory(out / "base64")), load_state_file(out / "look" / "weights.pt")
+    for part in ("text", "projector"):  # the stages begin with what has looked
+        assert all(torch.equal(first[f"{part}.{name}"], tensor) for name, tensor in looked[part].items())
     figures = json.loads((out / "report" / "report.json").read_text())
     assert set(figures["int4"]["families"]) == set(FAMILIES)
     assert {"float32", "grey picture", "other picture", "held-out pairs", "agreement", "bytes"} <= set(figures)
@@ -154,11 +157,34 @@ def test_eyes_of_a_directory_are_taken_as_they_are(tmp_path: Path) -> None:
     assert again.alone == 200
     learner.step(200)
     assert any(not torch.equal(taken[name], tensor) for name, tensor in learner.eyes.state_dict().items())
+    before = session.path("v3", "log.jsonl").read_bytes()
+    taking.take_eyes(session, source)  # the same command continues
+    assert session.path("v3", "log.jsonl").read_bytes() == before
+    write_directory(session, config, TinyGPTVReference(config).state_dict(), tmp_path / "another")
     with pytest.raises(InvalidArgumentError, match="v1a has begun"):
-        taking.take_eyes(session, source)
+        taking.take_eyes(session, tmp_path / "another")
     other = session_in(tmp_path / "other", dataclasses.replace(recipe, vision_width=64))
     with pytest.raises(InvalidArgumentError, match="its vision is"):
         taking.take_eyes(other, source)
+
+
+@pytest.mark.parametrize("queries", [16, 20, 32])
+def test_eyes_keep_their_queries_until_v5(queries: int, tmp_path: Path) -> None:
+    """The recipe's first number, as many as it ships, or any between."""
+    session = session_in(tmp_path / "run")
+    session.folder.mkdir()
+    eyes, config = Eyes(SMALLEST, queries), SMALLEST.model_config(SMALLEST.large_size, queries)
+    state = TinyGPTVReference(config).state_dict() | eyes.state_for(SMALLEST.large_size)
+    write_directory(session, config, state, tmp_path / "source")
+    taking.take_eyes(session, tmp_path / "source")
+    see(session, "v4")
+    assert len(session.weights("v4")["eyes"]["qformer.query_tokens"]) == queries
+
+
+def test_more_queries_than_are_shipped_are_an_error(tmp_path: Path) -> None:
+    config = SMALLEST.model_config(SMALLEST.large_size, SMALLEST.queries + 1)
+    with pytest.raises(InvalidArgumentError, match=r"its qformer is .*queries=33.*expected .*queries=32"):
+        taking.check_sizes(SMALLEST, config, tmp_path)
 
 
 def test_words_of_a_directory_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -180,12 +206,36 @@ def test_words_of_a_directory_are_taken_as_they_are(tmp_path: Path) -> None:
     projector.load_state_dict(taken["projector"])
     for mine, there in zip(projector.folded(), model.projector.folded(), strict=True):
         assert torch.allclose(mine, there, atol=1e-6)
+    taking.take_words(session, source)
+    assert len(session.path("text", "log.jsonl").read_text().splitlines()) == 1
+    write_directory(session, config, TinyGPTVReference(config).state_dict(), tmp_path / "another")
     with pytest.raises(InvalidArgumentError, match="text has begun"):
-        taking.take_words(session, source)
+        taking.take_words(session, tmp_path / "another")
     with pytest.raises(InvalidArgumentError, match="its text is"):
         taking.take_words(session_in(tmp_path / "other", dataclasses.replace(SMALLEST, text_mlp=64)), source)
     with pytest.raises(InvalidArgumentError, match="projector_hidden is 31, expected at least 32"):
         taking.factored(torch.zeros(64, 32), torch.zeros(64), 31)
+
+
+def test_a_model_is_trained_further(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the report's directory of one run into another; stopped on the way, the same command goes on."""
+    small = ["--tiny", "--scale", "0.001", "--threads", "1"]
+    assert command.main([*small, "--out", str(tmp_path / "first")]) == 0
+    source = tmp_path / "first" / "demo"
+    options = [*small, "--out", str(tmp_path / "next"), "--further", str(source)]
+    assert command.main([*options, "--until", "look"]) == 0
+    assert command.main(options) == 0
+    log = json.loads((tmp_path / "next" / "demo" / "training_log.json").read_text())
+    taken = [phase for phase, record in log["phases"].items() if "taken" in record]
+    assert taken == ["v1a", "v1b", "v2", "v3", "text"] and set(log["phases"]) == set(PHASES[:-1])
+    assert DemoRecipe.from_dict(log["recipe"]) == TINY.further().scaled(0.001)
+    before = json.loads((source / "training_log.json").read_text())
+    assert (
+        log["seconds"] >= before["seconds"] - sum(before["phases"][p]["seconds"] for p in ("cache64", "cache128")) - 0.1
+    )
+    capsys.readouterr()
+    assert command.main([*options, "--eyes", str(source)]) == 2
+    assert "expected neither --eyes nor --words" in capsys.readouterr().err
 
 
 def test_what_a_projector_does_not_need_can_still_learn() -> None:
@@ -267,7 +317,7 @@ def test_cached_rows_are_a_function_of_the_picture() -> None:
         first = block_rows(eyes, SMALLEST, "pretrain", size, 64, 4)
         block_rows(eyes, SMALLEST, "pretrain", size, 0, 8)
         again = block_rows(eyes, SMALLEST, "pretrain", size, 64, 4)
-        assert first.dtype == np.float16 and first.shape == (4, 16, SMALLEST.vision_width)
+        assert first.dtype == np.float16 and first.shape == (4, SMALLEST.queries, SMALLEST.vision_width)
         assert np.array_equal(first, again)
         assert not np.array_equal(first, block_rows(eyes, SMALLEST, "pretrain", size, 68, 4))
 
@@ -280,7 +330,7 @@ def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> N
     recipe = dataclasses.replace(SMALLEST, looking=0.5, row_noise=0.0)
     caches = []
     for seed, (name, shown) in enumerate({"pretrain": "instruct", "multitask": "multitask"}.items()):
-        rows = np.random.default_rng(seed).normal(size=(40, 16, recipe.vision_width)).astype(np.float16)
+        rows = np.random.default_rng(seed).normal(size=(40, recipe.queries, recipe.vision_width)).astype(np.float16)
         np.save(tmp_path / f"{name}.npy", rows)
         caches.append((Cache(tmp_path / f"{name}.npy", name), shown))
     learner = Looking(recipe, torch.device("cpu"), caches)
@@ -310,7 +360,7 @@ def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> N
 def test_a_cache_that_is_looked_at_more_often_shows_every_picture_in_turn(tmp_path: Path) -> None:
     sizes = {"multitask": 30, "pretrain": 10}
     for name, size in sizes.items():
-        np.save(tmp_path / f"{name}.npy", np.zeros((size, 16, SMALLEST.vision_width), dtype=np.float16))
+        np.save(tmp_path / f"{name}.npy", np.zeros((size, SMALLEST.queries, SMALLEST.vision_width), dtype=np.float16))
     large, small = ((Cache(tmp_path / f"{name}.npy", name), name) for name in sizes)
     made = Looking(SMALLEST, torch.device("cpu"), [large, large, small, large]).made
     assert isinstance(made, Looked)

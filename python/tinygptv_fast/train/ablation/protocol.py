@@ -76,9 +76,9 @@ class AblationRecipe(DemoRecipe):
         if self.precision not in PRECISIONS:
             raise InvalidArgumentError(f"precision is {self.precision!r}, expected one of {list(PRECISIONS)}")
 
-    def model_config(self, size: int) -> ModelConfig:
+    def model_config(self, size: int, queries: int | None = None) -> ModelConfig:
         """The stock model: the demo's, without what TinyGPT-V adds."""
-        config = super().model_config(size)
+        config = super().model_config(size, queries)
         return dataclasses.replace(config, text=Variant("", False, False).text_config(config.text))
 
     def times(self, rate: float) -> AblationRecipe:

@@ -59,7 +59,7 @@ class Attending(Seeing):
     """The learner of the phase: the Q-Former and the heads on its rows learn, the tower and its cells stay."""
 
     def __init__(self, recipe: DemoRecipe, device: torch.device, kept: Mapping[str, tuple[Cache, Labels]]) -> None:
-        super().__init__(recipe, _PHASE, device)
+        super().__init__(recipe, _PHASE, device, recipe.queries)
         self.kept, self.made = kept, Met(recipe)
         named = [(f"qformer.{name}", p) for name, p in self.eyes.qformer.named_parameters()]
         named += [(f"heads.{n}", p) for n, p in self.heads.named_parameters() if not n.startswith("cells.")]

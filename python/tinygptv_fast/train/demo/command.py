@@ -33,6 +33,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--words", type=Path, metavar="DIR", help="take what 'text' teaches from this directory's language model"
     )
+    parser.add_argument(
+        "--further",
+        type=Path,
+        metavar="DIR",
+        help="train this directory's model further: --eyes and --words in one, shorter",
+    )
     parser.add_argument("--minutes", type=float, default=None, help="stop, saved, after so many minutes")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply every length by this, to try the machinery")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to try the machinery")
@@ -51,7 +57,11 @@ def recipe_from(options: argparse.Namespace) -> DemoRecipe:
             raise InvalidArgumentError(f"--{name} is {getattr(options, name)}, expected an integer >= {low}")
     if options.minutes is not None and not 0 < options.minutes <= 600:
         raise InvalidArgumentError(f"--minutes is {options.minutes:g}, expected more than 0 and at most 600")
+    if options.further is not None and (options.eyes is not None or options.words is not None):
+        raise InvalidArgumentError("--further takes eyes and words, expected neither --eyes nor --words beside it")
     start = TINY if options.tiny else DemoRecipe()
+    if options.further is not None:
+        start = start.further()
     recipe = dataclasses.replace(start, seed=options.seed)
     if options.scale != 1.0:
         recipe = recipe.scaled(options.scale)
@@ -139,14 +149,15 @@ def train(options: argparse.Namespace) -> None:
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     session = Session(options.out, recipe, torch.device(options.device), Console(stderr=True), deadline)
     session.allow_other_code = options.allow_other_code
-    if options.eyes is not None:
+    eyes, words = options.eyes or options.further, options.words or options.further
+    if eyes is not None:
         from .taking import take_eyes
 
-        take_eyes(session, options.eyes)
-    if options.words is not None:
+        take_eyes(session, eyes)
+    if words is not None:
         from .taking import take_words
 
-        take_words(session, options.words)
+        take_words(session, words)
     wanted = [options.phase] if options.phase else PHASES[: PHASES.index(options.until) + 1]
     for phase in wanted:
         if options.fresh:

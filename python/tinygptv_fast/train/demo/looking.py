@@ -1,4 +1,4 @@
-"""Look: the language model goes on learning, now mostly from pictures, through a projector that is thrown away.
+"""Look: the language model goes on learning, now mostly from pictures, through a projector that the stages go on with.
 
 The stages train only projections, norms and LoRA. What a picture's rows do not say in words (which is larger, on which
 side, how many of which sort) must be worked out inside the language model, and from rows that is another work than from
@@ -8,6 +8,7 @@ words. It is a departure from the paper, whose Phi-2 has read the world's text; 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,6 +87,12 @@ class Looking(Telling):
         share = self.recipe.row_noise * self.settings.rate(step)
         random = torch.Generator().manual_seed(int(generator(self.recipe.seed, _NOISE, step).integers(1 << 62)))
         return rows + share * rows.std() * torch.randn(rows.shape, generator=random)
+
+    def weights(self) -> dict[str, Any]:
+        """The projector as one map: what the stages begin with."""
+        assert self.projector is not None
+        weight, bias = (tensor.detach().clone() for tensor in self.projector.folded())
+        return {**super().weights(), "projector": {"weight": weight, "bias": bias}}
 
     def exam(self) -> dict[str, float]:
         assert self.small_exam is not None

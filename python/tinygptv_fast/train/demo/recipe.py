@@ -90,10 +90,10 @@ class DemoRecipe:
     small_every: int = 4  # of the steps from v2 on, every fourth is at the small size: the tower must serve both
     text: Phase = Phase(steps=800, pictures=32, questions=4, muon_lr=0.01, adam_lr=1.5e-3, decay=0.6)
     look: Phase = Phase(steps=5200, pictures=32, questions=4, muon_lr=0.006, adam_lr=1e-3, decay=0.7)
-    s1: StagePlan = StagePlan(steps=300, pictures=16, questions=4, lr=2e-3)
-    s2: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1.5e-3)
-    s3: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=1e-3)
-    s4: StagePlan = StagePlan(steps=1000, pictures=10, questions=6, lr=1e-3)
+    s1: StagePlan = StagePlan(steps=100, pictures=16, questions=4, lr=1e-3)
+    s2: StagePlan = StagePlan(steps=100, pictures=10, questions=6, lr=7e-4)
+    s3: StagePlan = StagePlan(steps=100, pictures=10, questions=6, lr=5e-4)
+    s4: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=5e-4)
     finish: Phase = Phase(steps=800, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
     kept_small: int = 10000
     kept_large: int = 40000
@@ -174,6 +174,15 @@ class DemoRecipe:
         for name in ("kept_small", "kept_large", "warm_up", "pretrain", "multitask"):
             changed[name] = less(getattr(self, name), 32)
         changed |= {"exam": less(self.exam, 1), "report_questions": less(self.report_questions, 40)}
+        return dataclasses.replace(self, **changed)
+
+    def further(self) -> DemoRecipe:
+        """For a run that begins with the eyes and the words of a model that has been through all of this: fewer steps,
+        and lower rates in "look", since it is to keep what it has. V4 does no more than teach new heads."""
+        steps = {"v4": 200, "v5": 1500, "look": 800, "s1": 40, "s2": 40, "s3": 40, "s4": 240, "finish": 450}
+        changed: dict[str, Any] = {name: dataclasses.replace(getattr(self, name), steps=n) for name, n in steps.items()}
+        changed["look"] = dataclasses.replace(changed["look"], muon_lr=0.004, adam_lr=7e-4, decay=0.85)
+        changed |= {"kept_large": 20000, "warm_up": 3200, "pretrain": 8000, "multitask": 20000}
         return dataclasses.replace(self, **changed)
 
     def on_gpu(self, factor: int = 4) -> DemoRecipe:

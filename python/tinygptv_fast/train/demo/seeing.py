@@ -52,15 +52,15 @@ class Drawn:
 
 
 class Seeing:
-    """The learner of one of the phases."""
+    """The learner of one of the phases. ``queries``: where they are not the recipe's first ones."""
 
-    def __init__(self, recipe: DemoRecipe, phase: str, device: torch.device) -> None:
+    def __init__(self, recipe: DemoRecipe, phase: str, device: torch.device, queries: int | None = None) -> None:
         self.recipe, self.phase, self.device = recipe, phase, device
         self.settings = recipe.phase(phase)
         self.made: Callable[[int], Any] = Drawn(recipe, phase)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.eyes = Eyes(recipe, recipe.first_queries if phase != "v5" else recipe.queries).to(device)
+            self.eyes = Eyes(recipe, recipe.first_queries if queries is None else queries).to(device)
             width = recipe.vision_width
             self.heads = TeachingHeads(_TAUGHT.get(phase, TEACHING), width, width).to(device)
         self.alone = 0  # first steps, in which only the heads learn
@@ -152,16 +152,22 @@ class Seeing:
 
 def see(session: Session, phase: str) -> None:
     """Run one of the phases."""
-    learner = Seeing(session.recipe, phase, session.device)
     before = SEEING[: SEEING.index(phase)][-1:]
-    for earlier in before:
-        learner.begin(session.weights(earlier))
+    handed = [session.weights(earlier) for earlier in before]
+    learner = Seeing(session.recipe, phase, session.device, *(queries_of(one["eyes"]) for one in handed))
+    for one in handed:
+        learner.begin(one)
     run_phase(session, phase, learner, learner.settings.steps, before, learner.weights)
+
+
+def queries_of(eyes: dict[str, Tensor]) -> int:
+    """How many there are in a state of ``Eyes``."""
+    return len(eyes["qformer.query_tokens"])
 
 
 def load_eyes(session: Session, phase: str = SEEING[-1]) -> Eyes:
     """The vision side as ``phase`` left it, the last of these if none is named, on the session's device."""
     state = session.weights(phase)["eyes"]
-    eyes = Eyes(session.recipe, len(state["qformer.query_tokens"]))
+    eyes = Eyes(session.recipe, queries_of(state))
     eyes.load_state_dict(state)
     return eyes.to(session.device).eval()

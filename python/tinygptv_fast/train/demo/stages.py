@@ -56,7 +56,8 @@ def stage_config(recipe: DemoRecipe, phase: str) -> StageConfig:
         "lora_rank": 0 if phase == "s1" else recipe.lora_rank,
         "lora_alpha": float(recipe.lora_rank),
         "lora_dropout": 0.0,
-        "projector_hidden": recipe.projector_hidden if phase == "s1" else None,
+        "projector_hidden": None,
+        "fresh_projector": False,
         "layout": "inference",
         "template": TEMPLATE,
         "end_symbol": END,
@@ -167,14 +168,14 @@ def batches_of(session: Session, phase: str) -> CachedQuestions:
 
 
 def write_base(session: Session, size: int, out: Path) -> None:
-    """What the stages start from: vision side and language model as a directory, with no projector yet."""
+    """What the stages start from: vision side, language model and projector as a directory."""
     recipe = session.recipe
     config = recipe.model_config(size)
     eyes = load_eyes(session).cpu()
     state = eyes.state_for(size)
-    state |= {f"text.{name}": tensor.float() for name, tensor in session.weights("look")["text"].items()}
-    state["projector.weight"] = torch.zeros(config.text.width, recipe.vision_width)
-    state["projector.bias"] = torch.zeros(config.text.width)
+    learnt = session.weights("look")
+    for part in ("text", "projector"):
+        state |= {f"{part}.{name}": tensor.float() for name, tensor in learnt[part].items()}
     write_directory(session, config, state, out)
 
 

@@ -25,6 +25,7 @@ from .log import FILE_NAME
 from .loop import LOG, Session, append_line
 from .pictures import Eyes
 from .recipe import KEPT, SEEING, STAGES, DemoRecipe
+from .seeing import queries_of
 
 TAKEN = SEEING[: SEEING.index("v4")]
 _TOLD = ("text", "look", *STAGES, "finish")  # what a language model has behind it
@@ -34,16 +35,19 @@ _PARTS = ("vision.", "ln_vision.", "qformer.")
 def take_eyes(session: Session, source: Path) -> None:
     """Leave what V1a to V3 would hand on, from directory ``source``.
 
-    Raises InvalidArgumentError where a phase has begun already or the sizes differ from the recipe's, CheckpointError
-    for a directory that cannot be read.
+    A run that has taken them from the same weights goes on. Raises InvalidArgumentError where a phase has begun with
+    others or the sizes differ from the recipe's, CheckpointError for a directory that cannot be read.
     """
+    directory = open_directory(source)
+    if _taken(session, TAKEN[-1], directory):
+        return
     begun = [phase for phase in SEEING if session.path(phase).exists()]
     if begun:
         raise InvalidArgumentError(f"--eyes {source}: {begun[0]} has begun in {session.folder}, expected a new run")
-    directory = open_directory(source)
     check_sizes(session.recipe, directory.config, source)
-    eyes = Eyes(session.recipe, session.recipe.first_queries)
-    eyes.load_state_dict(eyes_state(session.recipe, directory))
+    state = eyes_state(session.recipe, directory)
+    eyes = Eyes(session.recipe, queries_of(state))
+    eyes.load_state_dict(state)
     records, lines = _history(source)
     for phase in TAKEN:
         for line in lines.get(phase, []):
@@ -63,9 +67,11 @@ def take_words(session: Session, source: Path) -> None:
 
     Raises as ``take_eyes`` does.
     """
+    directory = open_directory(source)
+    if _taken(session, "text", directory):
+        return
     if session.path("text").exists():
         raise InvalidArgumentError(f"--words {source}: text has begun in {session.folder}, expected a new run")
-    directory = open_directory(source)
     wanted = session.recipe.model_config(session.recipe.large_size).text
     if directory.config.text != wanted:
         raise InvalidArgumentError(f"--words {source}: its text is {directory.config.text}, expected {wanted}")
@@ -81,6 +87,12 @@ def take_words(session: Session, source: Path) -> None:
     session.hand_on("text", {"text": text, "projector": projector})
     session.finish("text", {**record, "seconds": round(seconds, 1), "taken": directory.content_hash})
     session.note(f"text: taken from {source}")
+
+
+def _taken(session: Session, phase: str, directory: ModelDirectory) -> bool:
+    """Whether ``phase`` was taken from these weights."""
+    record = session.done(phase)
+    return record is not None and record.get("taken") == directory.content_hash
 
 
 def factored(weight: Tensor, bias: Tensor, hidden: int) -> dict[str, Tensor]:
@@ -105,12 +117,14 @@ def factored(weight: Tensor, bias: Tensor, hidden: int) -> dict[str, Tensor]:
 
 
 def check_sizes(recipe: DemoRecipe, config: ModelConfig, source: Path) -> None:
-    """Raises InvalidArgumentError naming the first part that has another size than the recipe's."""
-    wanted = recipe.model_config(recipe.large_size, recipe.first_queries)
+    """Raises InvalidArgumentError naming the first part that has another size than the recipe's; fewer queries than are
+    shipped will do, since V5 adds what is missing."""
+    theirs = config.qformer.queries if config.qformer is not None else recipe.queries
+    wanted = recipe.model_config(recipe.large_size, min(theirs, recipe.queries))
     for part in ("vision", "qformer"):
-        mine, theirs = getattr(wanted, part), getattr(config, part)
-        if mine != theirs:
-            raise InvalidArgumentError(f"--eyes {source}: its {part} is {theirs}, expected {mine}")
+        mine, there = getattr(wanted, part), getattr(config, part)
+        if mine != there:
+            raise InvalidArgumentError(f"--eyes {source}: its {part} is {there}, expected {mine}")
 
 
 def eyes_state(recipe: DemoRecipe, directory: ModelDirectory) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from ...data.world.text import scene_text
 from ...data.world_vocabulary import tokenizer_json
 from ...processing.tokenizer import Tokenizer
 from ...reference.model import TinyGPTVReference
+from ...reference.projector import Projector
 from ..coordinates import start_numbers
 from ..optimizers import MuonAdamW
 from ..precision import autocast
@@ -104,7 +105,7 @@ class Telling:
             nn.init.normal_(model.text.embed.weight, std=0.5)
             start_numbers(model, self.writer.numbers.tolist())
         self.text = model.text.to(device)
-        self.projector: nn.Module | None = None
+        self.projector: Projector | None = None
         self.optimiser = self.new_optimiser()
         self.numbers = self.writer.numbers.to(device)
         self._asked: list[Conversation] = []
