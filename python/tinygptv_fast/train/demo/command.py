@@ -149,6 +149,10 @@ def train(options: argparse.Namespace) -> None:
     deadline = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     session = Session(options.out, recipe, torch.device(options.device), Console(stderr=True), deadline)
     session.allow_other_code = options.allow_other_code
+    wanted = [options.phase] if options.phase else PHASES[: PHASES.index(options.until) + 1]
+    for phase in wanted:
+        if options.fresh:  # before anything is taken: that is not to be removed
+            shutil.rmtree(session.path(phase), ignore_errors=True)
     eyes, words = options.eyes or options.further, options.words or options.further
     if eyes is not None:
         from .taking import take_eyes
@@ -158,10 +162,6 @@ def train(options: argparse.Namespace) -> None:
         from .taking import take_words
 
         take_words(session, words)
-    wanted = [options.phase] if options.phase else PHASES[: PHASES.index(options.until) + 1]
-    for phase in wanted:
-        if options.fresh:
-            shutil.rmtree(session.path(phase), ignore_errors=True)
     for phase in wanted:
         if session.done(phase) is not None:
             session.note(f"{phase}: done already")

@@ -41,7 +41,7 @@ def take_eyes(session: Session, source: Path) -> None:
     directory = open_directory(source)
     if _taken(session, TAKEN[-1], directory):
         return
-    begun = [phase for phase in SEEING if session.path(phase).exists()]
+    begun = [phase for phase in TAKEN if session.path(phase).exists()]
     if begun:
         raise InvalidArgumentError(f"--eyes {source}: {begun[0]} has begun in {session.folder}, expected a new run")
     check_sizes(session.recipe, directory.config, source)
