@@ -143,6 +143,27 @@ def test_a_model_is_trained_further(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "expected neither --eyes nor --words" in capsys.readouterr().err
 
 
+def test_a_run_is_continued_by_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a run's folder, behind S4: its heads are taken, too, so there is nothing for V4 to teach."""
+    small = ["--tiny", "--scale", "0.001", "--threads", "1"]
+    first, options = tmp_path / "first", [*small, "--out", str(tmp_path / "next"), "--further", str(tmp_path / "first")]
+    assert command.main([*small, "--out", str(first), "--until", "s3"]) == 0
+    assert command.main(options) == 2
+    assert "phase 's4' has not ended" in capsys.readouterr().err
+    assert command.main([*small, "--out", str(first), "--until", "s4"]) == 0
+    assert command.main([*options, "--until", "v5"]) == 0
+    there, here = session_in(first), session_in(tmp_path / "next", TINY.further().scaled(0.001))
+    before, taken = there.weights("v5"), here.weights("v4")
+    assert all(torch.equal(taken["heads"][name], tensor) for name, tensor in before["heads"].items())
+    assert all(torch.allclose(taken["eyes"][name], t, atol=1e-5) for name, t in before["eyes"].items())
+    words = open_directory(first / "float32").content_hash
+    assert {(here.done(phase) or {}).get("taken") for phase in ("v1a", "v3", "v4", "text")} == {words}
+    assert command.main([*options, "--until", "cache64"]) == 0  # the same command continues
+    assert command.main([*small, "--out", str(tmp_path / "other"), "--until", "v4"]) == 0
+    assert command.main([*small, "--out", str(tmp_path / "other"), "--further", str(first)]) == 2
+    capsys.readouterr()
+
+
 def test_what_a_projector_does_not_need_can_still_learn() -> None:
     torch.manual_seed(6)
     plain = torch.nn.Linear(3, 5)

@@ -30,7 +30,7 @@ _EVERYTHING = {
 }  # fmt: skip
 #: The same with more of what takes a small model longest: counts and exact coordinates.
 _AIMED = _EVERYTHING | {
-    "count": 50, "refer": 40, "grounding": 6, "detection": 10, "comparison": 9, "word": 85, "number": 40,
+    "count": 100, "refer": 40, "grounding": 6, "detection": 10, "comparison": 9, "word": 120, "number": 40,
 }  # fmt: skip
 
 

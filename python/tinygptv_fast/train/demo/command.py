@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shutil
 import sys
 import time
@@ -12,11 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import CheckpointError, InvalidArgumentError, TinyGPTVError, UnsupportedError
+from ...errors import InvalidArgumentError, TinyGPTVError, UnsupportedError
 from ...heap import keep_heap
-from .recipe import CACHES, KEPT, PHASES, SEEING, STAGES, TINY, DemoRecipe, first_use
-
-RECIPE_FILE = "recipe.json"
+from .recipe import CACHES, KEPT, PHASES, RECIPE_FILE, SEEING, STAGES, TINY, DemoRecipe, first_use, read_recipe
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,7 +34,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--further",
         type=Path,
         metavar="DIR",
-        help="train this directory's model further: --eyes and --words in one, shorter",
+        help="train this directory's model further: --eyes and --words in one, shorter; a run's folder stands for the "
+        "model as its s4 left it",
     )
     parser.add_argument("--minutes", type=float, default=None, help="stop, saved, after so many minutes")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply every length by this, to try the machinery")
@@ -79,10 +77,7 @@ def check_folder(folder: Path, recipe: DemoRecipe) -> None:
     if not path.exists():
         write_json(path, recipe.to_dict())
         return
-    try:
-        there = DemoRecipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a recipe: {error}") from error
+    there = read_recipe(path)
     different = [name for name, value in recipe.to_dict().items() if there.to_dict()[name] != value]
     bound = [name for name in different if _has_begun(folder, first_use(name))]
     if bound:
@@ -154,6 +149,11 @@ def train(options: argparse.Namespace) -> None:
         if options.fresh:  # before anything is taken: that is not to be removed
             shutil.rmtree(session.path(phase), ignore_errors=True)
     eyes, words = options.eyes or options.further, options.words or options.further
+    if options.further is not None and (options.further / RECIPE_FILE).is_file():
+        from .taking import take_run
+
+        take_run(session, options.further)
+        eyes = words = None
     if eyes is not None:
         from .taking import take_eyes
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from ..stages.run import ADAPTER
 from .loop import Session, run_phase
 from .recipe import SHIPPED, SHOWN
 from .rows import RowWriter, answer_logits
-from .stages import CachedQuestions, SmallExam, batches_of, stage_conversations
+from .stages import CachedQuestions, SmallExam, batches_of, stage_conversations, write_directory
 
 _BUCKETS = 3
 
@@ -55,6 +56,13 @@ def merged_state(session: Session) -> dict[str, Tensor]:
     """The whole model as S4 left it, LoRA folded in, f32 under canonical names."""
     directory = open_adapted(session.folder / "base128", session.path("s4", ADAPTER))
     return {name: tensor.float().clone() for name, tensor in load_state(directory).items()}
+
+
+def write_unquantised(session: Session) -> Path:
+    """The whole model as S4 left it: directory "float32" in the run's folder."""
+    directory = session.folder / "float32"
+    write_directory(session, session.recipe.model_config(session.recipe.large_size), merged_state(session), directory)
+    return directory
 
 
 class Finishing:

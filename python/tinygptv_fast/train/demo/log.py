@@ -22,8 +22,9 @@ _EVERY = 100  # steps between the lines that are kept; exams are all kept
 
 
 def write_log(session: Session, directory: Path, figures: Mapping[str, Any]) -> None:
-    """Leave the log of the run in ``directory``, by way of a temporary beside it."""
-    phases = {phase: session.done(phase) or {} for phase in PHASES[:-1]}
+    """Leave the log of the run, as far as it has come, in ``directory``, by way of a temporary beside it."""
+    records = {phase: session.done(phase) for phase in PHASES[:-1]}
+    phases = {phase: record for phase, record in records.items() if record is not None}
     record = {
         "recipe": session.recipe.to_dict(),
         "phases": phases,

@@ -6,13 +6,15 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...config import ModelConfig, QFormerConfig, QuantizationConfig, TextConfig, VisionConfig, from_dict
 from ...data.world_vocabulary import VOCAB_SIZE
-from ...errors import InvalidArgumentError
+from ...errors import CheckpointError, InvalidArgumentError
 from ..phase import Phase
 
+RECIPE_FILE = "recipe.json"  # in a run's folder
 SEEING = ("v1a", "v1b", "v2", "v3", "v4", "v5")
 KEPT = "patches"  # between v4 and v5, which learns from them
 CACHES = ("cache64", "cache128")
@@ -179,7 +181,7 @@ class DemoRecipe:
     def further(self) -> DemoRecipe:
         """For a run that begins with the eyes and the words of a model that has been through all of this: fewer steps,
         and lower rates in "look", since it is to keep what it has. V4 does no more than teach new heads."""
-        steps = {"v4": 200, "v5": 1500, "look": 800, "s1": 40, "s2": 40, "s3": 40, "s4": 240, "finish": 450}
+        steps = {"v4": 200, "v5": 2000, "look": 1800, "s1": 40, "s2": 40, "s3": 40, "s4": 240, "finish": 600}
         changed: dict[str, Any] = {name: dataclasses.replace(getattr(self, name), steps=n) for name, n in steps.items()}
         changed["look"] = dataclasses.replace(changed["look"], muon_lr=0.004, adam_lr=7e-4, decay=0.85)
         changed |= {"kept_large": 20000, "warm_up": 3200, "pretrain": 8000, "multitask": 20000}
@@ -257,6 +259,14 @@ class DemoRecipe:
         for name in STAGES:
             data[name] = from_dict(StagePlan, data[name], f"recipe.{name}")
         return from_dict(cls, data, "recipe")
+
+
+def read_recipe(path: Path) -> DemoRecipe:
+    """The recipe a run's folder was begun with. Raises CheckpointError for a file that is none."""
+    try:
+        return DemoRecipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a recipe: {error}") from error
 
 
 def first_use(setting: str) -> str:

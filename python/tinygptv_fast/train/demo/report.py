@@ -34,7 +34,7 @@ from ...quantize.receipt import write_receipt
 from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
 from ..stages.interrupt import stop_on_interrupt
-from .finish import merged_state
+from .finish import write_unquantised
 from .log import write_log
 from .loop import Bar, Paused, Session, write_json
 from .recipe import SHIPPED
@@ -234,13 +234,9 @@ def read_back(path: Path) -> TinyGPTVReference:
 
 def convert(session: Session) -> tuple[Path, Path]:
     """Write (the unquantised model as S4 left it, the model to ship): ``float32`` and ``demo`` in the run's folder."""
-    recipe = session.recipe
-    config = recipe.model_config(recipe.large_size)
-    plain, shipped = session.folder / "float32", session.folder / "demo"
-    write_directory(session, config, merged_state(session), plain)
-    finished = session.weights("finish")["model"]
-    write_directory(session, config, finished, shipped, quantization=SHIPPED)
-    return plain, shipped
+    shipped, config = session.folder / "demo", session.recipe.model_config(session.recipe.large_size)
+    write_directory(session, config, session.weights("finish")["model"], shipped, quantization=SHIPPED)
+    return write_unquantised(session), shipped
 
 
 def report(session: Session) -> None:

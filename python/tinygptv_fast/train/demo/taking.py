@@ -3,7 +3,7 @@ model (``--words``).
 
 V1a to V3 are half of the recipe's minutes, and a model that is there has them in it. What is taken counts as done, with
 the source's hash in its record and the minutes that the source's own log gives for all that is in it. The heads are not
-in a directory: V4 teaches them first.
+in a directory: V4 teaches them first. A run's folder has them, and then V4 is taken, too.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from ...conversion import load_state
 from ...errors import CheckpointError, InvalidArgumentError
 from ...reference.projector import Projector
 from ...reference.vision import interpolate_position_embedding
-from .log import FILE_NAME
+from .finish import write_unquantised
+from .log import FILE_NAME, write_log
 from .loop import LOG, Session, append_line
 from .pictures import Eyes
-from .recipe import KEPT, SEEING, STAGES, DemoRecipe
+from .recipe import KEPT, RECIPE_FILE, SEEING, STAGES, DemoRecipe, read_recipe
 from .seeing import queries_of
 
 TAKEN = SEEING[: SEEING.index("v4")]
@@ -87,6 +88,27 @@ def take_words(session: Session, source: Path) -> None:
     session.hand_on("text", {"text": text, "projector": projector})
     session.finish("text", {**record, "seconds": round(seconds, 1), "taken": directory.content_hash})
     session.note(f"text: taken from {source}")
+
+
+def take_run(session: Session, folder: Path) -> None:
+    """Leave what V1a to V4 and "text" would hand on, from the run in ``folder`` as its S4 left it: eyes, heads, words.
+
+    Raises as ``take_eyes`` does, InvalidArgumentError where that run has not come to the end of S4.
+    """
+    run = Session(folder, read_recipe(folder / RECIPE_FILE), session.device, session.console)
+    run.weights(STAGES[-1])
+    source = write_unquantised(run)
+    write_log(run, source, {})
+    take_eyes(session, source)
+    directory = open_directory(source)
+    if not _taken(session, "v4", directory):
+        if session.path("v4").exists():
+            raise InvalidArgumentError(f"--further {folder}: v4 has begun in {session.folder}, expected a new run")
+        eyes, heads = session.weights(TAKEN[-1])["eyes"], run.weights(SEEING[-1])["heads"]
+        session.hand_on("v4", {"eyes": eyes, "heads": heads})
+        session.finish("v4", {"steps": 0, "seconds": 0.0, "exam": {}, "taken": directory.content_hash})
+        session.note(f"v4: heads taken from {folder}")
+    take_words(session, source)
 
 
 def _taken(session: Session, phase: str, directory: ModelDirectory) -> bool:
