@@ -159,9 +159,12 @@ def test_a_run_is_continued_by_another(tmp_path: Path, capsys: pytest.CaptureFix
     words = open_directory(first / "float32").content_hash
     assert {(here.done(phase) or {}).get("taken") for phase in ("v1a", "v3", "v4", "text")} == {words}
     assert command.main([*options, "--until", "cache64"]) == 0  # the same command continues
-    assert command.main([*small, "--out", str(tmp_path / "other"), "--until", "v4"]) == 0
-    assert command.main([*small, "--out", str(tmp_path / "other"), "--further", str(first)]) == 2
-    capsys.readouterr()
+    other = session_in(tmp_path / "other", here.recipe)
+    other.folder.mkdir()
+    taking.take_eyes(other, first / "float32")
+    other.path("v4").mkdir()
+    with pytest.raises(InvalidArgumentError, match="v4 has begun"):
+        taking.take_run(other, first)
 
 
 def test_what_a_projector_does_not_need_can_still_learn() -> None:
