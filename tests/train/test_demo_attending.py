@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tinygptv_fast.errors import CheckpointError, InvalidArgumentError
 from tinygptv_fast.train.demo.attending import Attending, Met, attend, labels_kept, widened
-from tinygptv_fast.train.demo.cache import Cache, block_patches, fill, open_cache
+from tinygptv_fast.train.demo.cache import Cache, block_patches, fill, open_patches
 from tinygptv_fast.train.demo.loop import Paused, Session
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of, pixels_of, scenes_of
 from tinygptv_fast.train.demo.recipe import KEPT, TINY, DemoRecipe
@@ -46,7 +46,7 @@ def test_what_is_kept_is_what_the_tower_says(kept: Session) -> None:
     eyes = Eyes(RECIPE, RECIPE.first_queries).eval()
     eyes.load_state_dict(kept.weights("v4")["eyes"])
     for shown, size, tokens in (("full", 64, 65), ("unnamed", 128, 257)):
-        cache = open_cache(kept, shown)
+        cache = open_patches(kept, shown)
         assert len(cache) == RECIPE.cached(KEPT)[shown] == (32 if shown == "full" else 40)
         some = cache.some(np.array([5, 2]))
         assert some.dtype == torch.float16 and some.shape == (2, tokens, RECIPE.vision_width)
@@ -86,7 +86,7 @@ def test_labels_are_those_of_the_pictures() -> None:
 
 
 def test_only_the_q_former_and_its_heads_learn(kept: Session) -> None:
-    learner = Attending(RECIPE, CPU, {n: (open_cache(kept, n), labels_kept(RECIPE, n)) for n in ("full", "unnamed")})
+    learner = Attending(RECIPE, CPU, {n: (open_patches(kept, n), labels_kept(RECIPE, n)) for n in ("full", "unnamed")})
     learner.begin(kept.weights("v4"))
     assert learner.alone == 0
     before = {name: p.clone() for part in (learner.eyes, learner.heads) for name, p in part.named_parameters()}
@@ -106,7 +106,7 @@ def test_queries_get_twins(kept: Session) -> None:
     assert wide.shape == (10, 32) and torch.equal(wide[:4], queries) and len(torch.unique(wide, dim=0)) == 10
     assert (torch.cdist(wide, queries).argmin(1) == torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0, 1])).all()
     assert torch.equal(wide, widened(queries, 10, seed=0)) and widened(queries, 4, seed=0) is queries
-    learner = Attending(RECIPE, CPU, {n: (open_cache(kept, n), labels_kept(RECIPE, n)) for n in ("full", "unnamed")})
+    learner = Attending(RECIPE, CPU, {n: (open_patches(kept, n), labels_kept(RECIPE, n)) for n in ("full", "unnamed")})
     before = kept.weights("v4")["eyes"]["qformer.query_tokens"]
     learner.begin(kept.weights("v4"))
     tokens = learner.eyes.qformer.query_tokens
@@ -132,7 +132,7 @@ def test_exact_twins_change_nothing_that_was_there(kept: Session) -> None:
 
 def test_the_loss_is_that_of_the_pictures_themselves(kept: Session) -> None:
     """A step from kept patches has the loss of one through the tower, but for float16 and what cells are asked."""
-    learner = Attending(RECIPE, CPU, {n: (open_cache(kept, n), labels_kept(RECIPE, n)) for n in ("full", "unnamed")})
+    learner = Attending(RECIPE, CPU, {n: (open_patches(kept, n), labels_kept(RECIPE, n)) for n in ("full", "unnamed")})
     learner.begin(kept.weights("v4"))
     shown, pictures = learner.made(0)
     scenes = scenes_of(RECIPE, shown, 0, range(32))

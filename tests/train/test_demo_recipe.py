@@ -23,10 +23,9 @@ from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.reference.loss import IGNORE
 from tinygptv_fast.train.coordinates import blurred_cross_entropy
 from tinygptv_fast.train.demo import command
-from tinygptv_fast.train.demo.cache import Cache, block_rows
-from tinygptv_fast.train.demo.looking import Looked, Looking
+from tinygptv_fast.train.demo.cache import Cache, block_patches, block_rows
 from tinygptv_fast.train.demo.loop import Paused, Session, run_phase
-from tinygptv_fast.train.demo.pictures import Eyes, labels_of
+from tinygptv_fast.train.demo.pictures import Eyes, labels_of, pixels_of, scenes_of
 from tinygptv_fast.train.demo.recipe import PHASES, TINY, DemoRecipe, first_use
 from tinygptv_fast.train.demo.report import FAMILIES, box_overlap, paired, questions_per_kind, score, share
 from tinygptv_fast.train.demo.rows import Conversation, RowWriter
@@ -103,7 +102,7 @@ def test_a_phase_depends_on_no_later_one() -> None:
     plain = DemoRecipe()
     other = dataclasses.replace(plain, look=dataclasses.replace(plain.look, steps=7), multitask=5, row_noise=0.5)
     changed = [phase for phase in PHASES if plain.digest_of(phase) != other.digest_of(phase)]
-    assert changed == [phase for phase in PHASES[PHASES.index("cache128") :] if phase != "text"]
+    assert changed == list(PHASES[PHASES.index("asked") :])
     assert {first_use(name) for name in plain.to_dict()} <= set(PHASES)
     assert set(plain.settings_of("report")) == set(plain.to_dict())
     with pytest.raises(InvalidArgumentError, match="phase is 'v9'"):
@@ -113,7 +112,7 @@ def test_a_phase_depends_on_no_later_one() -> None:
 def test_settings_of_what_has_not_begun_may_change(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command.check_folder(folder, SMALLEST)
-    (folder / "cache64").mkdir()
+    (folder / "asked").mkdir()
     later = dataclasses.replace(SMALLEST, looking=0.5)
     command.check_folder(folder, later)
     assert DemoRecipe.from_dict(json.loads((folder / "recipe.json").read_text())) == later
@@ -175,64 +174,28 @@ def test_another_start_is_refused(tmp_path: Path) -> None:
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
-def test_cached_rows_are_a_function_of_the_picture() -> None:
+def test_what_is_kept_is_a_function_of_the_picture(tmp_path: Path) -> None:
     torch.manual_seed(0)
     eyes = Eyes(SMALLEST).eval()
     for size in (64, 128):
-        first = block_rows(eyes, SMALLEST, "pretrain", size, 64, 4)
-        block_rows(eyes, SMALLEST, "pretrain", size, 0, 8)
-        again = block_rows(eyes, SMALLEST, "pretrain", size, 64, 4)
-        assert first.dtype == np.float16 and first.shape == (4, SMALLEST.queries, SMALLEST.vision_width)
+        first = block_patches(eyes, SMALLEST, "pretrain", size, 64, 4)
+        block_patches(eyes, SMALLEST, "pretrain", size, 0, 8)
+        again = block_patches(eyes, SMALLEST, "pretrain", size, 64, 4)
+        assert first.dtype == np.float16 and first.shape == (4, (size // 8) ** 2 + 1, SMALLEST.vision_width)
         assert np.array_equal(first, again)
-        assert not np.array_equal(first, block_rows(eyes, SMALLEST, "pretrain", size, 68, 4))
+        assert not np.array_equal(first, block_patches(eyes, SMALLEST, "pretrain", size, 68, 4))
+        np.save(tmp_path / "pretrain.npy", np.concatenate([first, again]))
+        kept = Cache(tmp_path / "pretrain.npy", "pretrain")
+        rows = block_rows(eyes, kept, 0, 4)
+        assert rows.dtype == np.float16 and rows.shape == (4, SMALLEST.queries, SMALLEST.vision_width)
+        assert np.array_equal(rows, block_rows(eyes, kept, 4, 4))
+        with torch.no_grad():  # half a unit in the last place of float16, where rows reach 4 and patches likewise
+            whole = eyes(pixels_of(SMALLEST, scenes_of(SMALLEST, "pretrain", 0, range(64, 68)), size, 4, size, 64))
+        assert np.abs(rows - whole.numpy()).max() < 0.02
 
 
 def test_a_picture_is_the_one_that_is_asked_about() -> None:
     assert training_scene(0, "multitask", 3, 1) == training(0, "multitask", 3, 1).scene
-
-
-def test_looking_learns_from_cached_pictures_and_from_words(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(SMALLEST, looking=0.5, row_noise=0.0)
-    caches = []
-    for seed, (name, shown) in enumerate({"pretrain": "instruct", "multitask": "multitask"}.items()):
-        rows = np.random.default_rng(seed).normal(size=(40, recipe.queries, recipe.vision_width)).astype(np.float16)
-        np.save(tmp_path / f"{name}.npy", rows)
-        caches.append((Cache(tmp_path / f"{name}.npy", name), shown))
-    learner = Looking(recipe, torch.device("cpu"), caches)
-    conversations, visual = learner.batch(0)
-    looks = [one for one in conversations if one.scene is None]
-    assert 4 < len(looks) < 28 and len(conversations) > len(looks)
-    assert visual is not None and [one.picture for one in looks] == list(range(len(visual)))
-    # Conversation i of a step that looks, looks at picture i // 2 of cache i % 2: the rows come in that order.
-    turns = [cache.rows(at) for at in range(len(conversations)) for cache, _ in caches]
-    shown = [next(i for i, rows in enumerate(turns) if torch.equal(rows, row)) for row in visual]
-    assert shown == sorted(set(shown)) and {i % 2 for i in shown} == {0, 1}
-    shaken = Looking(dataclasses.replace(recipe, row_noise=0.1), torch.device("cpu"), caches)
-    rate = shaken.settings.rate(0)
-    again, noisy = (shaken.batch(0)[1] for _ in range(2))
-    assert again is not None and noisy is not None and torch.equal(again, noisy)  # a function of the step
-    assert (noisy - visual).std().item() == pytest.approx(0.1 * rate * visual.std().item(), rel=0.05)
-    few = dataclasses.replace(recipe, look=dataclasses.replace(recipe.look, pictures=6))
-    learner = Looking(few, torch.device("cpu"), caches)
-    assert learner.projector is not None
-    before = {name: p.clone() for name, p in [*learner.projector.named_parameters(), *learner.text.named_parameters()]}
-    assert 0 < learner.step(0)["loss"] < 20
-    for name in ("proj1.weight", "layers.0.mlp.fc1.weight"):
-        now = dict([*learner.projector.named_parameters(), *learner.text.named_parameters()])[name]
-        assert not torch.equal(before[name], now), name
-
-
-def test_a_cache_that_is_looked_at_more_often_shows_every_picture_in_turn(tmp_path: Path) -> None:
-    sizes = {"multitask": 30, "pretrain": 10}
-    for name, size in sizes.items():
-        np.save(tmp_path / f"{name}.npy", np.zeros((size, SMALLEST.queries, SMALLEST.vision_width), dtype=np.float16))
-    large, small = ((Cache(tmp_path / f"{name}.npy", name), name) for name in sizes)
-    made = Looking(SMALLEST, torch.device("cpu"), [large, large, small, large]).made
-    assert isinstance(made, Looked)
-    seen = [made.whose(position) for position in range(40)]
-    assert [at for place, at in seen if place != 2] == list(range(30))
-    assert [at for place, at in seen if place == 2] == list(range(10))
-    assert [place for place, _ in seen[:4]] == [0, 1, 2, 3]
 
 
 def test_letters_of_a_word_are_labels() -> None:

@@ -28,7 +28,7 @@ _WORDS = re.compile(r"\b(" + "|".join(TRAIN_WORDS) + r")\b")
 def corpus(scenes: int = 600, seed: int = 1_000_003) -> Iterator[str]:
     """Prompt segments, answers and scene texts of ``scenes`` pictures of the last stage."""
     for index in range(scenes):
-        example = training(seed, "multitask", 0, index)
+        example = training(seed, "vocabulary", 0, index)
         yield scene_text(example.scene, generator(seed, index))
         for question in example.questions:
             prompt, _ = render_messages(question.messages(), template=TEMPLATE)

@@ -36,18 +36,21 @@ _AIMED = _EVERYTHING | {
 
 @dataclass(frozen=True)
 class Stage:
-    """``scenes``: (share, spec); ``kinds``: how often each kind is asked, () for none; ``questions`` per picture."""
+    """``scenes``: (share, spec); ``kinds``: how often each kind is asked, () for none; ``questions`` per picture.
+    ``stream``: the stage whose random numbers it draws from, where they are not its own."""
 
     scenes: tuple[tuple[float, SceneSpec], ...]
     kinds: tuple[tuple[str, float], ...] = ()
     questions: int = 0
+    stream: str = ""
 
 
 def _only(*kinds: str) -> tuple[tuple[str, float], ...]:
     return tuple((kind, float(_EVERYTHING[kind])) for kind in kinds)
 
 
-_MIXED = ((0.48, FULL), (0.20, CROWDED), (0.28, TEXT), (0.04, EMPTY))
+_MIXED = ((0.33, FULL), (0.35, CROWDED), (0.28, TEXT), (0.04, EMPTY))
+_MIXED_ONCE = ((0.48, FULL), (0.20, CROWDED), (0.28, TEXT), (0.04, EMPTY))
 _SEEN = ((0.30, FULL), (0.23, CROWDED), (0.45, TEXT), (0.02, EMPTY))
 #: easy, full, words, reading, unnamed: pictures with labels for the vision side. The others add questions, as the
 #: paper's four stages do: captions, then captions and boxes, then instructions, then every task.
@@ -71,6 +74,8 @@ STAGES: dict[str, Stage] = {
     "aimed": Stage(_MIXED, tuple((kind, float(weight)) for kind, weight in _AIMED.items()), 6),
     # Everything there is to see, and a third of it of no name, for the last of the vision side's phases.
     "unnamed": Stage(tuple((share, replace(spec, unnamed=0.35)) for share, spec in _SEEN)),
+    # What the vocabulary is made from. It must stay: another vocabulary makes another language of every model there is.
+    "vocabulary": Stage(_MIXED_ONCE, _only(*KINDS), 6, stream="multitask"),
 }
 
 
@@ -118,7 +123,7 @@ def _training_scene(seed: int, stage: str, step: int, index: int) -> tuple[Scene
     if stage not in STAGES:
         raise InvalidArgumentError(f"stage is {stage!r}, expected one of {', '.join(STAGES)}")
     chosen = STAGES[stage]
-    rng = generator(seed, _TRAINING, tuple(STAGES).index(stage), step, index)
+    rng = generator(seed, _TRAINING, tuple(STAGES).index(chosen.stream or stage), step, index)
     spec = chosen.scenes[weighted(rng, [share for share, _ in chosen.scenes])][1]
     return random_scene(rng, spec), rng
 

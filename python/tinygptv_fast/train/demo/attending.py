@@ -20,9 +20,9 @@ from ...data.randomness import generator
 from ..heads import Labels, seeing_loss
 from ..optimizers import MuonAdamW
 from ..precision import autocast
-from .cache import Cache, open_cache
+from .cache import Cache, open_patches
 from .loop import Session, run_phase
-from .pictures import labels_of, scenes_of
+from .pictures import scenes_of, things_of
 from .recipe import KEPT, SEEING, SHOWN, DemoRecipe
 from .seeing import Seeing
 
@@ -98,13 +98,12 @@ def widened(queries: Tensor, number: int, seed: int) -> Tensor:
 def attend(session: Session) -> None:
     """Run phase "v5"."""
     recipe = session.recipe
-    kept = {shown: (open_cache(session, shown), labels_kept(recipe, shown)) for shown in (_SMALL, _LARGE)}
+    kept = {shown: (open_patches(session, shown), labels_kept(recipe, shown)) for shown in (_SMALL, _LARGE)}
     learner = Attending(recipe, session.device, kept)
     learner.begin(session.weights("v4"))
     run_phase(session, _PHASE, learner, learner.settings.steps, ("v4", KEPT), learner.weights)
 
 
 def labels_kept(recipe: DemoRecipe, shown: str) -> Labels:
-    """What there is on the kept pictures of a file; nothing of their patches, since no head looks at them."""
-    whole = labels_of(scenes_of(recipe, shown, 0, range(recipe.cached(KEPT)[shown])), 1)
-    return Labels({}, whole.things, whole.box, whole.counts, whole.ground)
+    """What there is on the kept pictures of a file."""
+    return things_of(scenes_of(recipe, shown, 0, range(recipe.cached(KEPT)[shown])))

@@ -1,6 +1,6 @@
 """What the frozen vision side says of pictures, once for all, in float16.
 
-That is the tower's patches of the pictures "v5" learns from, and the Q-Former's rows of those of the stages.
+That is the tower's patches of the pictures "v5" and "look" learn from, and the Q-Former's rows of those of the stages.
 
 Picture i of a file is scene i of its stage (``scenes_of(recipe, stage, 0, [i])``). They are computed in blocks of 64
 that begin at multiples of 64, so that what is kept of a picture does not depend on where the run was stopped.
@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..precision import autocast
 from ..stages.interrupt import stop_on_interrupt
 from .loop import Bar, Paused, Session, check_marks, marks, write_json
 from .pictures import Eyes, pixels_of, scenes_of
-from .recipe import CACHES, KEPT, SEEING, SHOWN, DemoRecipe
+from .recipe import ASKED, CACHES, KEPT, SHOWN, DemoRecipe
 from .seeing import load_eyes
 
 BLOCK = 64
@@ -34,36 +35,29 @@ _PROGRESS = "progress.json"
 
 
 @torch.no_grad()
-def block_rows(eyes: Eyes, recipe: DemoRecipe, shown: str, size: int, first: int, count: int) -> np.ndarray:
-    """float16 [count, NQ, Q] of pictures ``first`` and on: a function of its arguments alone."""
-    return _block(eyes, eyes.vision.pos_embed.device, recipe, shown, size, first, count)
-
-
-@torch.no_grad()
 def block_patches(eyes: Eyes, recipe: DemoRecipe, shown: str, size: int, first: int, count: int) -> np.ndarray:
-    """float16 [count, I, E], the tower's of the same, normalised."""
-    return _block(eyes.patches, eyes.vision.pos_embed.device, recipe, shown, size, first, count)
-
-
-def _block(
-    see: Callable[[torch.Tensor], torch.Tensor],
-    device: torch.device,
-    recipe: DemoRecipe,
-    shown: str,
-    size: int,
-    first: int,
-    count: int,
-) -> np.ndarray:
+    """float16 [count, I, E] of the tower, normalised, of pictures ``first`` and on: a function of its arguments."""
+    device = eyes.vision.pos_embed.device
     scenes = scenes_of(recipe, shown, 0, range(first, first + count))
     pixels = pixels_of(recipe, scenes, size, _PATH, size, first).to(device)
     with autocast(device):
-        seen = see(pixels)
-    return seen.float().cpu().numpy().astype(np.float16)
+        patches = eyes.patches(pixels)
+    return patches.float().cpu().numpy().astype(np.float16)
+
+
+@torch.no_grad()
+def block_rows(eyes: Eyes, patches: Cache, first: int, count: int) -> np.ndarray:
+    """float16 [count, NQ, Q], the Q-Former's rows of the same: a function of its arguments."""
+    device = eyes.vision.pos_embed.device
+    seen = patches.some(np.arange(first, first + count)).to(device)
+    with autocast(device):
+        rows = eyes.qformer(seen.float())
+    return rows.float().cpu().numpy().astype(np.float16)
 
 
 def size_of(recipe: DemoRecipe, phase: str, shown: str) -> int:
     """The size of the pictures of a file of ``phase``."""
-    small = shown != SHOWN["v5"] if phase == KEPT else phase == CACHES[0]
+    small = phase == CACHES[0] or (phase != CACHES[1] and shown not in (SHOWN["v5"], "multitask"))
     return recipe.small_size if small else recipe.large_size
 
 
@@ -71,7 +65,7 @@ def shape_of(recipe: DemoRecipe, phase: str, shown: str) -> tuple[int, int]:
     """What is kept of each picture: patches [I, E] or rows [NQ, Q]."""
     config = recipe.model_config(size_of(recipe, phase, shown))
     assert config.vision is not None and config.qformer is not None
-    if phase == KEPT:
+    if phase in (KEPT, ASKED):
         return config.vision.tokens, config.vision.width
     return config.qformer.queries, config.qformer.width
 
@@ -91,11 +85,10 @@ def _new_file(path: Path, shape: tuple[int, ...]) -> Any:
 
 
 def fill(session: Session, phase: str) -> None:
-    """Write the files of "patches", "cache64" or "cache128", from wherever they are."""
+    """Write the files of "patches", "asked", "cache64" or "cache128", from wherever they are."""
     recipe, folder = session.recipe, session.path(phase)
-    before = SEEING[-2] if phase == KEPT else SEEING[-1]
-    block = block_patches if phase == KEPT else block_rows
-    progress, now = folder / _PROGRESS, marks(session, phase, (before,))
+    seeing = "look" if phase in CACHES else "v4"  # the tower learns nothing behind it
+    progress, now = folder / _PROGRESS, marks(session, phase, (seeing, *([ASKED] if phase in CACHES else ())))
     done: dict[str, int] = {}
     seconds = 0.0
     if progress.exists():
@@ -103,7 +96,7 @@ def fill(session: Session, phase: str) -> None:
         check_marks(progress, saved["marks"], now)
         done, seconds = saved["done"], saved["seconds"]
         session.note(f"{phase}: continue from {sum(done.values())} pictures")
-    eyes = load_eyes(session, before)
+    eyes = load_eyes(session, seeing)
     folder.mkdir(parents=True, exist_ok=True)
     files = recipe.cached(phase)
     bar = Bar(session, phase, sum(done.values()), sum(files.values()))
@@ -111,7 +104,7 @@ def fill(session: Session, phase: str) -> None:
     try:
         with stop_on_interrupt() as asked:
             for shown, total in files.items():
-                path, size = folder / f"{shown}.npy", size_of(recipe, phase, shown)
+                path, block = folder / f"{shown}.npy", _blocks(session, phase, shown, eyes)
                 again = shown in done
                 if again:
                     kept = np.lib.format.open_memmap(path, mode="r+")
@@ -121,7 +114,7 @@ def fill(session: Session, phase: str) -> None:
                 while at < total:
                     began = time.monotonic()
                     count = min(BLOCK, total - at)
-                    kept[at : at + count] = block(eyes, recipe, shown, size, at, count)
+                    kept[at : at + count] = block(at, count)
                     at += count
                     seconds += time.monotonic() - began
                     done[shown] = at
@@ -141,6 +134,13 @@ def fill(session: Session, phase: str) -> None:
     session.hand_on(phase, {"start": now["start"], "files": files})
     session.finish(phase, {"pictures": files, "seconds": round(seconds, 1), "recipe": recipe.digest_of(phase)})
     session.note(f"{phase}: {sum(files.values())} pictures in {seconds:.0f} s")
+
+
+def _blocks(session: Session, phase: str, shown: str, eyes: Eyes) -> Callable[[int, int], np.ndarray]:
+    """What gives (first, count) pictures of a file of ``phase``."""
+    if phase in CACHES:
+        return partial(block_rows, eyes, open_patches(session, shown))
+    return partial(block_patches, eyes, session.recipe, shown, size_of(session.recipe, phase, shown))
 
 
 class Cache:
@@ -165,8 +165,16 @@ class Cache:
         return torch.from_numpy(self._rows[indices])
 
 
+def open_patches(session: Session, name: str) -> Cache:
+    """The tower's patches of the pictures of ``name``."""
+    return _open(session, ASKED if name in session.recipe.cached(ASKED) else KEPT, name)
+
+
 def open_cache(session: Session, name: str) -> Cache:
-    """What is kept of the pictures of ``name``."""
-    phase = next(phase for phase in (KEPT, *CACHES) if name in session.recipe.cached(phase))
+    """The Q-Former's rows of the pictures of ``name``."""
+    return _open(session, next(phase for phase in CACHES if name in session.recipe.cached(phase)), name)
+
+
+def _open(session: Session, phase: str, name: str) -> Cache:
     session.weights(phase)  # raises if the phase has not ended
     return Cache(session.path(phase, f"{name}.npy"), name)

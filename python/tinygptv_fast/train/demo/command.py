@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import InvalidArgumentError, TinyGPTVError, UnsupportedError
 from ...heap import keep_heap
-from .recipe import CACHES, KEPT, PHASES, RECIPE_FILE, SEEING, STAGES, TINY, DemoRecipe, first_use, read_recipe
+from .recipe import ASKED, CACHES, KEPT, PHASES, RECIPE_FILE, SEEING, STAGES, TINY, DemoRecipe, first_use, read_recipe
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,7 +103,7 @@ def work_of(phase: str) -> Callable[[Any], None]:
         from .seeing import see
 
         return lambda session: see(session, phase)
-    if phase in (KEPT, *CACHES):
+    if phase in (KEPT, ASKED, *CACHES):
         from .cache import fill
 
         return lambda session: fill(session, phase)

@@ -33,6 +33,7 @@ from ..stages.run import ADAPTER
 from .loop import Session, run_phase
 from .recipe import SHIPPED, SHOWN
 from .rows import RowWriter, answer_logits
+from .seeing import load_eyes
 from .stages import CachedQuestions, SmallExam, batches_of, stage_conversations, write_directory
 
 _BUCKETS = 3
@@ -87,7 +88,9 @@ class Finishing:
             self.trained.values(), lr=self.settings.adam_lr, betas=(0.9, 0.98), weight_decay=0.0
         )
         self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), recipe.queries)
-        self._exam = SmallExam(session, SHOWN["finish"], self.model.text, self.model.projector, recipe.large_size)
+        self._exam = SmallExam(
+            recipe, SHOWN["finish"], load_eyes(session), self.model.text, self.model.projector, recipe.large_size
+        )
 
     def _round(self) -> dict[str, Tensor]:
         """Put the rounded weights in place; returns the unrounded ones."""

@@ -101,6 +101,12 @@ def labels_of(scenes: Sequence[Scene], grid: int) -> Labels:
     return Labels(cells, things, box, tuple(t.count for t in targets), ground)
 
 
+def things_of(scenes: Sequence[Scene]) -> Labels:
+    """``labels_of`` without what is in the patches: for rows alone."""
+    whole = labels_of(scenes, 1)
+    return Labels({}, whole.things, whole.box, whole.counts, whole.ground)
+
+
 def _letters(scene: Scene) -> np.ndarray:
     """int64 [MAX_THINGS, 6]: the letters of each drawn text, blank behind its end; IGNORE for shapes."""
     out = np.full((MAX_THINGS, _LETTERS), IGNORE, dtype=np.int64)

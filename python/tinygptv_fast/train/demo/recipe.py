@@ -17,9 +17,10 @@ from ..phase import Phase
 RECIPE_FILE = "recipe.json"  # in a run's folder
 SEEING = ("v1a", "v1b", "v2", "v3", "v4", "v5")
 KEPT = "patches"  # between v4 and v5, which learns from them
+ASKED = "asked"  # the same of the pictures that are asked about, before look
 CACHES = ("cache64", "cache128")
 STAGES = ("s1", "s2", "s3", "s4")
-PHASES = (*SEEING[:-1], KEPT, SEEING[-1], *CACHES, "text", "look", *STAGES, "finish", "report")
+PHASES = (*SEEING[:-1], KEPT, SEEING[-1], "text", ASKED, "look", *CACHES, *STAGES, "finish", "report")
 #: What the pictures of each phase show and, in the stages, what is asked: names of ``world.sampler.STAGES``.
 SHOWN = {
     "v1a": "easy",
@@ -47,8 +48,8 @@ _PHASE_FIELDS = (*SEEING, "text", "look", "finish")
 #: The first phase that depends on a setting which is not called like its phase. All others matter from the start.
 _FIRST_USE = {
     "small_every": "v2", "kept_small": KEPT, "kept_large": KEPT, "queries": "v5",
-    "warm_up": "cache64", "pretrain": "cache64", "multitask": "cache128",
-    "made_up": "text", "looking": "look", "row_noise": "look",
+    "made_up": "text", "warm_up": ASKED, "pretrain": ASKED, "multitask": ASKED,
+    "looking": "look", "row_noise": "look", "naming": "look", "following": "look",
     "lora_rank": "s2", "report_questions": "report",
 }  # fmt: skip
 
@@ -76,10 +77,11 @@ class DemoRecipe:
 
     Phases in pictures per step; in "text" a picture is a conversation about a scene in words. ``kept_small``,
     ``kept_large``: pictures of either size whose patches "v5" learns from, again and again. ``warm_up``,
-    ``pretrain``, ``multitask``: pictures whose Q-Former rows are kept. ``looking``: share of the conversations of
-    "look" that are about a picture, the others about a scene in words; ``made_up`` of those in words have names made up
-    for them. ``row_noise``: how much noise a picture's rows get when "look" begins, as a share of their own spread; it
-    falls with the rate.
+    ``pretrain``, ``multitask``: pictures that are asked about, whose patches and later Q-Former rows are kept.
+    ``looking``: share of the conversations of "look" that are about a picture, the others about a scene in words;
+    ``made_up`` of those in words have names made up for them. ``row_noise``: how much noise a picture's rows get when
+    "look" begins, as a share of their own spread; it falls with the rate. ``following``: the Q-Former's rate in "look"
+    as a share of "v5"'s; ``naming``: the weight of the heads' loss there.
     """
 
     seed: int = 0
@@ -104,6 +106,8 @@ class DemoRecipe:
     multitask: int = 30000
     looking: float = 0.8
     row_noise: float = 0.1
+    following: float = 0.5
+    naming: float = 0.05
     made_up: float = 0.35
     lora_rank: int = 32
     exam: int = 12  # questions a kind, or 16 times as many pictures, in the small exams while training
@@ -125,7 +129,7 @@ class DemoRecipe:
     text_mlp: int = 1280
 
     def __post_init__(self) -> None:
-        for name in ("looking", "made_up", "row_noise"):
+        for name in ("looking", "made_up", "row_noise", "following", "naming"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)!r}, expected a share from 0 to 1")
         if self.large_size != 2 * self.small_size:
@@ -152,11 +156,13 @@ class DemoRecipe:
         return plan
 
     def cached(self, phase: str) -> dict[str, int]:
-        """Name → pictures of the files that "patches", "cache64" and "cache128" write."""
+        """Name → pictures of the files that "patches", "asked", "cache64" and "cache128" write."""
         if phase == KEPT:
             return {"full": self.kept_small, SHOWN["v5"]: self.kept_large}
+        if phase == ASKED:
+            return self.cached(CACHES[0]) | self.cached(CACHES[1])
         if phase not in CACHES:
-            raise InvalidArgumentError(f"phase is {phase!r}, expected one of {[KEPT, *CACHES]}")
+            raise InvalidArgumentError(f"phase is {phase!r}, expected one of {[KEPT, ASKED, *CACHES]}")
         if phase == "cache64":
             return {"warm_up": self.warm_up, "pretrain": self.pretrain}
         return {"multitask": self.multitask}
@@ -181,7 +187,7 @@ class DemoRecipe:
     def further(self) -> DemoRecipe:
         """For a run that begins with the eyes and the words of a model that has been through all of this: fewer steps,
         and lower rates in "look", since it is to keep what it has. V4 does no more than teach new heads."""
-        steps = {"v4": 200, "v5": 2000, "look": 1800, "s1": 40, "s2": 40, "s3": 40, "s4": 240, "finish": 450}
+        steps = {"v4": 600, "v5": 2000, "look": 1500, "s1": 40, "s2": 40, "s3": 40, "s4": 240, "finish": 450}
         changed: dict[str, Any] = {name: dataclasses.replace(getattr(self, name), steps=n) for name, n in steps.items()}
         changed["look"] = dataclasses.replace(changed["look"], muon_lr=0.004, adam_lr=7e-4, decay=0.85)
         changed |= {"kept_large": 20000, "warm_up": 3200, "pretrain": 8000, "multitask": 20000}
@@ -238,7 +244,7 @@ class DemoRecipe:
         """``to_dict`` without what only later phases depend on; "text" has seen no picture."""
         if phase not in PHASES:
             raise InvalidArgumentError(f"phase is {phase!r}, expected one of {', '.join(PHASES)}")
-        without = {*PHASES[PHASES.index(phase) + 1 :], *((*SEEING[1:], KEPT, *CACHES) if phase == "text" else ())}
+        without = {*PHASES[PHASES.index(phase) + 1 :], *((*SEEING[1:], KEPT) if phase == "text" else ())}
         return {name: value for name, value in self.to_dict().items() if first_use(name) not in without}
 
     @property

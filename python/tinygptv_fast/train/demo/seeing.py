@@ -24,7 +24,7 @@ from .recipe import SEEING, SHOWN, DemoRecipe
 _EXAM_STEP = 1 << 30  # of the sampler's path: far behind every step of training
 _EXAM_BATCH = 64
 _LARGE = ("v2", "v3", "v4", "v5")
-_HEADS_ALONE = 200
+_HEADS_ALONE = 600
 _EXAMINED = SHOWN | {"v4": "multitask", "v5": "multitask"}  # what is to be seen in the end
 _TAUGHT = {"v3": READING, "v4": PLACING, "v5": SPARING}  # TEACHING before
 
@@ -165,8 +165,8 @@ def queries_of(eyes: dict[str, Tensor]) -> int:
     return len(eyes["qformer.query_tokens"])
 
 
-def load_eyes(session: Session, phase: str = SEEING[-1]) -> Eyes:
-    """The vision side as ``phase`` left it, the last of these if none is named, on the session's device."""
+def load_eyes(session: Session, phase: str = "look") -> Eyes:
+    """The vision side as ``phase`` left it, the last in which it learns if none is named, on the session's device."""
     state = session.weights(phase)["eyes"]
     eyes = Eyes(session.recipe, queries_of(state))
     eyes.load_state_dict(state)

@@ -46,6 +46,7 @@ from .telling import exam_conversations
 _STREAM = 9
 _EXAMS = 6
 _EXAM_PATH = 5
+_SEEN_AT_ONCE = 64
 
 
 def stage_config(recipe: DemoRecipe, phase: str) -> StageConfig:
@@ -189,22 +190,26 @@ def write_directory(session: Session, config: Any, state: dict[str, torch.Tensor
 
 
 class SmallExam:
-    """Held-out questions of the kinds of ``shown`` about pictures of their own (``size`` pixels), seen once."""
+    """Held-out questions of the kinds of ``shown`` about pictures of their own (``size`` pixels), whose patches are
+    seen once, by ``eyes``."""
 
-    def __init__(self, session: Session, shown: str, text: PhiBackbone, projector: nn.Module, size: int) -> None:
-        recipe = session.recipe
+    def __init__(
+        self, recipe: DemoRecipe, shown: str, eyes: Eyes, text: PhiBackbone, projector: nn.Module, size: int
+    ) -> None:
         kinds = tuple(kind for kind, _ in WORLD[shown].kinds)
         # A small input cannot show a word: no picture of the early stages has one, in training or here.
         asked = exam_conversations(recipe.exam, kinds, texts=0.3 if shown in ("multitask", "aimed") else 0.0)
         self._text, self._projector = text, projector
         self._asked = [replace(one, scene=None, picture=i) for i, (_, one) in enumerate(asked)]
-        self._visual = see_scenes(load_eyes(session), recipe, [scene for scene, _ in asked], size)
-        self._writer = RowWriter(Tokenizer.from_string(tokenizer_json()), session.recipe.queries)
+        self._qformer, self._patches = eyes.qformer, see_patches(eyes, recipe, [scene for scene, _ in asked], size)
+        self._writer = RowWriter(Tokenizer.from_string(tokenizer_json()), recipe.queries)
 
     def take(self) -> dict[str, float]:
         """Share of right answers by kind, and their mean."""
-        with torch.no_grad(), autocast(self._text.embed.weight.device):
-            kinds = quick_marks(self._writer, self._text, self._projector, self._visual, self._asked)
+        device = self._text.embed.weight.device
+        with torch.no_grad(), autocast(device):
+            rows = [self._qformer(some.to(device)).float().cpu() for some in self._patches.split(_SEEN_AT_ONCE)]
+            kinds = quick_marks(self._writer, self._text, self._projector, torch.cat(rows), self._asked)
         return {"mean": round(sum(kinds.values()) / len(kinds), 4), **kinds}
 
 
@@ -236,13 +241,13 @@ def _seconds_so_far(log: Path) -> float:
 
 
 @torch.no_grad()
-def see_scenes(eyes: Eyes, recipe: DemoRecipe, scenes: Sequence[Any], size: int, batch: int = 64) -> torch.Tensor:
-    """f32 [scenes, NQ, Q] of ``scenes`` drawn for an exam."""
+def see_patches(eyes: Eyes, recipe: DemoRecipe, scenes: Sequence[Any], size: int) -> torch.Tensor:
+    """f32 [scenes, I, E] of ``scenes`` drawn for an exam."""
     device = eyes.vision.pos_embed.device
     out = []
-    for start in range(0, len(scenes), batch):
-        pixels = pixels_of(recipe, scenes[start : start + batch], size, _EXAM_PATH, start).to(device)
-        out.append(eyes(pixels).float().cpu())
+    for start in range(0, len(scenes), _SEEN_AT_ONCE):
+        pixels = pixels_of(recipe, scenes[start : start + _SEEN_AT_ONCE], size, _EXAM_PATH, start).to(device)
+        out.append(eyes.patches(pixels).float().cpu())
     return torch.cat(out)
 
 
@@ -261,7 +266,7 @@ def run_stage(session: Session, phase: str) -> None:
     bar = Bar(session, phase, 0, config.steps)
     try:
         size = recipe.large_size if large else recipe.small_size
-        exam = SmallExam(session, SHOWN[phase], start.model.text, start.model.projector, size)
+        exam = SmallExam(recipe, SHOWN[phase], load_eyes(session), start.model.text, start.model.projector, size)
         told = ExamListener(session, phase, exam, bar)
         with ahead(batches.made, config.steps) as made:
             finished = train_stage(

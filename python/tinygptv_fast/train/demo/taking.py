@@ -3,7 +3,7 @@ model (``--words``).
 
 V1a to V3 are half of the recipe's minutes, and a model that is there has them in it. What is taken counts as done, with
 the source's hash in its record and the minutes that the source's own log gives for all that is in it. The heads are not
-in a directory: V4 teaches them first. A run's folder has them, and then V4 is taken, too.
+in a directory: V4 teaches them first. A run's folder has them, and then V4 and V5 are taken, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from ...checkpoint.directory import ModelDirectory, open_directory
 from ...config import ModelConfig
 from ...conversion import load_state
+from ...data.world_vocabulary import tokenizer_json
 from ...errors import CheckpointError, InvalidArgumentError
 from ...reference.projector import Projector
 from ...reference.vision import interpolate_position_embedding
@@ -29,6 +30,7 @@ from .recipe import KEPT, RECIPE_FILE, SEEING, STAGES, DemoRecipe, read_recipe
 from .seeing import queries_of
 
 TAKEN = SEEING[: SEEING.index("v4")]
+SEEN = ("v4", KEPT, SEEING[-1])  # what a run's folder has besides
 _TOLD = ("text", "look", *STAGES, "finish")  # what a language model has behind it
 _PARTS = ("vision.", "ln_vision.", "qformer.")
 
@@ -76,6 +78,8 @@ def take_words(session: Session, source: Path) -> None:
     wanted = session.recipe.model_config(session.recipe.large_size).text
     if directory.config.text != wanted:
         raise InvalidArgumentError(f"--words {source}: its text is {directory.config.text}, expected {wanted}")
+    if json.loads(directory.tokenizer_file.read_text(encoding="utf-8")) != json.loads(tokenizer_json()):
+        raise InvalidArgumentError(f"--words {source}: its vocabulary is another one, expected that of the drawn world")
     state = {name: tensor.float() for name, tensor in load_state(directory).items()}
     text = {name.removeprefix("text."): tensor for name, tensor in state.items() if name.startswith("text.")}
     projector = factored(state["projector.weight"], state["projector.bias"], session.recipe.projector_hidden)
@@ -91,7 +95,7 @@ def take_words(session: Session, source: Path) -> None:
 
 
 def take_run(session: Session, folder: Path) -> None:
-    """Leave what V1a to V4 and "text" would hand on, from the run in ``folder`` as its S4 left it: eyes, heads, words.
+    """Leave what V1a to V5 and "text" would hand on, from the run in ``folder`` as its S4 left it: eyes, heads, words.
 
     Raises as ``take_eyes`` does, InvalidArgumentError where that run has not come to the end of S4.
     """
@@ -101,14 +105,25 @@ def take_run(session: Session, folder: Path) -> None:
     write_log(run, source, {})
     take_eyes(session, source)
     directory = open_directory(source)
-    if not _taken(session, "v4", directory):
-        if session.path("v4").exists():
-            raise InvalidArgumentError(f"--further {folder}: v4 has begun in {session.folder}, expected a new run")
-        eyes, heads = session.weights(TAKEN[-1])["eyes"], run.weights(SEEING[-1])["heads"]
-        session.hand_on("v4", {"eyes": eyes, "heads": heads})
-        session.finish("v4", {"steps": 0, "seconds": 0.0, "exam": {}, "taken": directory.content_hash})
-        session.note(f"v4: heads taken from {folder}")
+    if not _taken(session, SEEN[-1], directory):
+        begun = [phase for phase in SEEN if session.path(phase).exists() and not _taken(session, phase, directory)]
+        if begun:
+            raise InvalidArgumentError(
+                f"--further {folder}: {begun[0]} has begun in {session.folder}, expected a new run"
+            )
+        seen = {"eyes": session.weights(TAKEN[-1])["eyes"], "heads": _heads(run)}
+        for phase in SEEN:
+            session.hand_on(phase, {"taken": directory.content_hash} if phase == KEPT else seen)
+            session.finish(phase, {"steps": 0, "seconds": 0.0, "exam": {}, "taken": directory.content_hash})
+        session.note(f"v4, v5: heads taken from {folder}")
     take_words(session, source)
+
+
+def _heads(run: Session) -> dict[str, Tensor]:
+    """Those that stood last on the rows of ``run``: before it had "look" teach them, V5's."""
+    looked = run.weights("look")
+    heads: dict[str, Tensor] = (looked if "heads" in looked else run.weights(SEEING[-1]))["heads"]
+    return heads
 
 
 def _taken(session: Session, phase: str, directory: ModelDirectory) -> bool:

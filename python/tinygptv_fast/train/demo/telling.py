@@ -5,8 +5,8 @@ The stages train only projections, norms and LoRA, so counting, comparing and wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -91,6 +91,17 @@ class Told:
         return [one for one in found if one.questions]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from: ``conversations``, the rows [P, NQ, Q] of the pictures they look at, and a loss that
+    comes on top of that of the answers; ``figures`` are logged."""
+
+    conversations: list[Conversation]
+    visual: Tensor | None = None
+    beside: Tensor | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
 class Telling:
     """The learner of phase "text"."""
 
@@ -117,23 +128,27 @@ class Telling:
         return MuonAdamW(named, self.settings.muon_lr, self.settings.adam_lr)
 
     def step(self, step: int) -> dict[str, float]:
-        conversations, visual = self.batch(step)
-        buckets = self.writer.write(conversations, _BUCKETS)
+        batch = self.batch(step)
+        buckets = self.writer.write(batch.conversations, _BUCKETS)
         loss = torch.zeros((), device=self.device)
         # One way back for all buckets: each weight is cast, and its gradient cast back, once a step.
         with autocast(self.device):
             for rows in buckets:
                 there = rows.to(self.device)
-                logits = answer_logits(self.text, self.projector, visual, there)
+                logits = answer_logits(self.text, self.projector, batch.visual, there)
                 loss = loss + answer_loss(logits, there, self.numbers)
         loss = loss / sum(float(rows.weight.sum()) for rows in buckets)
-        loss.backward()
-        self.optimiser.step(self.settings.rate(step))
-        return {"loss": loss.item(), "tokens": sum(rows.ids.numel() for rows in buckets)}
+        (loss if batch.beside is None else loss + batch.beside).backward()
+        self.learn(self.settings.rate(step))
+        return {"loss": loss.item(), "tokens": sum(rows.ids.numel() for rows in buckets), **batch.figures}
 
-    def batch(self, step: int) -> tuple[list[Conversation], Tensor | None]:
-        """The conversations of a step, and the rows [P, NQ, Q] of the pictures they look at."""
-        return self.made(step), None
+    def batch(self, step: int) -> Batch:
+        """What step ``step`` learns from."""
+        return Batch(self.made(step))
+
+    def learn(self, rate: float) -> None:
+        """Take the step whose gradients are there."""
+        self.optimiser.step(rate)
 
     @torch.no_grad()
     def exam(self) -> dict[str, float]:
