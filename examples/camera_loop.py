@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, help="frames as files; without it, scenes are drawn")
     parser.add_argument("--fps", type=float, default=30, help="frames a second (default: 30)")
     parser.add_argument("--change", type=float, default=0.02, help="difference that counts as a change (default: 0.02)")
-    parser.add_argument("--question", default="How many things are there?")
+    parser.add_argument("--question", default="How many shapes are there?")
     parser.add_argument("--model", default="demo", help="a model directory (default: the shipped demo)")
     arguments = parser.parse_args()
     gate, place = ChangeGate(arguments.change), Newest()

@@ -39,7 +39,7 @@ def talk(model: OriginalModel, picture: Any, quirks: bool) -> None:
 def evaluate(model: OriginalModel, picture: Any) -> None:
     """eval_vqa.py: a batch of pixels and whole prompts; and the ranking that its hateful-memes score rests on."""
     images = torch.stack([model.vis_processor(picture)] * 2)
-    questions = ("How many things are there?", "What colour is the star?")
+    questions = ("How many shapes are there?", "What colour is the star?")
     texts = [f"###Human: <Img><ImageHere></Img> [vqa] {question}###Assistant: " for question in questions]
     for question, answer in zip(questions, model.generate(images, texts, max_new_tokens=20), strict=True):
         print(f"generate: {question} -> {answer.strip()}")

@@ -17,7 +17,7 @@ from tinygptv_fast.data.world.drawing import draw
 from tinygptv_fast.data.world.layout import arrange
 
 SCENES = ("red circle left of blue star", "two plain hearts", "green ring above yellow cross", "blue square")
-QUESTIONS = (("How many things are there?", "vqa"), (None, "grounding"))  # a short answer, and a long one
+QUESTIONS = (("How many shapes are there?", "vqa"), (None, "grounding"))  # a short answer, and a long one
 
 
 def serve(model: tgv.TinyGPTV, picture: Any, deadline_ms: float) -> list[tgv.Answer]:

@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
     picture = arguments[0] if arguments else draw(arrange("red circle left of blue star", 5), 384)
     with tgv.TinyGPTV.from_pretrained(arguments[1] if len(arguments) > 1 else "demo") as model:
         # One question. The answer knows how probable it was and how long each part took.
-        answer = model.generate(picture, "How many things are there?", task="vqa")
+        answer = model.generate(picture, "How many shapes are there?", task="vqa")
         print(f"{answer.text}  (probability {answer.probability:.2f}, {answer.timings.total:.0f} ms)")
 
         # The picture is encoded once and asked many times; the state can be saved, and needs no vision tower.

@@ -16,7 +16,7 @@ import tinygptv_fast as tgv
 from tinygptv_fast.data.world.drawing import draw
 from tinygptv_fast.data.world.layout import arrange
 
-QUESTIONS = ["How many things are there?", "What colour is the star?", "What shape is red?"]
+QUESTIONS = ["How many shapes are there?", "What colour is the star?", "What shape is red?"]
 
 
 async def follow(model: tgv.TinyGPTV, state: Any, name: str, question: str) -> str:

@@ -40,7 +40,7 @@ def test_quickstart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyt
     monkeypatch.chdir(tmp_path)
     run("quickstart.py", monkeypatch)
     out = capsys.readouterr().out
-    assert re.match(r"\S+  \(probability [01]\.\d\d, \d+ ms\)\n", out) and "the red circle: [" in out
+    assert re.match(r"2  \(probability [01]\.\d\d, \d+ ms\)\n", out) and "the red circle: [" in out
     assert re.search(r"  red: [01]\.\d{3}\n", out) and not list(tmp_path.iterdir())
 
 

@@ -207,7 +207,7 @@ def _end(asked: list[_Asked], answers: list[Answer], files: dict[str, str], seed
     shown = str(image) if image is not None else files["picture"]
     screen.print("\nTry next:", style="bold")
     for line in (
-        f'tinygptv ask {shown} "How many things are there?" --task vqa --model demo',
+        f'tinygptv ask {shown} "How many shapes are there?" --task vqa --model demo',
         'tinygptv draw "red star left of blue ring" && '
         'tinygptv refer drawing.png "the red star" --model demo --draw found.png',
         "tinygptv doctor",

@@ -16,11 +16,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "ask": (
         'tinygptv ask picture.png "What colour is the circle?" --model demo',
         'tinygptv ask street.jpg "the red car" --task refer --draw boxes.png --model ./my-model',
-        'cat picture.png | tinygptv ask - "How many things are there?" --json --model demo',
-        """tinygptv ask '*.png' -q "How many things are there?" --task vqa --out answers.jsonl --model demo""",
+        'cat picture.png | tinygptv ask - "How many shapes are there?" --json --model demo',
+        """tinygptv ask '*.png' -q "How many shapes are there?" --task vqa --out answers.jsonl --model demo""",
         'tinygptv ask none "What is a triangle?" --model ./phi-2',
         'tinygptv ask picture.png "What colour is the circle?" --choices red,green,blue --model demo',
-        'tinygptv ask picture.png "How many things are there?" --regex "[0-9]{1,2}" --model demo',
+        'tinygptv ask picture.png "How many shapes are there?" --regex "[0-9]{1,2}" --model demo',
         'tinygptv ask picture.png "Which colour, and how many?" --json-schema ./schema.json --model demo',
     ),
     "caption": (
