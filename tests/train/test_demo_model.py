@@ -70,6 +70,13 @@ def least(stated: float, count: int) -> float:
     return stated - 3 * (stated * (1 - stated) / count) ** 0.5
 
 
+def test_answers_say_how_likely_they_are_right(model: tgv.TinyGPTV) -> None:
+    """A model that is trained anew needs a calibration anew."""
+    item = make_exam(QUESTIONS, seed=SEED)[0]
+    answer = model.generate(draw(item.scene, SIDE), item.question.prompt, task=item.question.task)
+    assert answer.confidence is not None and 0 < answer.confidence < 1
+
+
 def test_right_on_fresh_pictures_and_not_on_grey(model: tgv.TinyGPTV, log: dict[str, Any]) -> None:
     items = make_exam(QUESTIONS, seed=SEED)
     given = answers(model, items)

@@ -25,7 +25,7 @@ from ..precision import autocast
 from ..stages.interrupt import stop_on_interrupt
 from .loop import Bar, Paused, Session, check_marks, marks, write_json
 from .pictures import Eyes, pixels_of, scenes_of
-from .recipe import ASKED, CACHES, KEPT, SHOWN, DemoRecipe
+from .recipe import ASKED, CACHED, CACHES, KEPT, SHOWN, DemoRecipe
 from .seeing import load_eyes
 
 BLOCK = 64
@@ -55,15 +55,14 @@ def block_rows(eyes: Eyes, patches: Cache, first: int, count: int) -> np.ndarray
     return rows.float().cpu().numpy().astype(np.float16)
 
 
-def size_of(recipe: DemoRecipe, phase: str, shown: str) -> int:
-    """The size of the pictures of a file of ``phase``."""
-    small = phase == CACHES[0] or (phase != CACHES[1] and shown not in (SHOWN["v5"], "multitask"))
-    return recipe.small_size if small else recipe.large_size
+def size_of(recipe: DemoRecipe, shown: str) -> int:
+    """The size of the pictures of a file."""
+    return recipe.large_size if shown in (SHOWN["v5"], CACHED["s4"]) else recipe.small_size
 
 
 def shape_of(recipe: DemoRecipe, phase: str, shown: str) -> tuple[int, int]:
     """What is kept of each picture: patches [I, E] or rows [NQ, Q]."""
-    config = recipe.model_config(size_of(recipe, phase, shown))
+    config = recipe.model_config(size_of(recipe, shown))
     assert config.vision is not None and config.qformer is not None
     if phase in (KEPT, ASKED):
         return config.vision.tokens, config.vision.width
@@ -140,7 +139,7 @@ def _blocks(session: Session, phase: str, shown: str, eyes: Eyes) -> Callable[[i
     """What gives (first, count) pictures of a file of ``phase``."""
     if phase in CACHES:
         return partial(block_rows, eyes, open_patches(session, shown))
-    return partial(block_patches, eyes, session.recipe, shown, size_of(session.recipe, phase, shown))
+    return partial(block_patches, eyes, session.recipe, shown, size_of(session.recipe, shown))
 
 
 class Cache:
