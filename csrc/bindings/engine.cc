@@ -61,10 +61,6 @@ uint64_t seed_of(const py::int_& seed) {
   }
 }
 
-std::vector<std::string> strings_of(const std::vector<py::bytes>& list) {
-  return {list.begin(), list.end()};
-}
-
 int64_t submit(Engine& self, engine::Submission&& submission) {
   py::gil_scoped_release release;
   return self.submit(std::move(submission));

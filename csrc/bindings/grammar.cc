@@ -19,10 +19,6 @@ using engine::BoxGrammar;
 using engine::BoxVocabulary;
 using engine::Guidance;
 
-std::vector<std::string> strings_of(const std::vector<py::bytes>& list) {
-  return {list.begin(), list.end()};
-}
-
 GrammarHandle box_grammar(const std::vector<py::bytes>& token_bytes) {
   const std::vector<std::string> texts = strings_of(token_bytes);
   py::gil_scoped_release release;

@@ -1,8 +1,12 @@
 // Grammars as Python has them.
 #pragma once
 
+#include <pybind11/pybind11.h>
+
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "engine/grammar.h"
 
@@ -19,5 +23,10 @@ class GrammarHandle {
  private:
   std::shared_ptr<const engine::Grammar> grammar_;
 };
+
+// Bytes of Python, the texts of a vocabulary for instance, copied.
+inline std::vector<std::string> strings_of(const std::vector<pybind11::bytes>& list) {
+  return {list.begin(), list.end()};
+}
 
 }  // namespace tgv::bindings

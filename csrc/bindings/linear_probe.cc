@@ -6,25 +6,17 @@
 
 #include "base/errors.h"
 #include "bindings/bindings.h"
+#include "bindings/weight_sources.h"
 
 namespace tgv::bindings {
 
 namespace {
 
-cpu::WeightKind kind_of(const std::string& name) {
-  for (const cpu::WeightKind kind : {cpu::WeightKind::kInt4, cpu::WeightKind::kInt8,
-                                     cpu::WeightKind::kBF16, cpu::WeightKind::kF32}) {
-    if (name == cpu::weight_kind_name(kind)) return kind;
-  }
-  throw InvalidArgument(
-      concat("kind is '", name.substr(0, 40), "', expected int4, int8, bf16 or f32"));
-}
-
 std::vector<py::dict> linear_probe(const std::vector<int64_t>& tokens, const std::string& kind,
                                    int64_t group_size, bool symmetric, int64_t width, int layers,
                                    int rounds, int window, int threads, const std::string& isa) {
   cpu::LinearProbeOptions options;
-  options.kind = kind_of(kind);
+  options.kind = weight_kind_of("kind", kind);
   options.group_size = group_size;
   options.symmetric = symmetric;
   options.width = width;

@@ -17,11 +17,6 @@ namespace tgv::bindings {
 
 namespace {
 
-template <class T>
-T* data_of(const TensorView& view) {
-  return static_cast<T*>(view.data);
-}
-
 // Throws unless a matrix of this shape can be packed.
 cpu::LinearShape checked(const cpu::LinearShape& shape) {
   if (const char* why = cpu::linear_shape_why_not(shape)) {

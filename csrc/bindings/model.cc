@@ -43,30 +43,16 @@ using cpu::WeightKind;
 using AnyDict = py::typing::Dict<py::str, py::object>;
 
 // --- from Python -------------------------------------------------------------------------------
-WeightKind kind_of(const std::string& name) {
-  if (name == "int4") return WeightKind::kInt4;
-  if (name == "int8") return WeightKind::kInt8;
-  if (name == "bf16") return WeightKind::kBF16;
-  if (name == "f32") return WeightKind::kF32;
-  throw InvalidArgument(
-      tgv::concat("form is '", name.substr(0, 40), "', expected 'int4', 'int8', 'bf16' or 'f32'"));
-}
-
-const char* kind_text(WeightKind kind) {
-  constexpr const char* names[] = {"int4", "int8", "bf16", "f32"};
-  return names[static_cast<int>(kind)];
-}
-
 model::Forms::Matrix matrix_form(const FormTuple& form) {
   const auto& [kind, group_size, symmetric] = form;
-  return {kind_of(kind), group_size, symmetric};
+  return {weight_kind_of("form", kind), group_size, symmetric};
 }
 
 model::Forms forms_of(const py::dict& fields) {
   model::Forms forms;
   forms.body = matrix_form(taken<FormTuple>(fields, "body", "forms"));
   forms.head = matrix_form(taken<FormTuple>(fields, "head", "forms"));
-  switch (kind_of(taken<std::string>(fields, "embedding", "forms"))) {
+  switch (weight_kind_of("form", taken<std::string>(fields, "embedding", "forms"))) {
     case WeightKind::kInt8:
       forms.embedding = cpu::EmbeddingKind::kInt8;
       return forms;
@@ -159,7 +145,7 @@ std::vector<std::tuple<std::string, std::string, std::vector<int64_t>>> entries(
   std::vector<std::tuple<std::string, std::string, std::vector<int64_t>>> out;
   for (const model::Entry& entry : handle.any().plan().entries()) {
     if (entry.role == model::Role::kMatrix) {
-      out.emplace_back(entry.name, kind_text(entry.matrix.kind),
+      out.emplace_back(entry.name, cpu::weight_kind_name(entry.matrix.kind),
                        std::vector<int64_t>{entry.matrix.rows, entry.matrix.columns});
     } else if (entry.role == model::Role::kEmbedding) {
       constexpr const char* names[] = {"f32", "bf16", "int8"};

@@ -16,11 +16,6 @@ namespace tgv::bindings {
 
 namespace {
 
-template <class T>
-T* data_of(const TensorView& view) {
-  return static_cast<T*>(view.data);
-}
-
 std::pair<int64_t, int64_t> quantize_int4(const py::buffer& qweight, const py::buffer& scales,
                                           const std::optional<py::buffer>& zeros,
                                           const py::buffer& error, const py::buffer& norm,

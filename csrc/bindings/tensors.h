@@ -14,6 +14,12 @@ namespace tgv::bindings {
 // element type the core does not know.
 TensorView view_of(const pybind11::buffer& buffer, const std::string& argument);
 
+// The elements of a view whose type has been matched.
+template <class T>
+T* data_of(const TensorView& view) {
+  return static_cast<T*>(view.data);
+}
+
 // Throws InvalidArgument unless the memory of `out` and that of `in`, both contiguous, have no byte
 // in common.
 void check_apart(const std::string& out_name, const TensorView& out, const std::string& in_name,

@@ -5,14 +5,14 @@
 
 namespace tgv::bindings {
 
-namespace {
-
-template <class T>
-const T* data_of(const TensorView& view) {
-  return static_cast<const T*>(view.data);
+cpu::WeightKind weight_kind_of(const std::string& argument, const std::string& name) {
+  using enum cpu::WeightKind;
+  for (const cpu::WeightKind kind : {kInt4, kInt8, kBF16, kF32}) {
+    if (name == cpu::weight_kind_name(kind)) return kind;
+  }
+  throw InvalidArgument(concat(argument, " is '", name.substr(0, 40),
+                               "', expected 'int4', 'int8', 'bf16' or 'f32'"));
 }
-
-}  // namespace
 
 model::Architecture architecture_of(const py::dict& fields) {
   const char* what = "architecture";
@@ -55,12 +55,12 @@ model::MatrixSource int4_source(const MatrixSize& size, const py::buffer& qweigh
   sizes.match("qweight", q, {N, (K + 1) / 2}, {DType::kU8});
   sizes.match("scales", s, {N, groups}, {DType::kF16});
   model::MatrixSource source;
-  source.int4 = data_of<uint8_t>(q);
-  source.scales = data_of<uint16_t>(s);
+  source.int4 = data_of<const uint8_t>(q);
+  source.scales = data_of<const uint16_t>(s);
   if (zeros) {
     const TensorView z = view_of(*zeros, "zeros");
     sizes.match("zeros", z, {N, (groups + 1) / 2}, {DType::kU8});
-    source.zeros = data_of<uint8_t>(z);
+    source.zeros = data_of<const uint8_t>(z);
   }
   return source;
 }
@@ -72,8 +72,8 @@ model::MatrixSource int8_source(const MatrixSize& size, const py::buffer& qweigh
   sizes.match("qweight", q, {size.rows, size.columns}, {DType::kI8});
   sizes.match("scales", s, {size.rows}, {DType::kF32});
   model::MatrixSource source;
-  source.int8 = data_of<int8_t>(q);
-  source.row_scales = data_of<float>(s);
+  source.int8 = data_of<const int8_t>(q);
+  source.row_scales = data_of<const float>(s);
   return source;
 }
 
@@ -82,7 +82,7 @@ model::MatrixSource f32_source(const MatrixSize& size, const py::buffer& values)
   const TensorView v = view_of(values, "values");
   sizes.match("values", v, {size.rows, size.columns}, {DType::kF32});
   model::MatrixSource source;
-  source.f32 = data_of<float>(v);
+  source.f32 = data_of<const float>(v);
   return source;
 }
 
@@ -101,7 +101,7 @@ std::span<const float> vector_source(const py::buffer& values) {
   const TensorView v = view_of(values, "values");
   Sizes sizes;
   sizes.match("values", v, {"N"}, {DType::kF32});
-  return {data_of<float>(v), static_cast<size_t>(sizes["N"])};
+  return {data_of<const float>(v), static_cast<size_t>(sizes["N"])};
 }
 
 }  // namespace tgv::bindings

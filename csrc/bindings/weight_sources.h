@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "base/errors.h"
+#include "kernels/cpu/linear.h"
 #include "model/matrix_source.h"
 #include "model/plan.h"
 
@@ -32,6 +33,9 @@ T taken(const py::dict& fields, const char* name, const char* what) {
                                       ", which is of another type than expected"));
   }
 }
+
+// Throws InvalidArgument, naming `argument`, for a name that is none.
+cpu::WeightKind weight_kind_of(const std::string& argument, const std::string& name);
 
 model::Architecture architecture_of(const py::dict& fields);  // of a TextConfig
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import InvalidArgumentError
+from ..heap import keep_heap
 from . import options
 from .models import note, use_threads
 from .options import check_exists, need_model
@@ -270,6 +271,7 @@ def _run(what: Launch, title: str, minutes: float | None, threads: int | None, q
     from ..train.stages.report import bar
 
     use_threads(threads, what.world.local_size)
+    keep_heap()
     with what.world.agreeing(), progress("reading", quiet=quiet) as report:
         batches = batches_of(what, report)
     ends = None if minutes is None else time.monotonic() + 60 * minutes
