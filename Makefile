@@ -4,6 +4,7 @@
 #   CXX          the C++ compiler
 #   TORCH_INDEX  an extra package index, for CPU-only torch: https://download.pytorch.org/whl/cpu
 #   VENV         where the environment lives
+#   PYTEST_ARGS  what pytest is told
 
 PYTHON ?= python3
 ifeq ($(origin CXX),default)
@@ -12,6 +13,8 @@ endif
 export CXX
 TORCH_INDEX ?=
 VENV ?= .venv
+# A process for each processor, four at most: each holds torch and models. The tests of a file share one.
+PYTEST_ARGS ?= -n logical --maxprocesses 4 --dist loadfile
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))

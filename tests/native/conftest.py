@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,7 +47,9 @@ def cpp_build() -> Path:
         configure = [find_tool("cmake"), "-S", str(REPOSITORY), "-B", str(folder), "-G", "Ninja", "-DTINYGPTV_TESTS=ON"]
         commands.append([*configure, f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}"])
     commands.append([find_tool("cmake"), "--build", str(folder), "--target", "cpp_tests", "--parallel", "2"])
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # of two processes with tests that need it, the first builds it
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return folder

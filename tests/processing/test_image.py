@@ -223,7 +223,7 @@ def test_random_damage_never_escapes_as_another_error() -> None:
         "/dev/zero",
         os.curdir,
     ],
-    ids=lambda value: f"{type(value).__name__}-{str(getattr(value, 'shape', value))[:24]!r}",
+    ids=lambda value: f"{type(value).__name__}-{str(getattr(value, 'shape', value))[:19]!r}",  # of an object no address
 )
 def test_what_is_no_picture(value: Any) -> None:
     with pytest.raises(ImageError, match=r"^image is") as caught:
