@@ -21,6 +21,15 @@ def find_tool(name: str) -> str:
     assert found, f"{name} is needed to build the C++ tests; `make install` brings it"
     return found
 
+_BUILDING_S = 1200.0  # most that compiling the C++ tests may take, on two slow processors with other tests beside it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test of a process is the first to need the build waits for all of it."""
+    for item in items:
+        if "cpp_build" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(_BUILDING_S), append=False)
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:

@@ -76,6 +76,7 @@ class SceneSpec:
 EASY = SceneSpec(max_things=3, sizes=("medium", "large"), overlap=0.0)
 FULL = SceneSpec()
 CROWDED = SceneSpec(min_things=4)
+PACKED = SceneSpec(min_things=5)
 TEXT = SceneSpec(max_things=5, texts=1.0)
 EMPTY = SceneSpec(empty=True)
 
