@@ -10,8 +10,8 @@ cpu::WeightKind weight_kind_of(const std::string& argument, const std::string& n
   for (const cpu::WeightKind kind : {kInt4, kInt8, kBF16, kF32}) {
     if (name == cpu::weight_kind_name(kind)) return kind;
   }
-  throw InvalidArgument(concat(argument, " is '", name.substr(0, 40),
-                               "', expected 'int4', 'int8', 'bf16' or 'f32'"));
+  throw InvalidArgument(
+      concat(argument, " is '", name.substr(0, 40), "', expected 'int4', 'int8', 'bf16' or 'f32'"));
 }
 
 model::Architecture architecture_of(const py::dict& fields) {

@@ -21,6 +21,7 @@ def find_tool(name: str) -> str:
     assert found, f"{name} is needed to build the C++ tests; `make install` brings it"
     return found
 
+
 _BUILDING_S = 1200.0  # most that compiling the C++ tests may take, on two slow processors with other tests beside it
 
 
