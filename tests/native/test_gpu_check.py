@@ -151,7 +151,7 @@ def test_what_a_gpu_will_be_asked(
     if program == "gpu_ops.py":  # kernels, without an engine around them
         environment["TINYGPTV_CUDA_EMULATION"] = str(cpp_build / "csrc" / "tests" / "libtinygptv_cuda_emulated.so")
     command = [sys.executable, repository / "benchmarks" / program, repository / "python", "--device", "cpu", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=840, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [one["name"] for one in lines] == names
