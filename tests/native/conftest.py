@@ -22,7 +22,9 @@ def find_tool(name: str) -> str:
     return found
 
 
-_BUILDING_S = 1200.0  # most that compiling the C++ tests may take, on two slow processors with other tests beside it
+_BUILDING_S = (
+    1200.0  # most that compiling the C++ tests may take, beside other tests; under QEMU a test takes minutes, too
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -64,13 +64,11 @@ def finished(
         yield result
 
 
-@pytest.mark.timeout(600)  # the first test that needs the build also compiles it
 @pytest.mark.parametrize("name", THREADED)
 def test_threaded_executable(cpp_build: Path, name: str) -> None:
     check(run(cpp_build, name))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [name for name in EXECUTABLES if name not in THREADED])
 def test_executable(finished: Callable[[str], subprocess.CompletedProcess[str]], name: str) -> None:
     check(finished(name))

@@ -16,8 +16,6 @@ KERNELS = ("linear_test", "attention_test", "norm_test", "embedding_test", "samp
 pytestmark = pytest.mark.skipif(QEMU is None or platform.machine() != "x86_64", reason="no qemu")
 
 
-# Emulation is some thirty times slower, and the first test that needs the build also compiles it.
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", KERNELS)
 def test_on_haswell(cpp_build: Path, name: str) -> None:
     assert QEMU is not None
@@ -28,7 +26,6 @@ def test_on_haswell(cpp_build: Path, name: str) -> None:
     assert ", 0 failed" in done.stdout
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("cpu", "isas"), [("Nehalem", ["portable"]), ("Haswell", ["portable", "avx2"])])
 def test_the_emulated_cpu_is_an_older_one(cpp_build: Path, cpu: str, isas: list[str]) -> None:
     assert QEMU is not None

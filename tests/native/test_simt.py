@@ -37,7 +37,6 @@ def torch_encode(name: str, values: np.ndarray) -> np.ndarray:
     return codes.numpy().astype(np.uint16)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_code_decodes_as_torch_does(cpp_build: Path, tmp_path: Path, name: str) -> None:
     expected = torch_decode(name)

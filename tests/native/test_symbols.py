@@ -30,7 +30,6 @@ def isa_objects(build: Path) -> list[Path]:
     return sorted(build.glob("**/tgv_isa_*.dir/**/*.o"))
 
 
-@pytest.mark.timeout(600)
 def test_isa_objects_have_no_weak_symbols(cpp_build: Path, repository: Path) -> None:
     objects = isa_objects(cpp_build)
     declared = "tgv_add_isa_sources(" in (repository / "csrc/kernels/cpu/sources.cmake").read_text(encoding="utf-8")

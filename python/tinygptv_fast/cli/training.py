@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import InvalidArgumentError
-from ..heap import keep_heap
 from . import options
 from .models import note, use_threads
 from .options import check_exists, need_model
@@ -267,6 +266,7 @@ def _launch(
 
 
 def _run(what: Launch, title: str, minutes: float | None, threads: int | None, quiet: bool) -> tuple[Trainer, bool]:
+    from ..heap import keep_heap
     from ..train.stages.launch import batches_of, launch
     from ..train.stages.report import bar
 
