@@ -22,9 +22,7 @@ def find_tool(name: str) -> str:
     return found
 
 
-_BUILDING_S = (
-    1200.0  # most that compiling the C++ tests may take, beside other tests; under QEMU a test takes minutes, too
-)
+_BUILDING_S = 1200.0  # most that compiling the C++ tests may take, beside other tests; QEMU too is slow
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
