@@ -16,6 +16,7 @@ from tinygptv_fast.train.demo.looking import Looked, Looking
 from tinygptv_fast.train.demo.pictures import Eyes
 from tinygptv_fast.train.demo.recipe import SHOWN, TINY, DemoRecipe
 from tinygptv_fast.train.demo.stages import SmallExam
+from tinygptv_fast.train.precision import autocast
 
 SMALLEST = TINY.scaled(0.001)
 SHOWN_OF = {"pretrain": "instruct", "multitask": "multitask"}
@@ -46,8 +47,8 @@ def test_a_step_looks_at_kept_patches_and_at_words(tmp_path: Path) -> None:
     for cache, shown in caches:  # the rows and labels of the pictures that are asked about, in that order
         pictures, things = views.seen[cache.shown]
         assert pictures.tolist() == sorted(set(pictures.tolist()))
-        with torch.no_grad():
-            rows = learner.eyes.qformer(cache.some(pictures).float())
+        with torch.no_grad(), autocast(torch.device("cpu")):
+            rows = learner.eyes.qformer(cache.some(pictures).float()).float()
         assert torch.equal(rows, batch.visual[first : first + len(pictures)])
         scenes = [training_scene(recipe.seed, cache.shown, 0, at) for at in pictures]
         assert things.counts == tuple(len(scene.things) for scene in scenes)

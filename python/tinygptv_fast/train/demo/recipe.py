@@ -187,10 +187,10 @@ class DemoRecipe:
     def further(self) -> DemoRecipe:
         """For a run that begins with the eyes and the words of a model that has been through all of this: fewer steps,
         and lower rates in "look", since it is to keep what it has. V4 does no more than teach new heads."""
-        steps = {"v4": 600, "v5": 2000, "look": 2200, "s1": 40, "s2": 40, "s3": 40, "s4": 240, "finish": 600}
+        steps = {"v4": 600, "v5": 2000, "look": 2700, "s1": 40, "s2": 40, "s3": 40, "s4": 240, "finish": 800}
         changed: dict[str, Any] = {name: dataclasses.replace(getattr(self, name), steps=n) for name, n in steps.items()}
         changed["look"] = dataclasses.replace(changed["look"], muon_lr=0.004, adam_lr=7e-4, decay=0.85)
-        changed |= {"kept_large": 20000, "warm_up": 3200, "pretrain": 8000, "multitask": 20000}
+        changed |= {"kept_large": 20000, "warm_up": 3200, "pretrain": 8000, "multitask": 28000}
         return dataclasses.replace(self, **changed)
 
     def on_gpu(self, factor: int = 4) -> DemoRecipe:
