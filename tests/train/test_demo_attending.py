@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tinygptv_fast.errors import CheckpointError, InvalidArgumentError
 from tinygptv_fast.train.demo.attending import Attending, Met, attend, labels_kept, widened
-from tinygptv_fast.train.demo.cache import Blocks, Cache, fill, open_patches, patches_of
+from tinygptv_fast.train.demo.cache import Cache, block_patches, fill, open_patches
 from tinygptv_fast.train.demo.loop import Paused, Session
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of, pixels_of, scenes_of
 from tinygptv_fast.train.demo.recipe import KEPT, TINY, DemoRecipe
@@ -50,9 +50,8 @@ def test_what_is_kept_is_what_the_tower_says(kept: Session) -> None:
         assert len(cache) == RECIPE.cached(KEPT)[shown] == (32 if shown == "full" else 40)
         some = cache.some(np.array([5, 2]))
         assert some.dtype == torch.float16 and some.shape == (2, tokens, RECIPE.vision_width)
-        drawn = Blocks(RECIPE, shown, len(cache))(0)
-        assert drawn.shape == (len(cache), 3, size, size)
-        assert np.array_equal(some.numpy(), patches_of(eyes, drawn)[[5, 2]])
+        block = block_patches(eyes, RECIPE, shown, size, 0, 32)
+        assert np.array_equal(some.numpy(), block[[5, 2]])
 
 
 def test_every_picture_is_met_before_any_comes_again() -> None:

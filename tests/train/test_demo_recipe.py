@@ -23,7 +23,7 @@ from tinygptv_fast.processing.tokenizer import Tokenizer
 from tinygptv_fast.reference.loss import IGNORE
 from tinygptv_fast.train.coordinates import blurred_cross_entropy
 from tinygptv_fast.train.demo import command
-from tinygptv_fast.train.demo.cache import BLOCK, Blocks, Cache, patches_of, rows_of
+from tinygptv_fast.train.demo.cache import Cache, block_patches, block_rows
 from tinygptv_fast.train.demo.loop import Paused, Session, run_phase
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of, pixels_of, scenes_of
 from tinygptv_fast.train.demo.recipe import PHASES, TINY, DemoRecipe, first_use
@@ -177,20 +177,20 @@ def test_another_start_is_refused(tmp_path: Path) -> None:
 def test_what_is_kept_is_a_function_of_the_picture(tmp_path: Path) -> None:
     torch.manual_seed(0)
     eyes = Eyes(SMALLEST).eval()
-    for shown, size in (("pretrain", 64), ("multitask", 128)):
-        blocks = Blocks(SMALLEST, shown, BLOCK + 4)
-        assert len(blocks) == 2
-        first = patches_of(eyes, blocks(1))
+    for size in (64, 128):
+        first = block_patches(eyes, SMALLEST, "pretrain", size, 64, 4)
+        block_patches(eyes, SMALLEST, "pretrain", size, 0, 8)
+        again = block_patches(eyes, SMALLEST, "pretrain", size, 64, 4)
         assert first.dtype == np.float16 and first.shape == (4, (size // 8) ** 2 + 1, SMALLEST.vision_width)
-        other = patches_of(eyes, blocks(0)[:4])
-        assert np.array_equal(first, patches_of(eyes, blocks(1))) and not np.array_equal(first, other)
-        np.save(tmp_path / "kept.npy", np.concatenate([first, first]))
-        kept = Cache(tmp_path / "kept.npy", shown)
-        rows = rows_of(eyes, kept.some(np.arange(4)))
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, block_patches(eyes, SMALLEST, "pretrain", size, 68, 4))
+        np.save(tmp_path / "pretrain.npy", np.concatenate([first, again]))
+        kept = Cache(tmp_path / "pretrain.npy", "pretrain")
+        rows = block_rows(eyes, kept, 0, 4)
         assert rows.dtype == np.float16 and rows.shape == (4, SMALLEST.queries, SMALLEST.vision_width)
-        assert np.array_equal(rows, rows_of(eyes, kept.some(np.arange(4, 8))))
+        assert np.array_equal(rows, block_rows(eyes, kept, 4, 4))
         with torch.no_grad():  # half a unit in the last place of float16, where rows reach 4 and patches likewise
-            whole = eyes(pixels_of(SMALLEST, scenes_of(SMALLEST, shown, 0, range(64, 68)), size, 4, size, 64))
+            whole = eyes(pixels_of(SMALLEST, scenes_of(SMALLEST, "pretrain", 0, range(64, 68)), size, 4, size, 64))
         assert np.abs(rows - whole.numpy()).max() < 0.02
 
 

@@ -8,24 +8,21 @@ that begin at multiples of 64, so that what is kept of a picture does not depend
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ...checkpoint.writer import reserve
 from ...errors import CheckpointError
 from ..precision import autocast
 from ..stages.interrupt import stop_on_interrupt
-from .ahead import ahead
 from .loop import Bar, Paused, Session, check_marks, marks, write_json
 from .pictures import Eyes, pixels_of, scenes_of
 from .recipe import ASKED, CACHED, CACHES, KEPT, SHOWN, DemoRecipe
@@ -37,38 +34,24 @@ _FLUSH_SECONDS = 30.0
 _PROGRESS = "progress.json"
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """The first ``total`` pictures of ``shown``, block by block: f32 [n, 3, S, S] of its number."""
-
-    recipe: DemoRecipe
-    shown: str
-    total: int
-
-    def __call__(self, block: int) -> Tensor:
-        size, first = size_of(self.recipe, self.shown), block * BLOCK
-        scenes = scenes_of(self.recipe, self.shown, 0, range(first, min(first + BLOCK, self.total)))
-        return pixels_of(self.recipe, scenes, size, _PATH, size, first)
-
-    def __len__(self) -> int:
-        return -(-self.total // BLOCK)
-
-
 @torch.no_grad()
-def patches_of(eyes: Eyes, pixels: Tensor) -> np.ndarray:
-    """float16 [n, I, E] of the tower, normalised, of f32 [n, 3, S, S]."""
+def block_patches(eyes: Eyes, recipe: DemoRecipe, shown: str, size: int, first: int, count: int) -> np.ndarray:
+    """float16 [count, I, E] of the tower, normalised, of pictures ``first`` and on: a function of its arguments."""
     device = eyes.vision.pos_embed.device
+    scenes = scenes_of(recipe, shown, 0, range(first, first + count))
+    pixels = pixels_of(recipe, scenes, size, _PATH, size, first).to(device)
     with autocast(device):
-        patches = eyes.patches(pixels.to(device))
+        patches = eyes.patches(pixels)
     return patches.float().cpu().numpy().astype(np.float16)
 
 
 @torch.no_grad()
-def rows_of(eyes: Eyes, patches: Tensor) -> np.ndarray:
-    """float16 [n, NQ, Q], the Q-Former's rows of f16 [n, I, E]."""
+def block_rows(eyes: Eyes, patches: Cache, first: int, count: int) -> np.ndarray:
+    """float16 [count, NQ, Q], the Q-Former's rows of the same: a function of its arguments."""
     device = eyes.vision.pos_embed.device
+    seen = patches.some(np.arange(first, first + count)).to(device)
     with autocast(device):
-        rows = eyes.qformer(patches.to(device).float())
+        rows = eyes.qformer(seen.float())
     return rows.float().cpu().numpy().astype(np.float16)
 
 
@@ -120,31 +103,31 @@ def fill(session: Session, phase: str) -> None:
     try:
         with stop_on_interrupt() as asked:
             for shown, total in files.items():
-                path, again = folder / f"{shown}.npy", shown in done
+                path, block = folder / f"{shown}.npy", _blocks(session, phase, shown, eyes)
+                again = shown in done
                 if again:
                     kept = np.lib.format.open_memmap(path, mode="r+")
                 else:
                     kept = _new_file(path, (total, *shape_of(recipe, phase, shown)))
                 at = done.get(shown, 0)
-                with _blocks(session, phase, shown, total, eyes) as block:
-                    while at < total:
-                        began = time.monotonic()
-                        said = block(at // BLOCK)
-                        kept[at : at + len(said)] = said
-                        at += len(said)
-                        seconds += time.monotonic() - began
-                        done[shown] = at
-                        bar.step(sum(done.values()), {}, (time.monotonic() - began) / len(said))
-                        stopping = asked.asked or session.late()
-                        if stopping or at == total or time.monotonic() - flushed > _FLUSH_SECONDS:
-                            kept.flush()  # the rows first, then the word that they are there
-                            write_json(progress, {"marks": now, "done": done, "seconds": round(seconds, 2)})
-                            flushed = time.monotonic()
-                            bar.line({"pictures": sum(done.values()), "seconds": round(seconds, 1)})
-                        if asked.asked:
-                            raise KeyboardInterrupt
-                        if stopping:
-                            raise Paused
+                while at < total:
+                    began = time.monotonic()
+                    count = min(BLOCK, total - at)
+                    kept[at : at + count] = block(at, count)
+                    at += count
+                    seconds += time.monotonic() - began
+                    done[shown] = at
+                    bar.step(sum(done.values()), {}, (time.monotonic() - began) / count)
+                    stopping = asked.asked or session.late()
+                    if stopping or at == total or time.monotonic() - flushed > _FLUSH_SECONDS:
+                        kept.flush()  # the rows first, then the word that they are there
+                        write_json(progress, {"marks": now, "done": done, "seconds": round(seconds, 2)})
+                        flushed = time.monotonic()
+                        bar.line({"pictures": sum(done.values()), "seconds": round(seconds, 1)})
+                    if asked.asked:
+                        raise KeyboardInterrupt
+                    if stopping:
+                        raise Paused
     finally:
         bar.close()
     session.hand_on(phase, {"start": now["start"], "files": files})
@@ -152,16 +135,11 @@ def fill(session: Session, phase: str) -> None:
     session.note(f"{phase}: {sum(files.values())} pictures in {seconds:.0f} s")
 
 
-@contextlib.contextmanager
-def _blocks(session: Session, phase: str, shown: str, total: int, eyes: Eyes) -> Iterator[Callable[[int], np.ndarray]]:
-    """What gives a block of a file of ``phase``, by its number. Pictures are drawn ahead, beside the tower."""
+def _blocks(session: Session, phase: str, shown: str, eyes: Eyes) -> Callable[[int, int], np.ndarray]:
+    """What gives (first, count) pictures of a file of ``phase``."""
     if phase in CACHES:
-        patches = open_patches(session, shown)
-        yield lambda block: rows_of(eyes, patches.some(np.arange(total)[block * BLOCK : (block + 1) * BLOCK]))
-        return
-    blocks = Blocks(session.recipe, shown, total)
-    with ahead(blocks, len(blocks)) as drawn:
-        yield lambda block: patches_of(eyes, drawn(block))
+        return partial(block_rows, eyes, open_patches(session, shown))
+    return partial(block_patches, eyes, session.recipe, shown, size_of(session.recipe, shown))
 
 
 class Cache:
@@ -177,11 +155,11 @@ class Cache:
     def __len__(self) -> int:
         return int(self._rows.shape[0])
 
-    def rows(self, index: int) -> Tensor:
+    def rows(self, index: int) -> torch.Tensor:
         """f32 [NQ, Q]."""
         return torch.from_numpy(self._rows[index].astype(np.float32))
 
-    def some(self, indices: np.ndarray) -> Tensor:
+    def some(self, indices: np.ndarray) -> torch.Tensor:
         """f16 [n, I, E] or [n, NQ, Q] of int64 [n] pictures."""
         return torch.from_numpy(self._rows[indices])
 
