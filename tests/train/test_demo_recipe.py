@@ -27,7 +27,7 @@ from tinygptv_fast.train.demo.cache import Cache, block_patches, block_rows
 from tinygptv_fast.train.demo.loop import Paused, Session, run_phase
 from tinygptv_fast.train.demo.pictures import Eyes, labels_of, pixels_of, scenes_of
 from tinygptv_fast.train.demo.recipe import PHASES, TINY, DemoRecipe, first_use
-from tinygptv_fast.train.demo.report import FAMILIES, box_overlap, paired, questions_per_kind, score, share
+from tinygptv_fast.train.demo.report import FAMILIES, MORE, box_overlap, paired, questions_per_kind, score, share
 from tinygptv_fast.train.demo.rows import Conversation, RowWriter
 from tinygptv_fast.train.demo.seeing import Seeing, see
 from tinygptv_fast.train.saving import load_state_file
@@ -65,6 +65,9 @@ def test_every_phase_runs_and_the_model_answers(tmp_path: Path, capsys: pytest.C
     figures = json.loads((out / "report" / "report.json").read_text())
     assert set(figures["int4"]["families"]) == set(FAMILIES)
     assert {"float32", "grey picture", "other picture", "held-out pairs", "agreement", "bytes"} <= set(figures)
+    compared = figures[MORE]["families"]  # three times as many questions as the exam has, of every family
+    wanted = 3 * SMALLEST.report_questions // len(FAMILIES)
+    assert set(compared) == set(FAMILIES) and all(one["asked"] >= wanted for one in compared.values())
     assert directory.quality.agreement is not None
     log = json.loads((out / "demo" / "training_log.json").read_text())
     assert (
