@@ -58,12 +58,13 @@ def kinds(figures: Mapping[str, Any]) -> list[str]:
 
 def against(figures: Mapping[str, Any]) -> list[str]:
     """int4 beside float32 on the same questions, in points, with the interval of the paired difference: on those of the
-    exam and on three times as many of their own."""
+    exam and on more of their own."""
     boxes, agreed = figures["int4 against float32"]["boxes"], figures["agreement"]
     return [
         f"int4 less float32, points: {differences(figures['int4 against float32'])}.",
         "",
-        f"On {asked(figures[MORE]):,} questions of their own: {differences(figures[MORE])}.",
+        f"On {asked(figures[MORE]):,} questions of their own ({by_number(figures[MORE])}): "
+        f"{differences(figures[MORE])}.",
         "",
         f"Their boxes: mean IoU {boxes['mean_iou']:.3f} over {boxes['boxes']}. Tokens that are no coordinates, true "
         f"answers fed: the same in {percent(agreed)} % of {agreed['asked']:,}.",
@@ -81,6 +82,14 @@ def differences(compared: Mapping[str, Any]) -> str:
         f"{family} {value['points']:+.2f} ({value['interval'][0]:+.2f} to {value['interval'][1]:+.2f})"
         for family, value in compared["families"].items()
     )
+
+
+def by_number(compared: Mapping[str, Any]) -> str:
+    """How many questions of which families."""
+    groups: dict[int, list[str]] = {}
+    for family, value in compared["families"].items():
+        groups.setdefault(100 * round(value["asked"] / 100), []).append(family)
+    return "; ".join(f"some {many:,} each of {', '.join(families)}" for many, families in groups.items())
 
 
 def minutes(record: Mapping[str, Any]) -> list[str]:

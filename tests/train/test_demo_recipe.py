@@ -33,6 +33,7 @@ from tinygptv_fast.train.demo.seeing import Seeing, see
 from tinygptv_fast.train.saving import load_state_file
 
 SMALLEST = TINY.scaled(0.001)
+CHANGED = ("counting", "names and boxes", "telling")  # rounding changes two or three answers in a hundred there
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,10 @@ def test_every_phase_runs_and_the_model_answers(tmp_path: Path, capsys: pytest.C
     figures = json.loads((out / "report" / "report.json").read_text())
     assert set(figures["int4"]["families"]) == set(FAMILIES)
     assert {"float32", "grey picture", "other picture", "held-out pairs", "agreement", "bytes"} <= set(figures)
-    compared = figures[MORE]["families"]  # three times as many questions as the exam has, of every family
-    wanted = 3 * SMALLEST.report_questions // len(FAMILIES)
-    assert set(compared) == set(FAMILIES) and all(one["asked"] >= wanted for one in compared.values())
+    compared, families = figures[MORE]["families"], figures["int4"]["families"]
+    assert set(compared) == set(FAMILIES)  # more questions than the exam has, most where rounding changes most answers
+    assert all(one["asked"] == 3 * families[name]["asked"] for name, one in compared.items() if name not in CHANGED)
+    assert all(compared[name]["asked"] == 9 * families[name]["asked"] for name in CHANGED)
     assert directory.quality.agreement is not None
     log = json.loads((out / "demo" / "training_log.json").read_text())
     assert (

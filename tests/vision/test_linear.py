@@ -10,11 +10,13 @@ from tinygptv_fast.errors import CheckpointError, UnsupportedError
 from tinygptv_fast.quantize.int8 import Int8Tensor, quantize_int8, quantize_tokens_int8, quantized_linear_int8
 from tinygptv_fast.vision.linear import (
     MAX_INT8_COLUMNS,
+    REST,
     Bfloat16Linear,
     Int8Linear,
     WidenedLinear,
     column_shares,
     round_tokens,
+    round_tokens_finely,
 )
 from tinygptv_fast.vision.source import matrix
 
@@ -42,6 +44,41 @@ def test_int8_is_its_reference(shape: tuple[int, int, int]) -> None:
     # the integer sums are the same; conversion, two scales and the bias round four times, in another order
     size = (expected - b).abs() + b.abs()
     assert bool(((out - expected).abs() <= 8 * F32 * size).all()), float(((out - expected).abs() / size).max())
+
+
+@needs("int8")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_finely_rounded_activations_are_254_times_nearer(shape: tuple[int, int, int]) -> None:
+    x, w, b = operands(*shape)
+    packed = quantize_int8(w)
+    wide = packed.qweight.double() * packed.scales.double()[:, None]
+    exact = x.double() @ wide.T + b.double()
+    out = Int8Linear(packed, b, fine=True)(x)
+    assert out.dtype == torch.float32 and out.shape == exact.shape
+    # What is left of each activation is at most half a step of s/254; what the first rounding left was known to some
+    # roundings of x, which is at most 127 s. Sums are exact but for the conversions, two scales and the bias.
+    s = x.abs().amax(1, keepdim=True).double() / 127
+    left = s * (0.5 / REST + 4 * 127 * F32) * wide.abs().sum(1)
+    size = x.double().abs() @ wide.abs().T + s * wide.abs().sum(1) + b.double().abs()
+    assert bool(((out - exact).abs() <= left + 8 * F32 * size).all())
+    plain = (Int8Linear(packed, b)(x) - exact).norm()
+    assert shape[2] < 17 or (out - exact).norm() < plain / 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_roundings_of_a_token_add_up(dtype: torch.dtype) -> None:
+    x = operands(33, 1, 1408)[0].to(dtype)
+    x[5] = 0
+    x[6, 3] = 3e38
+    x[8] *= 1e-20
+    q, s = round_tokens_finely(x)
+    first, scales = round_tokens(x)
+    assert torch.equal(q[:33], first) and torch.equal(s, scales)
+    levels, rest = (q.double() - 128).chunk(2)
+    assert float(rest.abs().max()) <= 127
+    again = s.double() * (levels + rest / REST)
+    known = 0.5 / REST + 4 * 127 * F32
+    assert bool(((again - x.double()).abs() <= known * s.double() + 1e-30).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

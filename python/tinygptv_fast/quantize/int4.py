@@ -88,15 +88,20 @@ def quantize_int4(
     ``TINYGPTV_CPU_ISA`` asks for what this CPU lacks.
     A group too small for float16 scales (below about 2e-7) becomes zero with s = 0; the error record shows it.
     """
-    _check_group_size(group_size)
-    if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or weight.dtype != torch.float32 or not weight.numel():
-        what = f"{list(weight.shape)} {weight.dtype}" if isinstance(weight, torch.Tensor) else type(weight).__name__
-        raise InvalidArgumentError(f"{name} is {what}, expected [N, K] torch.float32 with N, K >= 1")
+    check_matrix(weight, group_size, name)
     if backend not in BACKENDS:
         raise InvalidArgumentError(f"backend is {backend!r}, expected one of {BACKENDS}")
     if backend == "torch":
         return _quantize_torch(weight.detach(), group_size, symmetric, name)
     return _quantize_native(weight.detach().contiguous(), group_size, symmetric, name, threads)
+
+
+def check_matrix(weight: torch.Tensor, group_size: int, name: str) -> None:
+    """Raises InvalidArgumentError unless ``weight`` is float32 [N, K] and ``group_size`` one of GROUP_SIZES."""
+    _check_group_size(group_size)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 2 or weight.dtype != torch.float32 or not weight.numel():
+        what = f"{list(weight.shape)} {weight.dtype}" if isinstance(weight, torch.Tensor) else type(weight).__name__
+        raise InvalidArgumentError(f"{name} is {what}, expected [N, K] torch.float32 with N, K >= 1")
 
 
 def dequantize_int4(tensor: Int4Tensor) -> torch.Tensor:
@@ -175,7 +180,7 @@ def _quantize_torch(weight: torch.Tensor, group_size: int, symmetric: bool, name
         stop = min(start + step, rows)
         block = torch.nn.functional.pad(weight[start:stop], (0, groups * group_size - columns))
         w_Gn = block.view(-1, group_size).t().contiguous()
-        _check_values(w_Gn, groups, start, symmetric, name)
+        check_groups(w_Gn, symmetric, name, start, groups)
         fit = search_symmetric(w_Gn) if symmetric else search_asymmetric(w_Gn)
         p_Gn = levels_of(w_Gn, fit.scale, fit.zero)
         q = (p_Gn + fit.zero).to(torch.uint8).t().reshape(stop - start, -1)[:, :columns]
@@ -190,14 +195,16 @@ def _quantize_torch(weight: torch.Tensor, group_size: int, symmetric: bool, name
     return Int4Tensor(qweight, scales, zeros, columns, group_size, error)
 
 
-def _check_values(w_Gn: torch.Tensor, groups: int, first_row: int, symmetric: bool, name: str) -> None:
+def check_groups(w_Gn: torch.Tensor, symmetric: bool, name: str, row: int, groups: int, group: int = 0) -> None:
+    """Raises CheckpointError for a column of ``w_Gn`` that no scale fits. The columns are ``groups`` of each row from
+    ``row`` on, the first of them being ``group``."""
     finite = torch.isfinite(w_Gn).all(0)
     if not bool(finite.all()):
-        raise _not_finite_error(name, first_row + int((~finite).nonzero()[0]) // groups)
+        raise _not_finite_error(name, row + int((~finite).nonzero()[0]) // groups)
     needed = w_Gn.abs().amax(0) / 8.0 if symmetric else (w_Gn.amax(0).clamp_min(0) - w_Gn.amin(0).clamp_max(0)) / 15.0
     bad = (needed > SCALE_MAX).nonzero()
     if bad.numel():
-        raise _scale_error(name, first_row + int(bad[0]) // groups, int(bad[0]) % groups)
+        raise _scale_error(name, row + int(bad[0]) // groups, group + int(bad[0]) % groups)
 
 
 def _not_finite_error(name: str, row: int) -> CheckpointError:

@@ -104,8 +104,8 @@ class SelfAttention:
     def __init__(self, source: WeightSource, index: int, config: QFormerConfig, arithmetic: Arithmetic) -> None:
         stem = f"qformer.layers.{index}.self_attn"
         parts = [f"{stem}.{part}" for part in ("query", "key", "value")]
-        self._qkv = load_linear(source, arithmetic, *parts)
-        self._out = load_linear(source, arithmetic, f"{stem}.out")
+        self._qkv = load_linear(source, arithmetic, *parts, fine=True)
+        self._out = load_linear(source, arithmetic, f"{stem}.out", fine=True)
         self._norm = Norm(source, f"{stem}.norm", config.norm_eps)
         self._heads, self._how = config.heads, arithmetic
 
@@ -119,9 +119,9 @@ class CrossAttention:
 
     def __init__(self, source: WeightSource, index: int, config: QFormerConfig, arithmetic: Arithmetic) -> None:
         stem = f"qformer.layers.{index}.cross_attn"
-        self._query = load_linear(source, arithmetic, f"{stem}.query")
+        self._query = load_linear(source, arithmetic, f"{stem}.query", fine=True)
         self._key_value = load_linear(source, arithmetic, f"{stem}.key", f"{stem}.value")
-        self._out = load_linear(source, arithmetic, f"{stem}.out")
+        self._out = load_linear(source, arithmetic, f"{stem}.out", fine=True)
         self._norm = Norm(source, f"{stem}.norm", config.norm_eps)
         self._heads, self._how = config.heads, arithmetic
 
@@ -136,8 +136,8 @@ class QFormerMLP:
 
     def __init__(self, source: WeightSource, index: int, config: QFormerConfig, arithmetic: Arithmetic) -> None:
         stem = f"qformer.layers.{index}.mlp"
-        self._fc1 = load_linear(source, arithmetic, f"{stem}.fc1")
-        self._fc2 = load_linear(source, arithmetic, f"{stem}.fc2")
+        self._fc1 = load_linear(source, arithmetic, f"{stem}.fc1", fine=True)
+        self._fc2 = load_linear(source, arithmetic, f"{stem}.fc2", fine=True)
         self._norm = Norm(source, f"{stem}.norm", config.norm_eps)
 
     def __call__(self, rows: Rows) -> None:

@@ -8,6 +8,8 @@ int8      x is rounded per token, q = round(x / s), s = max|x| / 127 (the rule o
           an exact int32; y = (float(sum) · s_w) · s + b in float32. oneDNN wants unsigned activations: q + 128 with
           128 as zero point, which it takes out of the int32 sum exactly. (Signed ones have no kernel on a CPU without
           AMX and run in oneDNN's plain reference loop, 15,000 times slower.)
+          fine: x = s·q + (s/254)·q', what the first rounding left rounded once more: both go through one product, as
+          twice the rows. For the few rows that cost little and carry what is left of the picture.
 GPU       bfloat16 products on bfloat16 weights; on int8 ones (exact in bfloat16, widened for the call) the scales of
           the rows come behind the product, in float32.
 Oracle    ``quantize.int8.quantized_linear_int8`` for int8; ``F.linear`` in float64 for the others.
@@ -28,6 +30,7 @@ from .arithmetic import Arithmetic
 from .source import Matrix, WeightSource, matrix, vector
 
 _TINY = 1e-30  # tokens whose largest entry is below this are rounded to zero; so is a token of zeros
+REST = 254  # steps of the second rounding in one of the first: what is left of it is at most half a step, ±127
 MAX_INT8_COLUMNS = (2**31 - 1) // (255 * 127)  # the int32 sum of unsigned activations cannot overflow up to here
 
 
@@ -67,9 +70,9 @@ class Bfloat16Linear:
 
 
 class Int8Linear:
-    """int8 weights per row, int8 activations per token."""
+    """int8 weights per row, int8 activations per token; ``fine``: activations as two int8 numbers, 254 times finer."""
 
-    def __init__(self, weight: Matrix, bias: Tensor, gain: Tensor | None = None) -> None:
+    def __init__(self, weight: Matrix, bias: Tensor, gain: Tensor | None = None, *, fine: bool = False) -> None:
         if not isinstance(weight, Int8Tensor):
             weight = quantize_int8(weight.float())
         times = None if gain is None else column_shares(gain)
@@ -86,17 +89,27 @@ class Int8Linear:
         self._packed = torch.ops.onednn.qlinear_prepack(weight.qweight, None)
         self._scales = weight.scales.clone()
         self._zeros = torch.zeros(weight.rows, dtype=torch.int32)
-        self._bias = bias
+        self._bias, self._fine = bias, fine
 
     def __call__(self, x: Tensor, *, own: bool = False) -> Tensor:
         """x [M, K] → float32 [M, N]."""
         if self._columns is not None and self._share is not None:
             x, own = x[:, self._columns].float() * self._share, True
-        q, s = round_tokens(x, own=own)
-        total = torch.ops.onednn.qlinear_pointwise(
+        if self._fine:
+            q, s = round_tokens_finely(x)
+            coarse, rest = self._product(q).chunk(2)
+            total = coarse.add_(rest, alpha=1.0 / REST)
+        else:
+            q, s = round_tokens(x, own=own)
+            total = self._product(q)
+        return torch.addcmul(self._bias, total, s, out=total)
+
+    def _product(self, q: Tensor) -> Tensor:
+        """float32 [M, N]: q − 128 times the weights."""
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
             q, 1.0, 128, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        return torch.addcmul(self._bias, total, s, out=total)
+        return out
 
 
 class GpuLinear:
@@ -149,21 +162,32 @@ def round_tokens(x: Tensor, *, own: bool = False) -> tuple[Tensor, Tensor]:
     return levels.round_().to(torch.int8).view(torch.uint8).bitwise_xor_(128), s
 
 
-def load_linear(source: WeightSource, how: Arithmetic, *stems: str, gain: Tensor | None = None) -> Linear:
+def round_tokens_finely(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [M, K] to (uint8 [2M, K], s float32 [M, 1]): the rows of ``round_tokens``, then what they leave of x in steps
+    of s / REST, both + 128."""
+    q, s = round_tokens(x)
+    left = x.float() - q.bitwise_xor(128).view(torch.int8).float() * s
+    rest = left.mul_(REST).div_(s).round_().clamp_(-127.0, 127.0)
+    return torch.cat([q, rest.to(torch.int8).view(torch.uint8).bitwise_xor_(128)]), s
+
+
+def load_linear(
+    source: WeightSource, how: Arithmetic, *stems: str, gain: Tensor | None = None, fine: bool = False
+) -> Linear:
     """The layers ``stem.weight``, ``stem.bias`` of ``stems``, which read the same input, as one in arithmetic
-    ``how``. ``gain``: of the norm that makes the input, if one does directly."""
+    ``how``. ``gain``: of the norm that makes the input, if one does directly. ``fine``: of ``Int8Linear``."""
     names = [f"{stem}.weight" for stem in stems]
     weight, bias = matrix(source, names), torch.cat([vector(source, f"{stem}.bias") for stem in stems])
-    out = _make_linear(weight, bias, how, gain)
+    out = _make_linear(weight, bias, how, gain, fine)
     if how.matrices != "float32" or len(names) > 1:  # a single float32 matrix stays a view of the file
         for name in names:
             source.release(name)
     return out
 
 
-def _make_linear(weight: Matrix, bias: Tensor, how: Arithmetic, gain: Tensor | None) -> Linear:
+def _make_linear(weight: Matrix, bias: Tensor, how: Arithmetic, gain: Tensor | None, fine: bool) -> Linear:
     if how.matrices == "float32":
         return WidenedLinear(weight, bias)
     if how.on_gpu:
         return GpuLinear(weight, bias, how.matrices)
-    return Int8Linear(weight, bias, gain) if how.matrices == "int8" else Bfloat16Linear(weight, bias)
+    return Int8Linear(weight, bias, gain, fine=fine) if how.matrices == "int8" else Bfloat16Linear(weight, bias)

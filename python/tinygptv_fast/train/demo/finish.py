@@ -1,15 +1,18 @@
 """The last phase of training: the language model learns to answer from the int4 weights it will be shipped with.
 
-Straight-through: each step rounds the matrices exactly as the converter will, computes with the rounded ones, and gives
-the gradient to the unrounded ones. The goal is the distribution of the unquantised model over every token of the
-answers: what is lost by rounding is to be won back, nothing else is to change. (With the right answers as a second goal
-the distributions parted: after 600 steps they were further apart than plain rounding leaves them.)
+It begins with levels that make up for each other's errors (``levels``) and goes on straight-through: each step rounds
+the matrices exactly as the converter will, computes with the rounded ones, and gives the gradient to the unrounded
+ones. The goal is the distribution of the unquantised model over every token of the answers: what is lost by rounding is
+to be won back, nothing else is to change. (With the right answers as a second goal the distributions parted: after 600
+steps they were further apart than plain rounding leaves them. Close to the goal gradients are small, and AdamW makes
+steps of them as large as the rate, whatever they are: at five times this rate it first parted from it.)
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,13 +33,15 @@ from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
 from ..precision import autocast
 from ..stages.run import ADAPTER
-from .loop import Session, run_phase
+from .levels import choose_levels, sample_of
+from .loop import STATE, Bar, Session, run_phase
 from .recipe import SHIPPED, SHOWN
-from .rows import RowWriter, answer_logits
+from .rows import RowWriter, answer_logits, embed_rows
 from .seeing import load_eyes
 from .stages import CachedQuestions, SmallExam, batches_of, stage_conversations, write_directory
 
 _BUCKETS = 3
+_SAMPLED = 60  # steps' worth of questions that levels are chosen for, behind those that are learnt from
 
 
 def as_shipped(name: str, weight: Tensor, config: ModelConfig) -> Tensor:
@@ -85,12 +90,31 @@ class Finishing:
             if name.startswith(("text.", "projector."))
         }
         self.optimiser = torch.optim.AdamW(
-            self.trained.values(), lr=self.settings.adam_lr, betas=(0.9, 0.98), weight_decay=0.0
+            self.trained.values(), lr=self.settings.adam_lr, betas=(0.9, 0.999), weight_decay=0.0
         )
         self.writer = RowWriter(Tokenizer.from_string(tokenizer_json()), recipe.queries)
         self._exam = SmallExam(
             recipe, SHOWN["finish"], load_eyes(session), self.model.text, self.model.projector, recipe.large_size
         )
+
+    @torch.no_grad()
+    def begin(self, session: Session) -> float:
+        """Start from levels that make up for each other's errors; returns the seconds it took."""
+        began, samples = time.monotonic(), []
+        text = self.model.text
+        for step in range(self.settings.steps, self.settings.steps + min(_SAMPLED, self.settings.steps)):
+            conversations, visual = stage_conversations(self.cache, self.made(step))
+            for rows in self.writer.write(conversations, _BUCKETS):
+                there = rows.to(self.device)
+                samples.append(sample_of(embed_rows(text, self.model.projector, visual.to(self.device), there), there))
+        bar = Bar(session, "finish: levels", 0, 4 * len(text.layers) + 1)
+        try:
+            choose_levels(text, samples, self.shipped, lambda done: bar.step(done, {}, time.monotonic() - began))
+        finally:
+            bar.close()
+        took = time.monotonic() - began
+        session.note(f"finish: int4 levels in {took:.0f} s")
+        return took
 
     def _round(self) -> dict[str, Tensor]:
         """Put the rounded weights in place; returns the unrounded ones."""
@@ -154,4 +178,5 @@ class Finishing:
 def finish(session: Session) -> None:
     """Run phase "finish"."""
     learner = Finishing(session, batches_of(session, "finish"))
-    run_phase(session, "finish", learner, learner.settings.steps, ("s4",), learner.weights)
+    spent = 0.0 if session.path("finish", STATE).exists() else learner.begin(session)
+    run_phase(session, "finish", learner, learner.settings.steps, ("s4",), learner.weights, spent)

@@ -182,15 +182,22 @@ class Bar:
 
 
 def run_phase(
-    session: Session, phase: str, learner: Learner, steps: int, before: tuple[str, ...], weights: Callable[[], Any]
+    session: Session,
+    phase: str,
+    learner: Learner,
+    steps: int,
+    before: tuple[str, ...],
+    weights: Callable[[], Any],
+    spent: float = 0.0,
 ) -> None:
-    """Run ``phase`` of ``steps`` steps to its end: ``weights()`` is what it hands on.
+    """Run ``phase`` of ``steps`` steps to its end: ``weights()`` is what it hands on. ``spent``: seconds before the
+    first step, which count as the phase's.
 
     Raises Paused at the deadline and KeyboardInterrupt after Ctrl-C, with the state saved between two steps;
     TrainingError when the loss is not finite (the last saved state stands).
     """
     path, now = session.path(phase, STATE), marks(session, phase, before)
-    step, seconds = 0, 0.0
+    step, seconds = 0, spent
     if path.exists():
         data = load_state_file(path)
         check_marks(path, data["marks"], now)

@@ -98,7 +98,7 @@ class DemoRecipe:
     s2: StagePlan = StagePlan(steps=100, pictures=10, questions=6, lr=7e-4)
     s3: StagePlan = StagePlan(steps=100, pictures=10, questions=6, lr=5e-4)
     s4: StagePlan = StagePlan(steps=400, pictures=10, questions=6, lr=5e-4)
-    finish: Phase = Phase(steps=800, pictures=10, questions=6, muon_lr=8e-5, adam_lr=8e-5, warmup=20, decay=0.9)
+    finish: Phase = Phase(steps=800, pictures=10, questions=6, muon_lr=1.5e-5, adam_lr=1.5e-5, warmup=20, decay=0.98)
     kept_small: int = 10000
     kept_large: int = 40000
     warm_up: int = 4000
