@@ -58,17 +58,33 @@ def kinds(figures: Mapping[str, Any]) -> list[str]:
 
 def against(figures: Mapping[str, Any]) -> list[str]:
     """int4 beside float32 on the same questions, in points, with the interval of the paired difference: on those of the
-    exam and on more of their own."""
+    exam, on more of their own, and on all of them."""
     boxes, agreed = figures["int4 against float32"]["boxes"], figures["agreement"]
+    whole = together(figures["int4 against float32"], figures[MORE])
     return [
         f"int4 less float32, points: {differences(figures['int4 against float32'])}.",
         "",
         f"On {asked(figures[MORE]):,} questions of their own ({by_number(figures[MORE])}): "
         f"{differences(figures[MORE])}.",
         "",
+        f"On all {asked(whole):,}: {differences(whole)}.",
+        "",
         f"Their boxes: mean IoU {boxes['mean_iou']:.3f} over {boxes['boxes']}. Tokens that are no coordinates, true "
         f"answers fed: the same in {percent(agreed)} % of {agreed['asked']:,}.",
     ]
+
+
+def together(*compared: Mapping[str, Any]) -> dict[str, Any]:
+    """Several comparisons as one of all their questions, with the interval of ``train.demo.report.paired``."""
+    families: dict[str, Any] = {}
+    for family in compared[0]["families"]:
+        parts = [one["families"][family] for one in compared]
+        n, won, lost = (sum(part[name] for part in parts) for name in ("asked", "won", "lost"))
+        mean = (won - lost) / n
+        spread = 1.96 * (max(0.0, (won + lost) / n - mean * mean) / n) ** 0.5
+        interval = [100 * (mean - spread), 100 * (mean + spread)]
+        families[family] = {"asked": n, "points": 100 * mean, "interval": interval}
+    return {"families": families}
 
 
 def asked(compared: Mapping[str, Any]) -> int:
