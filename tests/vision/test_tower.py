@@ -13,6 +13,8 @@ from torch import Tensor
 from tinygptv_fast.checkpoint.directory import open_directory
 from tinygptv_fast.errors import CancelledError, InvalidArgumentError, UnsupportedError
 from tinygptv_fast.vision import VisionTower
+from tinygptv_fast.vision.arithmetic import EXACT, Arithmetic
+from tinygptv_fast.vision.blocks import CrossAttention, QFormerMLP, Rows, SelfAttention
 
 from ..generate.conftest import convert_case
 from ..golden_support import CASES, load_case
@@ -52,6 +54,29 @@ def test_stored_weights_are_taken_as_they_are(kind: str, stored: str, plain: dic
     source = MemorySource(plain, stored)
     expected = reference_of(source.held()).encode_image(picture(2)[None])[0]
     assert relative(VisionTower(source, kind).encode(picture(2)), expected) <= LIMITS[kind]
+
+
+@needs("int8")
+@pytest.mark.parametrize("step", [SelfAttention, CrossAttention, QFormerMLP])
+def test_the_qformers_own_rows_are_rounded_finely(step: type[SelfAttention], plain: dict[str, Tensor]) -> None:
+    """In int8 but for attention: a step's rows are as near to those of float32 products as two roundings of a number
+    leave them (2^-9 / 127 of the largest each), where one would leave some thousandths."""
+    source = MemorySource(plain, "int8")
+    qformer, vision = source.config.qformer, source.config.vision
+    assert qformer is not None and vision is not None
+    generator = torch.Generator().manual_seed(8)
+    x, image = (
+        torch.randn(n, w, generator=generator) for n, w in ((qformer.queries, qformer.width), (50, vision.width))
+    )
+    seen = []
+    for matrices in ("float32", "int8"):
+        one = step(source, 0, qformer, Arithmetic(matrices, "float32"))
+        if isinstance(one, CrossAttention):  # what it reads of the picture is rounded once
+            one._key_value = CrossAttention(source, 0, qformer, EXACT)._key_value
+        rows = Rows(x, image)
+        one(rows)
+        seen.append(rows.x)
+    assert 0 < relative(seen[1], seen[0]) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
