@@ -223,6 +223,8 @@ def run(lesson: str, arguments: argparse.Namespace, elsewhere: Sequence[Posed], 
         "lesson": lesson, "seconds": round(seconds, 1), "examples": arguments.examples,
         "before": share(sum(untouched), len(items)), "after": share(sum(taught), len(items)),
         "kinds": by_kind(items, taught), "elsewhere": paired(before, after),
+        "settings": {"steps": arguments.steps, "lr": arguments.lr, "replay": arguments.replay,
+                     "replay_ratio": arguments.replay_ratio, "replay_a_picture": A_PICTURE},
     }  # fmt: skip
 
 

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinygptv_fast.train.demo.report import MORE, difference
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "training_the_demo.md"
 LOG = ROOT / "python" / "tinygptv_fast" / "assets" / "demo" / "training_log.json"
-MORE = "int4 against float32, more questions"
 BEGIN, END = "<!-- {}: tools/demo_tables.py -->", "<!-- /{} -->"
 
 
@@ -75,15 +76,11 @@ def against(figures: Mapping[str, Any]) -> list[str]:
 
 
 def together(*compared: Mapping[str, Any]) -> dict[str, Any]:
-    """Several comparisons as one of all their questions, with the interval of ``train.demo.report.paired``."""
+    """Several comparisons as one of all their questions."""
     families: dict[str, Any] = {}
     for family in compared[0]["families"]:
         parts = [one["families"][family] for one in compared]
-        n, won, lost = (sum(part[name] for part in parts) for name in ("asked", "won", "lost"))
-        mean = (won - lost) / n
-        spread = 1.96 * (max(0.0, (won + lost) / n - mean * mean) / n) ** 0.5
-        interval = [100 * (mean - spread), 100 * (mean + spread)]
-        families[family] = {"asked": n, "points": 100 * mean, "interval": interval}
+        families[family] = difference(*(sum(part[name] for part in parts) for name in ("asked", "won", "lost")))
     return {"families": families}
 
 

@@ -33,7 +33,7 @@ from ...reference.loss import IGNORE
 from ...reference.model import TinyGPTVReference
 from ..precision import autocast
 from ..stages.run import ADAPTER
-from .levels import choose_levels, sample_of
+from .levels import choose_levels, matrices_in, sample_of
 from .loop import STATE, Bar, Session, run_phase
 from .recipe import SHIPPED, SHOWN
 from .rows import RowWriter, answer_logits, embed_rows
@@ -107,7 +107,7 @@ class Finishing:
             for rows in self.writer.write(conversations, _BUCKETS):
                 there = rows.to(self.device)
                 samples.append(sample_of(embed_rows(text, self.model.projector, visual.to(self.device), there), there))
-        bar = Bar(session, "finish: levels", 0, 4 * len(text.layers) + 1)
+        bar = Bar(session, "finish: levels", 0, matrices_in(text))
         try:
             choose_levels(text, samples, self.shipped, lambda done: bar.step(done, {}, time.monotonic() - began))
         finally:

@@ -42,6 +42,11 @@ def sample_of(embeds: Tensor, rows: Rows) -> Sample:
     return Sample(embeds.float(), torch.where(answer, _ANSWER, 1.0) * read, answer)
 
 
+def matrices_in(text: PhiBackbone) -> int:
+    """How many ``choose_levels`` goes through."""
+    return len(text.layers) * sum(map(len, _MATRICES)) + 1
+
+
 @torch.no_grad()
 def choose_levels(
     text: PhiBackbone, samples: Sequence[Sample], config: ModelConfig, told: Callable[[int], None] = lambda done: None

@@ -123,13 +123,17 @@ def score(items: Sequence[tuple[Question, str]]) -> dict[str, Any]:
 def paired(first: Sequence[bool], second: Sequence[bool]) -> dict[str, Any]:
     """The difference second - first of two models on the same questions, in points, with its 95 % interval (normal,
     from the questions on which they differ)."""
-    n = len(first)
     lost = sum(a and not b for a, b in zip(first, second, strict=True))
     won = sum(b and not a for a, b in zip(first, second, strict=True))
-    mean = (won - lost) / n
-    spread = 1.96 * (max(0.0, (won + lost) / n - mean * mean) / n) ** 0.5
+    return difference(len(first), won, lost)
+
+
+def difference(asked: int, won: int, lost: int) -> dict[str, Any]:
+    """As ``paired``, from how many of ``asked`` questions the second model won and lost."""
+    mean = (won - lost) / asked
+    spread = 1.96 * (max(0.0, (won + lost) / asked - mean * mean) / asked) ** 0.5
     return {
-        "asked": n,
+        "asked": asked,
         "won": won,
         "lost": lost,
         "points": round(100 * mean, 2),
